@@ -1,0 +1,235 @@
+"""The datalist: which images there are, what is known of them, and who belongs to whom."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.files import write_json
+
+Item = dict[str, Any]
+"""One sample: ``image`` (path), ``id`` (unique), ``group`` (patient or lesion), and optionally ``label`` (class index,
+multi-hot list of 1, 0 and -1 for unknown, or path of a mask), ``labeled`` (False hides the label from training),
+``slice`` (index along the last axis of a volume, or frame) and ``meta`` (the user's own columns)."""
+
+SECTIONS = ("training", "validation", "testing")
+KEYS = {"image", "label", "labeled", "group", "id", "slice", "meta"}
+
+
+class Datalist(list[Item]):
+    """The items of one section, and what the file says of all of them; MONAI takes it as any list of dicts.
+
+    Args:
+        items: samples with absolute image paths.
+        classes: names of the classes or findings, in the order of their index; empty if unknown.
+        synthetic: whether the images are phantoms; every output of a run on them says so.
+        name: name of the data set.
+        sha256: hash of what the file says of this section, independent of where the images lie.
+        modality: names of the image channels, in their order.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item] = (),
+        classes: Sequence[str] = (),
+        synthetic: bool = False,
+        name: str = "",
+        sha256: str = "",
+        modality: Sequence[str] = ("image",),
+    ) -> None:
+        super().__init__(items)
+        self.classes, self.modality = tuple(classes), tuple(modality)
+        self.synthetic, self.name = synthetic, name
+        self.sha256 = sha256 or hash_items(self)
+
+
+def hash_items(items: Iterable[Mapping[str, Any]]) -> str:
+    """SHA-256 of the items in their order, of all keys but the user's ``meta``."""
+    plain = [{key: item[key] for key in sorted(item.keys() & (KEYS - {"meta"}))} for item in items]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def load_datalist(
+    path: str | Path, section: str = "training", dataset_dir: str | Path | None = None, allow_leaks: bool = False
+) -> Datalist:
+    """Read one section of a datalist file.
+
+    Args:
+        path: JSON file in MONAI's layout: lists under ``training``, ``validation`` and ``testing``; ``labels`` maps
+            the class index to its name, ``modality`` the channel index to its name, as in the Medical Segmentation
+            Decathlon.
+        section: which list to return.
+        dataset_dir: folder that relative paths start from; default: the folder of the file.
+        allow_leaks: accept groups that are in more than one section.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        KeyError: if the file has no such section.
+        ValueError: if an item is not valid or sections share a group; the message names item and key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no datalist at {path}; `medssl prepare` makes one from images and a table.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    content = validate_datalist(content, source=str(path), allow_leaks=allow_leaks)
+    if section not in content:
+        there = [name for name in SECTIONS if name in content]
+        raise KeyError(f"{path} has no section {section!r}, only {there}; split it anew with `medssl prepare`.")
+    root = Path(dataset_dir) if dataset_dir else path.parent
+    items = [{**item, "image": str(root / item["image"])} for item in content[section]]
+    for item in items:
+        if isinstance(item.get("label"), str):
+            item["label"] = str(root / item["label"])
+    return Datalist(
+        items,
+        classes=_names(content.get("labels", {})),
+        synthetic=bool(content.get("synthetic", False)),
+        name=str(content.get("name", path.stem)),
+        sha256=hash_items(content[section]),
+        modality=_names(content.get("modality", {"0": "image"})),
+    )
+
+
+def write_datalist(
+    path: str | Path,
+    sections: Mapping[str, Sequence[Item]],
+    classes: Sequence[str] = (),
+    name: str = "",
+    synthetic: bool = False,
+    modality: Sequence[str] = ("image",),
+    allow_leaks: bool = False,
+    **header: Any,
+) -> None:
+    """Write a datalist file; paths are written as they are given, relative ones stay relative to the file's folder.
+
+    Args:
+        path: file to write.
+        sections: items by section; see `Item`.
+        classes: names of the classes in the order of their index.
+        name: name of the data set.
+        synthetic: whether the images are phantoms.
+        modality: names of the image channels in their order.
+        allow_leaks: accept groups that are in more than one section.
+        header: further plain values for the head of the file, such as ``licence`` or ``source``.
+
+    Raises:
+        ValueError: if an item is not valid or sections share a group.
+    """
+    content = {
+        "name": name,
+        "synthetic": synthetic,
+        **header,
+        "modality": {str(index): value for index, value in enumerate(modality)},
+        "labels": {str(index): value for index, value in enumerate(classes)},
+        **{section: list(items) for section, items in sections.items()},
+    }
+    write_json(path, validate_datalist(content, source=str(path), allow_leaks=allow_leaks))
+
+
+def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: bool = False) -> dict[str, Any]:
+    """Check every item, fill in ``id`` (image path, and slice) and ``group`` (the id) where they are missing.
+
+    Returns:
+        A copy with complete items.
+
+    Raises:
+        ValueError: with `source`, section, item and key of the first problem, and how to mend it.
+    """
+    if not isinstance(content, Mapping) or not any(section in content for section in SECTIONS):
+        raise ValueError(f"{source} must be a JSON object with at least one of the lists {list(SECTIONS)}.")
+    num_classes = len(content.get("labels", {}))
+    result = dict(content)
+    for section in SECTIONS:
+        if section not in content:
+            continue
+        if not isinstance(content[section], list):
+            raise ValueError(f"{source}: {section!r} must be a list of items, got {type(content[section]).__name__}.")
+        where = [f"{source}, {section}[{position}]" for position in range(len(content[section]))]
+        result[section] = [_complete(item, at, num_classes) for at, item in zip(where, content[section], strict=True)]
+    _check_ids(result, source)
+    if not allow_leaks:
+        _check_groups(result, source)
+    return result
+
+
+def _complete(item: Any, where: str, num_classes: int) -> Item:
+    if not isinstance(item, Mapping):
+        raise ValueError(f"{where} must be an object with at least the key 'image', got {item!r}.")
+    unknown = set(item) - KEYS
+    if unknown:
+        raise ValueError(
+            f"{where} has the unknown key {sorted(unknown)[0]!r}; known are {sorted(KEYS)}, and columns of your own go "
+            "under 'meta'."
+        )
+    if not isinstance(item.get("image"), str) or not item["image"]:
+        raise ValueError(f"{where}: key 'image' must be the path of a file, got {item.get('image')!r}.")
+    result = dict(item)
+    if "slice" in item and (type(item["slice"]) is not int or item["slice"] < 0):
+        raise ValueError(f"{where}: key 'slice' must be an index from 0, got {item['slice']!r}.")
+    suffix = f"#{item['slice']}" if "slice" in item else ""
+    result.setdefault("id", item["image"] + suffix)
+    result.setdefault("group", result["id"])
+    for key in ("id", "group"):
+        if not isinstance(result[key], str) or not result[key]:
+            raise ValueError(f"{where}: key {key!r} must be a non-empty text, got {result[key]!r}.")
+    if "labeled" in item and not isinstance(item["labeled"], bool):
+        raise ValueError(f"{where}: key 'labeled' must be true or false, got {item['labeled']!r}.")
+    if item.get("labeled") and item.get("label") is None:
+        raise ValueError(f"{where}: 'labeled' is true but there is no 'label'; add it or drop the flag.")
+    if item.get("label") is not None:
+        check_label(item["label"], num_classes, f"{where}: key 'label'")
+    return result
+
+
+def check_label(label: Any, num_classes: int, where: str) -> None:
+    """Refuse a label that is no class index, no multi-hot list and no path; 0 classes: their number is unknown.
+
+    Raises:
+        ValueError: beginning with `where`.
+    """
+    if isinstance(label, str):
+        if not label:
+            raise ValueError(f"{where} is an empty path; leave the key out for an image without a mask.")
+        return
+    if isinstance(label, list):
+        if num_classes and len(label) != num_classes:
+            raise ValueError(f"{where} has {len(label)} entries for {num_classes} findings: {label}.")
+        if any(type(value) is not int or value not in (-1, 0, 1) for value in label):
+            raise ValueError(f"{where} must hold 1 (present), 0 (absent) or -1 (unknown) per finding, got {label}.")
+        return
+    if type(label) is not int or label < 0 or (num_classes and label >= num_classes):
+        wanted = f"a class index from 0 to {num_classes - 1}" if num_classes else "a class index from 0"
+        raise ValueError(f"{where} must be {wanted}, a multi-hot list or the path of a mask, got {label!r}.")
+
+
+def _check_ids(content: Mapping[str, Any], source: str) -> None:
+    count = Counter(item["id"] for section in SECTIONS for item in content.get(section, ()))
+    twice = [name for name, times in count.items() if times > 1]
+    if twice:
+        raise ValueError(f"{source}: the id {twice[0]!r} occurs {count[twice[0]]} times; every item needs its own id.")
+
+
+def _check_groups(content: Mapping[str, Any], source: str) -> None:
+    seen: dict[str, str] = {}
+    for section in SECTIONS:
+        for group in {item["group"] for item in content.get(section, ())}:
+            if group in seen:
+                shared = sum(item["group"] == group for item in content[section])
+                raise ValueError(
+                    f"{source}: group {group!r} is in both {seen[group]!r} and {section!r} ({shared} items there); "
+                    "figures from such a split are too good. Split by group, or pass `allow_leaks` to go on regardless."
+                )
+            seen[group] = section
+
+
+def _names(mapping: Mapping[str, str] | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(mapping, Mapping):
+        return tuple(mapping[key] for key in sorted(mapping, key=int))
+    return tuple(mapping)

@@ -1,0 +1,134 @@
+import json
+
+import pytest
+
+from medssl_monai.data.datalist import Datalist, hash_items, load_datalist, validate_datalist, write_datalist
+
+
+def item(name, **keys):
+    return {"image": f"images/{name}.png", "id": name, "group": name, **keys}
+
+
+@pytest.fixture
+def sections():
+    return {
+        "training": [item("a", label=0), item("b", label=1, labeled=False, meta={"age": 3}), item("c", slice=4)],
+        "validation": [item("d", label=1)],
+    }
+
+
+def test_what_is_written_is_read(tmp_path, sections):
+    path = tmp_path / "datalist.json"
+    write_datalist(path, sections, ["normal", "pneumonia"], name="x-rays", modality=["CR"], licence="CC0")
+    for section, items in sections.items():
+        read = load_datalist(path, section)
+        assert list(read) == [{**i, "image": str(tmp_path / i["image"])} for i in items]
+        assert read.classes == ("normal", "pneumonia")
+        assert read.modality == ("CR",)
+        assert read.name == "x-rays"
+        assert not read.synthetic
+    assert json.loads(path.read_text())["licence"] == "CC0"
+
+
+def test_class_names_are_sorted_as_numbers(tmp_path):
+    names = [f"class {k}" for k in range(11)]
+    write_datalist(tmp_path / "d.json", {"training": [item("a", label=10)]}, names)
+    assert load_datalist(tmp_path / "d.json").classes == tuple(names)
+
+
+def test_missing_id_and_group_are_filled_in():
+    content = validate_datalist({"training": [{"image": "a.png"}, {"image": "v.nii", "slice": 2}]})
+    assert [(i["id"], i["group"]) for i in content["training"]] == [("a.png", "a.png"), ("v.nii#2", "v.nii#2")]
+
+
+def test_masks_and_absolute_paths(tmp_path):
+    write_datalist(tmp_path / "d.json", {"training": [item("a", label="masks/a.png"), item("b") | {"image": "/b.png"}]})
+    a, b = load_datalist(tmp_path / "d.json", dataset_dir="/data")
+    assert (a["image"], a["label"], b["image"]) == ("/data/images/a.png", "/data/masks/a.png", "/b.png")
+
+
+def test_hash_knows_the_content_but_not_the_place(tmp_path, sections):
+    for folder in ("here", "there"):
+        write_datalist(tmp_path / folder / "d.json", sections, ["normal", "pneumonia"])
+    here, there = (load_datalist(tmp_path / folder / "d.json").sha256 for folder in ("here", "there"))
+    moved = load_datalist(tmp_path / "here" / "d.json", dataset_dir="/elsewhere").sha256
+    assert here == there == moved
+    relabeled = [sections["training"][0] | {"label": 1}, *sections["training"][1:]]
+    remarked = [sections["training"][0] | {"meta": {"age": 5}}, *sections["training"][1:]]
+    assert hash_items(relabeled) != hash_items(sections["training"]) == hash_items(remarked)
+    assert hash_items(sections["training"][::-1]) != hash_items(sections["training"])
+
+
+def test_a_group_in_two_sections_is_refused_unless_allowed(tmp_path):
+    leak = {"training": [item("a")], "testing": [item("b", label=0) | {"group": "a"}]}
+    with pytest.raises(ValueError, match="group 'a' is in both 'training' and 'testing' \\(1 items there\\)"):
+        write_datalist(tmp_path / "d.json", leak)
+    assert not (tmp_path / "d.json").exists()
+    write_datalist(tmp_path / "d.json", leak, allow_leaks=True)
+    with pytest.raises(ValueError, match="allow_leaks"):
+        load_datalist(tmp_path / "d.json")
+    assert len(load_datalist(tmp_path / "d.json", allow_leaks=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "must be a JSON object with at least one of the lists"),
+        ({"images": []}, "must be a JSON object with at least one of the lists"),
+        ({"training": {"a": 1}}, "'training' must be a list of items, got dict"),
+        ({"training": ["a.png"]}, r"training\[0\] must be an object with at least the key 'image', got 'a.png'"),
+        ({"training": [{"label": 0}]}, r"training\[0\]: key 'image' must be the path of a file, got None"),
+        ({"training": [{"image": "a", "lable": 0}]}, r"training\[0\] has the unknown key 'lable'.*under 'meta'"),
+        ({"training": [{"image": "a", "slice": -1}]}, "key 'slice' must be an index from 0, got -1"),
+        ({"training": [{"image": "a", "slice": True}]}, "key 'slice' must be an index from 0, got True"),
+        ({"training": [{"image": "a", "id": 7}]}, "key 'id' must be a non-empty text, got 7"),
+        ({"training": [{"image": "a", "group": ""}]}, "key 'group' must be a non-empty text, got ''"),
+        ({"training": [{"image": "a", "labeled": 1}]}, "key 'labeled' must be true or false, got 1"),
+        ({"training": [{"image": "a", "labeled": True}]}, "'labeled' is true but there is no 'label'"),
+        (
+            {"training": [{"image": "a"}, {"image": "b", "label": 2}]},
+            r"training\[1\]: key 'label' must be a class index from 0 to 1",
+        ),
+        ({"training": [{"image": "a", "label": -1}]}, "must be a class index from 0 to 1"),
+        ({"training": [{"image": "a", "label": True}]}, "must be a class index from 0 to 1"),
+        ({"training": [{"image": "a", "label": 0.5}]}, "must be a class index from 0 to 1"),
+        ({"training": [{"image": "a", "label": [1]}]}, "has 1 entries for 2 findings"),
+        ({"training": [{"image": "a", "label": [1, 2]}]}, "must hold 1 .* 0 .* or -1"),
+        ({"training": [{"image": "a", "label": ""}]}, "is an empty path"),
+        ({"training": [{"image": "a"}], "testing": [{"image": "a"}]}, "the id 'a' occurs 2 times"),
+    ],
+)
+def test_every_problem_is_named_with_its_place(content, message):
+    if isinstance(content, dict):
+        content["labels"] = {"0": "normal", "1": "pneumonia"}
+    with pytest.raises(ValueError, match=message) as error:
+        validate_datalist(content, source="my.json")
+    assert "my.json" in str(error.value)
+
+
+def test_multi_hot_labels_may_be_unknown():
+    content = {"labels": {"0": "a", "1": "b"}, "training": [{"image": "a", "label": [1, -1]}]}
+    assert validate_datalist(content)["training"][0]["label"] == [1, -1]
+
+
+def test_validation_leaves_its_input_alone(sections):
+    before = json.dumps(sections)
+    validate_datalist({"training": [{"image": "a.png"}], **sections})
+    assert json.dumps(sections) == before
+
+
+def test_missing_file_section_and_broken_json(tmp_path):
+    with pytest.raises(FileNotFoundError, match="medssl prepare"):
+        load_datalist(tmp_path / "none.json")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match="is not valid JSON"):
+        load_datalist(tmp_path / "broken.json")
+    write_datalist(tmp_path / "d.json", {"training": [item("a")]})
+    with pytest.raises(KeyError, match="has no section 'testing'"):
+        load_datalist(tmp_path / "d.json", "testing")
+
+
+def test_a_plain_list_is_a_datalist_too():
+    datalist = Datalist([item("a")])
+    assert datalist.sha256 == hash_items([item("a")])
+    assert datalist.classes == ()

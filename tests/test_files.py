@@ -1,0 +1,135 @@
+"""Files that are either whole or not there."""
+
+import json
+import os
+import pickle
+import resource
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from medssl_monai.files import load_tensors, save_tensors, sha256, write_atomically, write_json, write_text
+
+
+@contextmanager
+def full_disk(room):
+    """No file may grow beyond `room` bytes; the write fails as on a full disk (Python ignores SIGXFSZ)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_folders_are_made_and_content_is_replaced(tmp_path):
+    path = tmp_path / "a" / "b" / "notes.txt"
+    write_text(path, "first")
+    write_text(path, "zweite, größer")
+    assert path.read_text(encoding="utf-8") == "zweite, größer"
+    assert [p.name for p in path.parent.iterdir()] == ["notes.txt"]  # no temporary file is left
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), RuntimeError("unexpected pos"), ValueError("bug")])
+def test_a_failing_writer_leaves_the_old_file_whole(tmp_path, error):
+    path = tmp_path / "notes.txt"
+    write_text(path, "old")
+
+    def half(temporary):
+        temporary.write_text("ne")
+        raise error
+
+    with pytest.raises((OSError, ValueError)):
+        write_atomically(path, half)
+    assert path.read_text() == "old"
+
+
+def test_a_failed_write_says_what_to_do(tmp_path):
+    def fail(temporary):
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    with pytest.raises(OSError, match=r"could not write .*state\.pt: unexpected pos .* is unchanged; free some space"):
+        write_atomically(tmp_path / "state.pt", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["text", "tensors"])
+def test_a_full_disk_leaves_the_old_file_whole(tmp_path, kind):
+    path = tmp_path / "file"
+    write, old, new = {
+        "text": (write_text, "old", "new" * 100_000),
+        "tensors": (save_tensors, {"w": torch.zeros(2)}, {"w": torch.zeros(100_000)}),
+    }[kind]
+    write(path, old)
+    before = path.read_bytes()
+    with full_disk(20_000), pytest.raises(OSError, match=r"could not write .* What was there before is unchanged"):
+        write(path, new)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    write(path, new)  # there is room again
+    assert path.stat().st_size > 20_000
+
+
+def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="could not write"):
+        write_text(tmp_path / "file" / "below.txt", "text")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_without_nan(tmp_path, value):
+    write_json(tmp_path / "a.json", {"auroc": 0.5})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"auroc": value})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"auroc": 0.5}
+
+
+def test_json_keeps_umlauts_readable(tmp_path):
+    write_json(tmp_path / "a.json", {"class": "Wirbelkörper"})
+    assert "Wirbelkörper" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_tensors_come_back(tmp_path):
+    save_tensors(tmp_path / "a.pt", {"w": torch.arange(3), "name": "x", "best": None})
+    content = load_tensors(tmp_path / "a.pt")
+    assert content["w"].tolist() == [0, 1, 2]
+    assert (content["name"], content["best"]) == ("x", None)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: torch.save(Evil(), path), lambda path: path.write_bytes(pickle.dumps(Evil()))]
+)
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "evil.pt")
+    with pytest.raises(
+        ValueError, match=r"evil\.pt cannot be read \(.*It is damaged or was not written by this package"
+    ):
+        load_tensors(tmp_path / "evil.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path, share):
+    path = tmp_path / "a.pt"
+    save_tensors(path, {"w": torch.zeros(1000)})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"a\.pt cannot be read .*restore it from a copy"):
+        load_tensors(path)
+
+
+def test_a_missing_file_is_no_damaged_one(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_tensors(tmp_path / "nowhere.pt")
+
+
+def test_sha256_is_of_the_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
