@@ -1,0 +1,262 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from medssl_monai.data import phantom
+from medssl_monai.data.datalist import SECTIONS, load_datalist
+from medssl_monai.data.phantom import GRADE_COUNTS, KINDS, make_phantom
+from medssl_monai.data.reader import ClinicalReader
+
+FEW = {"training": 24, "validation": 6, "testing": 10}
+
+
+@pytest.fixture(scope="module")
+def spine(tmp_path_factory):
+    return make_phantom(tmp_path_factory.mktemp("spine"), "spine6", FEW)
+
+
+@pytest.fixture(scope="module")
+def chest(tmp_path_factory):
+    return make_phantom(tmp_path_factory.mktemp("chest"), "chest", FEW)
+
+
+def items_of(path):
+    sections = [section for section in SECTIONS if section in json.loads(path.read_text())]
+    return [item for section in sections for item in load_datalist(path, section)]
+
+
+def read(item):
+    reader = ClinicalReader()
+    pixels = reader.get_data(reader.read(item["image"]))[0][0]
+    return pixels[..., item["slice"]] if "slice" in item else pixels
+
+
+def headers_of(path):
+    return [pydicom.dcmread(item["image"]) for item in items_of(path) if item["image"].endswith(".dcm")]
+
+
+def files_below(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_seed_same_bytes_and_other_seed_other_images(kind, tmp_path):
+    few = {"training": 3, "testing": 2}
+    first, second, other = (make_phantom(tmp_path / n, kind, few, seed=s) for n, s in [("a", 5), ("b", 5), ("c", 6)])
+    assert files_below(first.parent) == files_below(second.parent)
+    pixels = [np.mean([read(item).mean() for item in items_of(path)]) for path in (first, other)]
+    assert pixels[0] != pixels[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_section_does_not_change_with_the_size_of_another(kind, tmp_path):
+    alone = make_phantom(tmp_path / "a", kind, {"testing": 3})
+    among = make_phantom(tmp_path / "b", kind, {"training": 2, "testing": 3})
+    assert files_below(alone.parent / "testing") == files_below(among.parent / "testing")
+    assert load_datalist(alone, "testing").sha256 == load_datalist(among, "testing").sha256
+
+
+def test_two_and_six_grades_are_labels_of_the_same_images(spine, tmp_path):
+    two = make_phantom(tmp_path, "spine2", FEW)
+    assert files_below(two.parent / "training") == files_below(spine.parent / "training")
+    assert [i["label"] for i in items_of(two)] == [int(i["label"] >= 3) for i in items_of(spine)]
+    assert load_datalist(two).classes == ("low", "high")
+
+
+@pytest.mark.parametrize("data", ["spine", "chest"])
+def test_datalist_says_synthetic_and_patients_stay_in_one_section(data, request):
+    path = request.getfixturevalue(data)
+    sections = [load_datalist(path, section) for section in SECTIONS]  # refuses leaks by itself
+    assert all(section.synthetic for section in sections)
+    assert [len({item["group"] for item in section}) for section in sections] == list(FEW.values())
+    assert max(Counter(item["group"] for section in sections for item in section).values()) > 1
+
+
+@pytest.mark.parametrize("count", [24, 240, 400])
+def test_grades_have_the_shares_of_the_table_in_every_section(count):
+    rng = np.random.default_rng(count)
+    plan = phantom._spine_grades(rng, [int(n) for n in rng.integers(5, 8, count)])
+    grades = np.concatenate([grade for grade, _ in plan])
+    shares = np.bincount(grades, minlength=6) / len(grades)
+    np.testing.assert_allclose(shares, np.array(GRADE_COUNTS) / sum(GRADE_COUNTS), atol=0.015)
+    assert (shares > 0).all()
+    within_patients = np.mean([grade.var() for grade, _ in plan])
+    assert within_patients < 0.7 * grades.var(), "slices of a patient must be alike"
+
+
+def test_both_classes_in_every_section_of_the_chest(chest):
+    for section in SECTIONS:
+        share = np.mean([item["label"] for item in load_datalist(chest, section)])
+        assert 0.15 < share < 0.65
+
+
+def test_nifti_and_dicom_share_their_axes(spine):
+    formats = Counter(Path(item["image"]).suffix for item in items_of(spine))
+    assert set(formats) == {".gz", ".dcm"}
+    pictures = {".gz": [], ".dcm": []}
+    for item in items_of(spine):
+        assert ("slice" in item) == item["image"].endswith(".gz")
+        pixels = read(item)
+        assert pixels.shape == (64, 64)
+        pictures[Path(item["image"]).suffix].append(pixels / pixels.mean())
+    nifti, dicom = (np.mean(pictures[suffix], axis=0) for suffix in pictures)  # the anatomy that all share
+    assert np.corrcoef(nifti.ravel(), dicom.ravel())[0, 1] > 0.8 > np.corrcoef(nifti.ravel(), dicom.T.ravel())[0, 1]
+
+
+def test_series_and_masks_are_in_the_same_place(spine):
+    series = [item for item in items_of(spine) if item["image"].endswith(".dcm")]
+    headers = [pydicom.dcmread(item["image"]) for item in series if item["group"] == series[0]["group"]]
+    assert len({header.SeriesInstanceUID for header in headers}) == 1
+    assert len({header.SOPInstanceUID for header in headers}) == len(headers)
+    step = np.diff([header.ImagePositionPatient for header in headers], axis=0)
+    np.testing.assert_allclose(step[:, 2], float(headers[0].SpacingBetweenSlices))
+    affine = nibabel.load(spine.parent / series[0]["meta"]["masks"]["cord"]).affine
+    np.testing.assert_allclose(affine[:3, 3] * (-1, -1, 1), headers[0].ImagePositionPatient, atol=1e-4)
+    np.testing.assert_allclose(-affine[0, 0], headers[0].PixelSpacing[0], rtol=1e-6)
+
+
+def test_the_deeper_the_mass_the_smaller_canal_and_cord():
+    canal, cord = np.zeros((2, 6, 30))
+    images = []
+    for grade in range(6):
+        for patient in range(30):  # same patient, same scanner, other grade
+            rng = np.random.default_rng(patient)
+            severity = np.full(5, 0.5, dtype=np.float32)
+            image, canal_mask, cord_mask = phantom._spine_volume(rng, np.full(5, grade), severity, 0.6)
+            canal[grade, patient], cord[grade, patient] = canal_mask.sum(), cord_mask.sum()
+            assert (canal_mask >= cord_mask).all(), "the cord lies in the canal"
+        images.append(image)
+    assert (np.diff(canal, axis=0) < 0).all()
+    np.testing.assert_array_equal(cord[:3], cord[[0, 0, 0]])  # b0 to b1b do not touch it
+    assert (cord[3] >= 0.95 * cord[0]).all(), "abutment is no compression"
+    assert (cord[4] < cord[3]).all(), "compression"
+    assert cord[5].mean() < cord[4].mean()
+    np.testing.assert_array_equal(canal[5], cord[5])  # in b3 the mass leaves no fluid
+    assert (canal[4] > 1.5 * cord[4]).all(), "in b2 there is fluid"
+    edge = np.abs(images[5] - images[0])[:, -8:]
+    assert edge.mean() < 0.02 * images[0].mean(), "far from the canal the grade shows nothing"
+
+
+def test_masks_follow_the_slices(spine):
+    for item in items_of(spine):
+        masks = [nibabel.load(spine.parent / item["meta"]["masks"][name]) for name in ("canal", "cord")]
+        canal, cord = (np.asarray(mask.dataobj)[..., item["meta"]["slice"]] for mask in masks)
+        assert (canal.sum() == cord.sum()) == (item["meta"]["grade"] == "b3")
+
+
+def test_lung_masks_are_where_the_picture_is_dark(chest):
+    for item in items_of(chest):
+        lungs = np.asarray(Image.open(chest.parent / item["meta"]["masks"]["lungs"])).T > 0
+        assert 0.1 < lungs.mean() < 0.45
+        pixels = read(item)
+        assert pixels[lungs].mean() < pixels[40:72, 40:].mean()  # MONOCHROME1 must be inverted for this
+
+
+def test_chest_comes_as_png_cr_and_dx_with_the_traps_of_a_clinic(chest):
+    assert {Path(item["image"]).suffix for item in items_of(chest)} == {".png", ".dcm"}
+    headers = headers_of(chest)
+    assert {header.Modality for header in headers} == {"CR", "DX"}
+    inverted = np.mean([header.PhotometricInterpretation == "MONOCHROME1" for header in headers])
+    assert 0.2 < inverted < 0.6
+    spacing = {tuple(header.get("PixelSpacing", ())) for header in headers}
+    assert () in spacing
+    assert (0, 0) in spacing
+    assert any(values and values[0] > 0 for values in spacing)
+
+
+@pytest.mark.parametrize("data", ["spine", "chest"])
+def test_every_dicom_file_is_complete_and_says_that_it_is_synthetic(data, request):
+    for header in headers_of(request.getfixturevalue(data)):
+        assert header.file_meta.MediaStorageSOPInstanceUID == header.SOPInstanceUID
+        assert pydicom.uid.UID(header.SOPInstanceUID).is_valid
+        assert header.PatientID.startswith("P")
+        for text in (header.PatientName, header.SeriesDescription, header.ImageComments):
+            assert "SYNTHETIC" in str(text)
+        assert header.pixel_array.max() < 2**header.BitsStored
+
+
+def test_format_and_photometric_interpretation_do_not_tell_the_label(tmp_path):
+    items = items_of(make_phantom(tmp_path, "chest", {"training": 140}))
+    share = {True: [], False: []}
+    for item in items:
+        share[item["image"].endswith(".png")].append(item["label"])
+    assert abs(np.mean(share[True]) - np.mean(share[False])) < 0.2
+
+
+def test_a_complete_folder_is_left_alone(tmp_path):
+    path = make_phantom(tmp_path, "chest", {"training": 2})
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    assert make_phantom(tmp_path, "chest", {"training": 2}) == path
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("lost", ["datalist.json", "training/P10001/image.nii.gz", "training/P10002/cord.nii.gz"])
+def test_a_half_written_folder_is_repaired(tmp_path, lost):
+    make_phantom(tmp_path, patients={"training": 2})
+    whole = files_below(tmp_path)
+    (tmp_path / lost).unlink()
+    (tmp_path / "training/P10002/series/001.dcm").write_bytes(b"DICM cut sho")
+    if lost != "datalist.json":  # with all files there and a datalist, a folder counts as complete
+        (tmp_path / "training/P10001/canal.nii.gz").unlink()
+    make_phantom(tmp_path, patients={"training": 2})
+    assert files_below(tmp_path) == whole
+
+
+def test_a_set_of_an_older_version_is_written_anew(tmp_path):
+    path = make_phantom(tmp_path, "chest", {"training": 1})
+    content = json.loads(path.read_text())
+    content["phantom"]["version"] = 0
+    path.write_text(json.dumps(content))
+    make_phantom(tmp_path, "chest", {"training": 1})
+    assert json.loads(path.read_text())["phantom"]["version"] == phantom.VERSION
+
+
+@pytest.mark.parametrize("content", ['{"training": []}', "[]", "half of a fi"])
+def test_the_datalist_of_someone_else_is_not_overwritten(tmp_path, content):
+    (tmp_path / "datalist.json").write_text(content)
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        make_phantom(tmp_path, "chest", {"training": 1})
+    assert (tmp_path / "datalist.json").read_text() == content
+
+
+def test_another_recipe_needs_another_folder(tmp_path):
+    make_phantom(tmp_path, "chest", {"training": 1})
+    with pytest.raises(FileExistsError, match=r"'seed': 0.*'seed': 1"):
+        make_phantom(tmp_path, "chest", {"training": 1}, seed=1)
+
+
+def test_wrong_arguments_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no phantom 'liver'; known are \['chest', 'spine2', 'spine6'\]"):
+        make_phantom(tmp_path, "liver")
+    with pytest.raises(ValueError, match="got 'test': 3"):
+        make_phantom(tmp_path, patients={"test": 3})
+    with pytest.raises(ValueError, match="got 'testing': -1"):
+        make_phantom(tmp_path, patients={"testing": -1})
+    with pytest.raises(ValueError, match="`seed` must be 0 or more, got -1"):
+        make_phantom(tmp_path, seed=-1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_section_may_be_empty(tmp_path):
+    path = make_phantom(tmp_path, patients={"training": 1, "testing": 0})
+    assert load_datalist(path, "testing") == []
+
+
+def test_a_new_kind_is_a_function_and_an_entry(tmp_path, monkeypatch):
+    def write(folder, section, count, seed):
+        (folder / section).mkdir(parents=True)
+        for number in range(count):
+            file = f"{section}/{number}.png"
+            Image.fromarray(np.full((8, 8, 3), seed, np.uint8)).save(folder / file)
+            yield [{"image": file, "group": f"L{number}", "id": file, "label": 0, "meta": {"masks": {}}}]
+
+    monkeypatch.setitem(KINDS, "lesions", phantom.Phantom(write, ("naevus",), ("R", "G", "B"), {"training": 2}))
+    data = load_datalist(make_phantom(tmp_path, "lesions"))
+    assert len(data) == 2
+    assert data.modality == ("R", "G", "B")
