@@ -1,0 +1,19 @@
+"""Datalists, pools, images and phantoms."""
+
+from medssl_monai.data.datalist import Datalist, load_datalist, write_datalist
+from medssl_monai.data.images import ImageDataset
+from medssl_monai.data.pool import LabelPool, MultiStreamLoader, PoolSampler, batch_loader, pool_loader
+from medssl_monai.data.reader import ClinicalReader
+
+__all__ = [
+    "ClinicalReader",
+    "Datalist",
+    "ImageDataset",
+    "LabelPool",
+    "MultiStreamLoader",
+    "PoolSampler",
+    "batch_loader",
+    "load_datalist",
+    "pool_loader",
+    "write_datalist",
+]

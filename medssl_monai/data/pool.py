@@ -1,0 +1,429 @@
+"""The labels and which of them are known, and loaders that follow it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import ignite.distributed as idist
+import torch
+from monai.data import DataLoader, set_rnd
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from medssl_monai.data.datalist import Item, check_label, hash_items
+from medssl_monai.files import write_json
+
+Subset = Literal["labeled", "unlabeled", "all"]
+Label = int | list[int] | str
+"""Class index, multi-hot list (1 present, 0 absent, -1 unknown), or path of a mask."""
+
+
+class LabelPool:
+    """The labels of a datalist and which of them are known; the only place that knows a label.
+
+    Datasets yield images; the trainer takes the targets from here by ``batch["index"]``. A new or corrected label
+    therefore changes this object and nothing else. A label that is hidden (``"labeled": false``, or left out by
+    `labels`) is not in here at all.
+
+    Args:
+        datalist: items; position r is the `index` r of everything else.
+        labels: which labels are known at the start. None: as the datalist says (an item counts as labeled if its
+            ``labeled`` flag says so or, without a flag, if it has a ``label``). A whole number: a class-balanced draw
+            of as many items. A fraction below 1: likewise, of all items that have a label. A path: the labels in that
+            file, written by `save` or a CSV table with the columns ``id`` and ``label``.
+        num_classes: K; 0 if unknown. Labels out of range are refused.
+        classes: names of the classes, accepted in place of an index.
+        seed: decides the draw.
+
+    Attributes:
+        query_size: how many samples the last query returned and how many it could have returned at most.
+
+    Raises:
+        ValueError: if `labels` asks for more than there is, or names an id that the datalist lacks.
+    """
+
+    def __init__(
+        self,
+        datalist: Sequence[Item],
+        labels: int | float | str | Path | None = None,
+        num_classes: int = 0,
+        classes: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.classes = tuple(classes or getattr(datalist, "classes", ()))
+        self.num_classes = num_classes or len(self.classes)
+        self.ids = [str(item.get("id", position)) for position, item in enumerate(datalist)]
+        self.position = {name: position for position, name in enumerate(self.ids)}
+        if len(self.position) != len(self.ids):
+            twice = next(name for position, name in enumerate(self.ids) if self.position[name] != position)
+            raise ValueError(f"the id {twice!r} occurs more than once in the datalist; every item needs its own id.")
+        self.datalist_sha256 = str(getattr(datalist, "sha256", "")) or hash_items(datalist)
+        self.synthetic = bool(getattr(datalist, "synthetic", False))
+        self.query_size = (0, 0)
+        self._labels: list[Label | None] = [None] * len(self.ids)
+        self._targets: Tensor | None = None
+        known = {position: item["label"] for position, item in enumerate(datalist) if item.get("label") is not None}
+        if isinstance(labels, (str, Path)):
+            self._load(Path(labels))
+            return
+        if labels is None:
+            chosen = [position for position in known if datalist[position].get("labeled", True)]
+        else:
+            count = round(labels * len(known)) if isinstance(labels, float) and labels < 1 else int(labels)
+            positions = sorted(known)
+            chosen = [positions[i] for i in balanced_draw([known[p] for p in positions], count, seed)]
+        self._set_all({position: known[position] for position in chosen}, labeled=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def mask(self) -> Tensor:
+        """Which samples are labeled, ``(N,)`` bool."""
+        return torch.tensor([label is not None for label in self._labels], dtype=torch.bool)
+
+    def label(self, index: int) -> Label | None:
+        """The known label of one sample, or None."""
+        return self._labels[index]
+
+    def indices(self, subset: Subset) -> Tensor:
+        """Positions of `subset`, ascending, as a 1-d long tensor."""
+        if subset == "all":
+            return torch.arange(len(self))
+        return (self.mask if subset == "labeled" else ~self.mask).nonzero().squeeze(1)
+
+    def targets(self, index: Tensor) -> Tensor:
+        """Labels as a tensor: ``(B,)`` class indices or ``(B, K)`` multi-hot; -1 where nothing is known.
+
+        Raises:
+            TypeError: for masks, which are read from `label` as files.
+        """
+        if self._targets is None:
+            known = next((label for label in self._labels if label is not None), -1)
+            if isinstance(known, str):
+                raise TypeError("the labels of this pool are masks: read the files that `LabelPool.label` names.")
+            unknown = [-1] * len(known) if isinstance(known, list) else -1
+            self._targets = torch.tensor([unknown if label is None else label for label in self._labels])
+        self._targets = self._targets.to(index.device)
+        return self._targets[index]
+
+    def annotate(self, index: Iterable[int] | Tensor, labels: Iterable[Label]) -> None:
+        """Make labels known; all or nothing.
+
+        Raises:
+            ValueError: if a sample is labeled already, occurs twice, or a label is not valid; by id.
+        """
+        self._change(index, labels, labeled=False)
+
+    def correct(self, index: Iterable[int] | Tensor, labels: Iterable[Label]) -> None:
+        """Replace known labels; all or nothing.
+
+        Raises:
+            ValueError: if a sample is not labeled, occurs twice, or a label is not valid; by id.
+        """
+        self._change(index, labels, labeled=True)
+
+    def refusal(self, name: str, label: Label, labeled: bool, others: Label | None = None) -> str | None:
+        """Why `label` cannot be given to the sample `name`, or None.
+
+        Args:
+            name: id of the sample.
+            label: what it would get.
+            labeled: whether the sample must, or must not, be labeled already.
+            others: a label of the kind that is asked for; default: one that the pool knows.
+        """
+        if name not in self.position:
+            return f"{name!r} is not in the datalist"
+        current = self._labels[self.position[name]]
+        if (current is not None) != labeled:
+            return f"{name!r} has no label yet" if labeled else f"{name!r} is labeled already; correct it instead"
+        if isinstance(label, str) and self.classes and not {".", "/"} & set(label):
+            return f"the label of {name!r} is {label!r}, which is none of the classes {list(self.classes)}"
+        try:
+            check_label(label, self.num_classes, f"the label of {name!r}")
+        except ValueError as error:
+            return str(error)
+        if others is None:
+            others = next((known for known in self._labels if known is not None), label)
+        if type(others) is not type(label):
+            return f"the label of {name!r} is {label!r}, but others are like {others!r}"
+        return None
+
+    def save(self, path: str | Path) -> None:
+        """Write the known labels by id, with the datalist's hash; `LabelPool(labels=path)` reads the file."""
+        labels = {name: label for name, label in zip(self.ids, self._labels, strict=True) if label is not None}
+        write_json(
+            path,
+            {
+                "synthetic": self.synthetic,
+                "datalist_sha256": self.datalist_sha256,
+                "classes": list(self.classes),
+                "query_size": list(self.query_size),
+                "labels": labels,
+            },
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "ids": list(self.ids),
+            "labels": [list(label) if isinstance(label, list) else label for label in self._labels],
+            "query_size": list(self.query_size),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over labels by id; the datalist may have become longer, or be in another order.
+
+        Raises:
+            ValueError: if the datalist lacks a sample that the state knows.
+        """
+        self._check_known(state["ids"], "the checkpoint")
+        for name, label in zip(state["ids"], state["labels"], strict=True):
+            self._set(self.position[name], label)
+        self.query_size = (int(state["query_size"][0]), int(state["query_size"][1]))
+
+    def _check_known(self, names: Iterable[str], source: str) -> None:
+        lost = [name for name in names if name not in self.position]
+        if lost:
+            raise ValueError(
+                f"{source} knows {len(lost)} samples that the datalist lacks, the first is {lost[0]!r}; use the "
+                "datalist that it was written with, or a longer one."
+            )
+
+    def _load(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f"`labels` names {path}, and there is no such file.")
+        if path.suffix == ".csv":
+            table = {name: label for name, label in read_annotations(path, self.classes) if label is not None}
+        else:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            table, self.query_size = content["labels"], tuple(content["query_size"])
+        self._check_known(table, str(path))
+        self._set_all({self.position[name]: label for name, label in table.items()}, labeled=False, source=f"{path}: ")
+
+    def _set(self, position: int, label: Label | None) -> None:
+        self._labels[position], self._targets = label, None
+
+    def _set_all(self, table: Mapping[int, Label], labeled: bool, source: str = "") -> None:
+        """Give labels by position, all or nothing."""
+        others = next((known for known in self._labels if known is not None), next(iter(table.values()), None))
+        reasons = (self.refusal(self.ids[p], label, labeled, others) for p, label in table.items())
+        refused = [reason for reason in reasons if reason]
+        if refused:
+            more = f" (and {len(refused) - 3} more)" if len(refused) > 3 else ""
+            raise ValueError(source + "; ".join(refused[:3]) + more + ".")
+        for position, label in table.items():
+            self._set(position, label)
+
+    def _change(self, index: Iterable[int] | Tensor, labels: Iterable[Label], labeled: bool) -> None:
+        positions = [int(i) for i in index]
+        table = dict(zip(positions, labels, strict=True))
+        if len(table) != len(positions):
+            twice = next(p for p in positions if positions.count(p) > 1)
+            raise ValueError(f"the sample {self.ids[twice]!r} occurs more than once.")
+        self._set_all(table, labeled)
+
+
+def balanced_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
+    """Positions of `count` labels, as many of each class as there are, in ascending order.
+
+    A class with too few gives all it has, and the others fill up. Multi-hot labels are drawn by finding: the finding
+    with the fewest chosen so far is served next (all-zero counts as a class of its own).
+
+    Raises:
+        ValueError: if `count` is negative or there are fewer labels than `count`.
+    """
+    if not 0 <= count <= len(labels):
+        raise ValueError(f"`labels` asks for {count} items, and the training section has {len(labels)} with a label.")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
+    queues: dict[Any, list[int]] = {}
+    for position in reversed(order):  # popped from the end
+        label = labels[position]
+        present = [k for k, value in enumerate(label) if value == 1] if isinstance(label, list) else [label]
+        for key in present or ["none"]:
+            queues.setdefault(key, []).append(position)
+    chosen: set[int] = set()
+    while len(chosen) < count:
+        for key in sorted(queues, key=str):
+            queue = queues[key]
+            while queue and queue[-1] in chosen:
+                queue.pop()
+            if queue and len(chosen) < count:
+                chosen.add(queue.pop())
+    return sorted(chosen)
+
+
+def read_annotations(path: str | Path, classes: Sequence[str] = ()) -> list[tuple[str, Label | None]]:
+    """Read a table with the columns ``id`` and ``label``, as a person filled it in; an empty label is None.
+
+    Args:
+        path: CSV file; further columns are ignored.
+        classes: names of the classes, accepted in place of the index. A multi-hot label is written ``1 0 -1``.
+
+    Raises:
+        ValueError: if the file lacks one of the columns.
+    """
+    with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"id", "label"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path} must have the columns 'id' and 'label', got {reader.fieldnames}.")
+        return [(row["id"].strip(), _parse_label((row["label"] or "").strip(), classes)) for row in reader]
+
+
+def _parse_label(text: str, classes: Sequence[str]) -> Label | None:
+    if not text:
+        return None
+    if text in classes:
+        return list(classes).index(text)
+    parts = text.split()
+    numbers = [int(part) for part in parts if part.removeprefix("-").isdigit()]
+    if len(numbers) != len(parts):
+        return text
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def annotate_from_table(
+    pool: LabelPool, rows: Iterable[tuple[str, Label | None]], correct: bool = False
+) -> tuple[list[str], list[str]]:
+    """Give a person's labels to a pool, row by row: good rows are kept, bad rows are refused by name.
+
+    Args:
+        pool: pool to change.
+        rows: as from `read_annotations`; rows without a label are passed over.
+        correct: replace known labels instead of adding new ones.
+
+    Returns:
+        Accepted ids, and one reason per refused row.
+    """
+    accepted: list[str] = []
+    refused: list[str] = []
+    for name, label in rows:
+        if label is None:
+            continue
+        reason = pool.refusal(name, label, labeled=correct)
+        if correct and name in accepted:
+            reason = f"{name!r} occurs more than once"
+        if reason is None:
+            pool._change([pool.position[name]], [label], labeled=correct)
+            accepted.append(name)
+        else:
+            refused.append(reason)
+    return accepted, refused
+
+
+class PoolSampler(Sampler[int]):
+    """Draw a fixed number of positions per epoch from one side of a pool.
+
+    The pool is read anew at every ``iter()``, so an annotation takes effect with the next epoch. Positions are drawn
+    as a sequence of permutations: none is repeated before all were seen. Several processes share one sequence. When
+    nothing is left on the unlabeled side, labeled samples stand in, without their labels.
+
+    Args:
+        pool: pool to draw from.
+        subset: which side of it.
+        num_samples: positions per epoch and process.
+        seed: together with the epoch, decides the order.
+    """
+
+    def __init__(self, pool: LabelPool, subset: Subset, num_samples: int, seed: int = 0) -> None:
+        self.pool, self.subset, self.num_samples, self.seed = pool, subset, num_samples, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        positions = self.pool.indices(self.subset)
+        if len(positions) == 0 and self.subset == "unlabeled":
+            positions = self.pool.indices("all")
+        if len(positions) == 0:
+            raise ValueError(
+                f"no {self.subset} samples to draw from; the pool has {len(self.pool)} samples. Give some items a "
+                "label, or name a table of labels with `labels`."
+            )
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        rank, world_size = idist.get_rank(), idist.get_world_size()
+        total = self.num_samples * world_size
+        rounds = -(-total // len(positions))
+        order = torch.cat([torch.randperm(len(positions), generator=generator) for _ in range(rounds)])
+        yield from positions[order[rank:total:world_size]].tolist()
+
+
+def pool_loader(
+    dataset: Dataset[Any],
+    pool: LabelPool,
+    subset: Subset,
+    batch_size: int,
+    epoch_length: int,
+    seed: int = 0,
+    **kwargs: Any,
+) -> DataLoader:
+    """A loader that yields exactly `epoch_length` batches of one side of a pool.
+
+    Args:
+        dataset: item ``i`` must be sample ``i`` of the pool's datalist.
+        pool: pool to draw from.
+        subset: which side of it.
+        batch_size: samples per batch.
+        epoch_length: batches per epoch, whatever the size of the subset.
+        seed: see `PoolSampler`.
+        kwargs: passed on to `monai.data.DataLoader`.
+
+    Raises:
+        ValueError: if dataset and pool differ in length.
+    """
+    length = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not declare it
+    if length != len(pool):
+        raise ValueError(f"the dataset has {length} items, the pool {len(pool)}; both must share one datalist.")
+    sampler = PoolSampler(pool, subset, num_samples=batch_size * epoch_length, seed=seed)
+    return batch_loader(dataset, batch_size=batch_size, sampler=sampler, **kwargs)
+
+
+def batch_loader(dataset: Dataset[Any], batch_size: int, **kwargs: Any) -> DataLoader:
+    """MONAI's loader; a dataset that gathers whole batches itself (``collate`` attribute) is not collated again."""
+    collate = getattr(dataset, "collate", None)
+    return DataLoader(dataset, batch_size=batch_size, **({"collate_fn": collate} if collate else {}), **kwargs)
+
+
+class MultiStreamLoader:
+    """Read several loaders in step: ``{"labeled": batch, "unlabeled": batch, ...}``.
+
+    It ends with its loaders and is opened anew for every epoch, which is when annotations and seeds take effect.
+
+    Args:
+        streams: loaders of equal length, by name; None leaves a stream out.
+        seed: with the epoch, seeds random transforms that run in this process (``num_workers=0``).
+
+    Raises:
+        ValueError: if the loaders differ in length.
+    """
+
+    def __init__(self, streams: Mapping[str, DataLoader | None], seed: int = 0) -> None:
+        self.streams = {name: loader for name, loader in streams.items() if loader is not None}
+        lengths = {name: len(loader) for name, loader in self.streams.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"streams must have equal lengths, got {lengths}; set `epoch_length` of each alike.")
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(next(iter(self.streams.values())))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and augmentations to produce; `medssl_monai.handlers.EpochSeed` calls it."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for position, loader in enumerate(self.streams.values()):
+            if isinstance(loader.sampler, PoolSampler):
+                loader.sampler.set_epoch(self.epoch)
+            if loader.num_workers == 0:
+                set_rnd(loader.dataset, (self.seed * 1_000_003 + self.epoch) * len(self.streams) + position)
+        for batches in zip(*self.streams.values(), strict=True):
+            yield dict(zip(self.streams, batches, strict=True))

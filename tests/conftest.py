@@ -1,0 +1,103 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import ROOT
+
+from medssl_monai.data import write_datalist
+
+torch.set_num_threads(1)  # tests compare runs; small tensors gain nothing from threads
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images, or a skip with the reason."""
+    folder = Path(os.environ.get("MEDSSL_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}; set MEDSSL_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datalist of 16 x 16 PNG files: two classes, a bright left or right half; patients of two images each."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("toy")
+    rng = np.random.default_rng(0)
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for section, count in (("training", 40), ("validation", 16), ("testing", 12)):
+        sections[section] = []
+        for number in range(count):
+            label = number % 2
+            pixels = rng.normal(90, 35, (16, 16))
+            pixels[:, 8 * label : 8 * label + 8] += 60
+            name = f"{section}_{number}.png"
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name)
+            item = {"image": name, "label": label, "id": name, "group": f"{section}_{number // 4}"}
+            sections[section].append(item)
+    write_datalist(folder / "datalist.json", sections, classes=["left", "right"], name="toy", synthetic=True)
+    return folder / "datalist.json"
+
+
+@pytest.fixture
+def tiny(toy_datalist: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Overrides that make a bundle's run tiny: toy images, two rounds of two epochs of three steps, on the CPU."""
+
+    def _tiny(folder: str = "run", **overrides: Any) -> dict[str, Any]:
+        return {
+            "datalist": str(toy_datalist),
+            "output_dir": str(tmp_path / folder),
+            "ckpt_dir": str(tmp_path / folder / "models"),
+            "device": "cpu",
+            "image_size": [16, 16],
+            "labels": 6,
+            "rounds": 2,
+            "epochs_per_round": 2,
+            "epoch_length": 3,
+            "batch_size::labeled": 4,
+            "batch_size::unlabeled": 6,
+            "query::budget": 3,
+            **overrides,
+        }
+
+    return _tiny
+
+
+@pytest.fixture
+def own_bundle(tmp_path: Path) -> Callable[[str], Path]:
+    """Copies a shipped bundle, since a run writes weights and metadata into its bundle."""
+
+    def _copy(name: str) -> Path:
+        from medssl_monai.bundle import copy_bundle
+
+        target = tmp_path / "bundles" / name
+        return target if target.exists() else copy_bundle(name, target)
+
+    return _copy
+
+
+@pytest.fixture
+def run_bundle(own_bundle: Callable[[str], Path], tiny: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """Runs a bundle in this process, tiny, with further config files of the bundle; returns the workflow."""
+
+    def _run(name: str = "boostmis", folder: str = "run", overlays: tuple[str, ...] = (), **overrides: Any) -> Any:
+        from medssl_monai.bundle import workflow
+
+        bundle = own_bundle(name)
+        files = [bundle / "configs" / file for file in ("train.yaml", *overlays)]
+        run = workflow(files, bundle_root=str(bundle), logging_file=False, **tiny(folder, **overrides))
+        run.initialize()
+        run.run()
+        run.finalize()
+        return run
+
+    return _run

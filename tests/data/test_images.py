@@ -1,0 +1,129 @@
+"""Images, decoded once."""
+
+import logging
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from medssl_monai.data import ImageDataset, LabelPool, batch_loader, pool_loader
+
+
+class Reader:
+    """Makes an image of the item's grey value; counts how often it was asked."""
+
+    def __init__(self, size=(4, 3)):
+        self.calls, self.size = 0, size
+
+    def __call__(self, item):
+        self.calls += 1
+        if item["image"].startswith("broken"):
+            raise RuntimeError("wrapped by MONAI") from OSError(f"no decoder for {item['image']}")
+        if item["image"] == "nan":
+            return {**item, "image": torch.full((1, 4, 3), torch.nan)}
+        if item["image"] == "large":
+            return {**item, "image": torch.zeros(1, 9, 9)}
+        return {**item, "image": torch.full((1, *self.size), float(item["image"]))}
+
+
+def items(*names):
+    return [{"image": name, "id": f"id {name}", "label": 0} for name in names]
+
+
+def test_images_are_decoded_once_and_not_before_they_are_asked_for():
+    reader = Reader()
+    dataset = ImageDataset(items("0.0", "0.5", "1.0"), reader)
+    assert (len(dataset), reader.calls) == (3, 0)
+    for _ in range(3):
+        assert dataset.images.shape == (3, 1, 4, 3)
+        assert dataset[1]["index"] == 1
+        dataset.__getitems__([2, 0])
+    assert reader.calls == 3
+
+
+@pytest.mark.parametrize(
+    ("grey", "byte"), [(0.0, 0), (1.0, 255), (0.5, 128), (0.4 / 255, 0), (0.6 / 255, 1), (-0.5, 0), (1.7, 255)]
+)
+def test_bytes_are_rounded_and_clipped(grey, byte):
+    images = ImageDataset(items(str(grey)), Reader()).images
+    assert images.dtype == torch.uint8
+    assert images.unique().tolist() == [byte]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_floats_are_kept(dtype):
+    images = ImageDataset(items("0.25"), Reader(), dtype=dtype).images
+    assert images.dtype == getattr(torch, dtype)
+    assert images.unique().tolist() == [0.25]
+
+
+def test_batches_are_gathered_by_index_and_hold_no_label():
+    dataset = ImageDataset(items("0.0", "0.2", "1.0"), Reader())
+    batch = dataset.__getitems__([2, 0, 2])
+    assert set(batch) == {"image", "index"} == set(dataset[0])
+    assert batch["index"].tolist() == [2, 0, 2]
+    assert batch["image"][:, 0, 0, 0].tolist() == [255, 0, 255]
+
+
+def test_loaders_yield_the_gathered_batches():
+    data = items("0.0", "0.2", "1.0")
+    dataset = ImageDataset(data, Reader())
+    batches = list(batch_loader(dataset, batch_size=2))
+    assert [batch["index"].tolist() for batch in batches] == [[0, 1], [2]]
+    batch = next(iter(pool_loader(dataset, LabelPool(data), "labeled", batch_size=5, epoch_length=1)))
+    assert set(batch) == {"image", "index"}
+    assert batch["image"].shape == (5, 1, 4, 3)
+
+
+def test_a_meta_tensor_leaves_its_history_behind():
+    dataset = ImageDataset(items("x"), lambda item: {"image": MetaTensor(torch.zeros(1, 2, 2), meta={"name": "P"})})
+    assert type(dataset.images) is torch.Tensor
+
+
+def test_the_transform_cannot_change_the_datalist():
+    data = items("0.0")
+
+    def spoil(item):
+        item["label"] = 7
+        return {"image": torch.zeros(1, 2, 2)}
+
+    assert len(ImageDataset(data, spoil).images) == 1
+    assert data == items("0.0")
+
+
+def test_all_unreadable_files_are_listed_with_their_first_cause():
+    dataset = ImageDataset(items("broken a", "0.5", "broken b", "nan"), Reader())
+    with pytest.raises(ValueError, match="3 of 4 images cannot be read") as error:
+        _ = dataset.images
+    text = str(error.value)
+    assert "id broken a: RuntimeError: no decoder for broken a" in text
+    assert "id broken b" in text
+    assert "id nan: ValueError: the image holds NaN or infinite values" in text
+    assert "Mend these files, or take their items out of the datalist" in text
+
+
+def test_unreadable_files_can_be_skipped_and_leave_a_black_image_in_their_place(caplog):
+    dataset = ImageDataset(items("broken", "1.0"), Reader(), skip_unreadable=True)
+    with caplog.at_level(logging.WARNING):
+        images = dataset.images
+    assert images[:, 0, 0, 0].tolist() == [0, 255]
+    assert dataset.unreadable == {0: "RuntimeError: no decoder for broken"}
+    assert "1 of 2 images cannot be read" in caplog.text
+
+
+def test_nothing_readable_is_an_error_even_when_skipping():
+    with pytest.raises(ValueError, match="2 of 2 images cannot be read"):
+        _ = ImageDataset(items("broken a", "broken b"), Reader(), skip_unreadable=True).images
+
+
+def test_images_of_different_size_are_named():
+    with pytest.raises(ValueError, match=r"images differ in size.*id (0\.5|large).*resize them in the preprocessing"):
+        _ = ImageDataset(items("0.5", "large"), Reader()).images
+
+
+def test_an_empty_datalist():
+    assert len(ImageDataset([], Reader()).images) == 0
+
+
+def test_volumes():
+    assert ImageDataset(items("0.5"), Reader(size=(4, 3, 2))).images.shape == (1, 1, 4, 3, 2)

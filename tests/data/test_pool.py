@@ -1,0 +1,457 @@
+"""The labels and which of them are known, and loaders that follow it."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.transforms import RandomizableTransform
+from torch.utils.data import Dataset
+
+from medssl_monai.data import Datalist, LabelPool, MultiStreamLoader, PoolSampler, batch_loader, pool_loader
+from medssl_monai.data.pool import annotate_from_table, balanced_draw, read_annotations
+
+
+def items(*labels, **flags):
+    """Items "s0", "s1", ...; a label of None is left out."""
+    return [
+        {"image": f"{i}.png", "id": f"s{i}", **({} if label is None else {"label": label}), **flags}
+        for i, label in enumerate(labels)
+    ]
+
+
+def labels_of(pool):
+    return [pool.label(index) for index in range(len(pool))]
+
+
+class Indices(Dataset):
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return {"index": index}
+
+
+# ---- which labels are known at the start ------------------------------------------------------------------------
+
+
+def test_without_a_flag_a_label_is_known():
+    pool = LabelPool(items(0, None, 1))
+    assert labels_of(pool) == [0, None, 1]
+    assert pool.mask.tolist() == [True, False, True]
+    assert pool.indices("labeled").tolist() == [0, 2]
+    assert pool.indices("unlabeled").tolist() == [1]
+    assert pool.indices("all").tolist() == [0, 1, 2]
+
+
+def test_a_hidden_label_is_not_in_the_pool_at_all(tmp_path):
+    pool = LabelPool(items(0, 1, labeled=False))
+    assert not pool.mask.any()
+    assert pool.targets(torch.arange(2)).tolist() == [-1, -1]
+    pool.save(tmp_path / "labels.json")
+    assert json.loads((tmp_path / "labels.json").read_text())["labels"] == {}
+    assert pool.state_dict()["labels"] == [None, None]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 9])
+def test_a_number_draws_so_many_of_all_labels(count):
+    pool = LabelPool(items(*[0, 1, 2] * 3, None), labels=count)
+    assert int(pool.mask.sum()) == count
+    assert not pool.mask[9]
+
+
+def test_a_fraction_is_of_the_items_that_have_a_label():
+    assert int(LabelPool(items(*[0, 1] * 10, *[None] * 20), labels=0.3).mask.sum()) == 6
+
+
+@pytest.mark.parametrize("labels", [-1, 4, -0.5])
+def test_more_or_fewer_labels_than_there_are_is_an_error(labels):
+    with pytest.raises(ValueError, match=r"`labels` asks for -?\d+ items, and the training section has 3 with a label"):
+        LabelPool(items(0, 1, 0, None), labels=labels)
+
+
+def test_the_draw_is_balanced_over_the_classes_of_an_unbalanced_list():
+    labels = [0] * 90 + [1] * 8 + [2] * 2
+    drawn = [labels[i] for i in balanced_draw(labels, 12, seed=0)]
+    assert [drawn.count(k) for k in range(3)] == [5, 5, 2]  # a class with too few gives all it has
+
+
+@settings(max_examples=30, deadline=None)
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=30), share=st.floats(0, 1), seed=st.integers(0, 9))
+def test_the_draw_is_as_even_as_it_can_be(labels, share, seed):
+    count = int(share * len(labels))
+    drawn = balanced_draw(labels, count, seed)
+    assert drawn == sorted(set(drawn)) == balanced_draw(labels, count, seed)
+    assert len(drawn) == count
+    chosen = [labels[i] for i in drawn]
+    open_classes = [chosen.count(k) for k in set(labels) if chosen.count(k) < labels.count(k)]
+    exhausted = [chosen.count(k) for k in set(labels) if chosen.count(k) == labels.count(k)]
+    assert max(open_classes, default=0) - min(open_classes, default=0) <= 1
+    assert not open_classes or max(exhausted, default=0) <= max(open_classes) + 1
+
+
+def test_the_draw_depends_on_the_seed():
+    assert len({tuple(balanced_draw([0, 1] * 20, 6, seed)) for seed in range(5)}) > 1
+
+
+def test_a_multi_hot_draw_serves_rare_findings_and_the_healthy():
+    labels = [[1, 0]] * 50 + [[0, 1]] * 2 + [[0, 0]] * 10
+    drawn = [tuple(labels[i]) for i in balanced_draw(labels, 6, seed=1)]
+    assert {found: drawn.count(found) for found in set(drawn)} == {(1, 0): 2, (0, 1): 2, (0, 0): 2}
+
+
+def test_labels_from_a_file_that_a_pool_wrote(tmp_path):
+    first = LabelPool(Datalist(items(0, 1, None), classes=["a", "b"], synthetic=True))
+    first.annotate([2], [1])
+    first.query_size = (3, 4)
+    first.save(tmp_path / "labels.json")
+    content = json.loads((tmp_path / "labels.json").read_text())
+    assert content["synthetic"] is True
+    assert content["labels"] == {"s0": 0, "s1": 1, "s2": 1}
+    assert content["datalist_sha256"] == first.datalist_sha256
+    second = LabelPool(items(*[None] * 3), labels=str(tmp_path / "labels.json"))
+    assert labels_of(second) == [0, 1, 1]
+    assert second.query_size == (3, 4)
+
+
+def test_a_file_of_labels_replaces_those_of_the_datalist(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,label\ns1,0\n")
+    assert labels_of(LabelPool(items(1, 1, 1), labels=tmp_path / "labels.csv")) == [None, 0, None]
+
+
+def test_labels_from_a_table_by_name_or_index(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,reason,label\ns0,x,high\ns1,x,\n s2 ,x, 0 \n")
+    pool = LabelPool(Datalist(items(*[None] * 3), classes=["low", "high"]), labels=tmp_path / "labels.csv")
+    assert labels_of(pool) == [1, None, 0]
+
+
+def test_a_misspelt_class_in_a_table_of_labels_is_refused(tmp_path):
+    """Nothing is labeled yet: the rows have to be compared with each other, or the name passes for a mask's path."""
+    (tmp_path / "labels.csv").write_text("id,label\ns0,low\ns1,hgih\n")
+    with pytest.raises(ValueError, match="hgih"):
+        LabelPool(Datalist(items(*[None] * 3), classes=["low", "high"]), labels=tmp_path / "labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        ("id,label\ns0,0\nelsewhere,1\n", r"labels.csv knows 1 samples that the datalist lacks.*'elsewhere'"),
+        ("id,label\ns0,2\n", r"labels.csv: the label of 's0' must be a class index from 0 to 1"),
+        ("name,label\ns0,0\n", r"must have the columns 'id' and 'label', got \['name', 'label'\]"),
+        ("id;label\ns0;0\n", "must have the columns 'id' and 'label'"),
+    ],
+)
+def test_a_table_of_labels_that_does_not_fit_is_refused(tmp_path, table, match):
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(ValueError, match=match):
+        LabelPool(items(None, None), labels=tmp_path / "labels.csv", num_classes=2)
+
+
+def test_a_file_of_labels_that_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`labels` names .*nowhere\.json, and there is no such file"):
+        LabelPool(items(0), labels=tmp_path / "nowhere.json")
+
+
+def test_a_table_from_excel_with_its_invisible_first_character(tmp_path):
+    (tmp_path / "labels.csv").write_bytes("id,label\r\ns0,1\r\n".encode("utf-8-sig"))
+    assert read_annotations(tmp_path / "labels.csv") == [("s0", 1)]
+
+
+def test_ids_must_differ():
+    with pytest.raises(ValueError, match="the id 's0' occurs more than once in the datalist"):
+        LabelPool([*items(0), *items(0)])
+
+
+def test_labels_of_the_datalist_out_of_range_are_refused():
+    with pytest.raises(ValueError, match=r"'s1'.*from 0 to 1"):
+        LabelPool(items(0, 5), num_classes=2)
+
+
+# ---- targets ----------------------------------------------------------------------------------------------------
+
+
+def test_targets_of_class_indices():
+    targets = LabelPool(items(2, None, 0)).targets(torch.tensor([2, 0, 1, 0]))
+    assert targets.dtype == torch.long
+    assert targets.tolist() == [0, 2, -1, 2]
+
+
+def test_targets_of_findings_where_some_are_unknown():
+    pool = LabelPool(items([1, 0, -1], None, [0, 0, 1]))
+    assert pool.targets(torch.tensor([0, 1])).tolist() == [[1, 0, -1], [-1, -1, -1]]
+
+
+def test_targets_of_masks_are_files_and_no_numbers():
+    pool = LabelPool(items("a.nii", None))
+    assert pool.label(0) == "a.nii"
+    with pytest.raises(TypeError, match=r"the labels of this pool are masks"):
+        pool.targets(torch.tensor([0]))
+
+
+def test_targets_follow_an_annotation_and_a_correction():
+    pool, both = LabelPool(items(0, None)), torch.arange(2)
+    assert pool.targets(both).tolist() == [0, -1]
+    pool.annotate([1], [1])
+    assert pool.targets(both).tolist() == [0, 1]
+    pool.correct([0], [1])
+    assert pool.targets(both).tolist() == [1, 1]
+
+
+# ---- annotate and correct -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("index", "labels", "match"),
+    [
+        ([1, 0], [1, 1], "'s0' is labeled already; correct it instead"),
+        ([1, 1], [1, 1], "the sample 's1' occurs more than once"),
+        ([1, 2], [1, 7], "the label of 's2' must be a class index from 0 to 1"),
+        ([1, 2], [1, -1], "the label of 's2' must be a class index"),
+        ([1, 2], [1, True], "the label of 's2' must be a class index"),
+        ([1, 2], [1, [1, 0]], r"the label of 's2' is \[1, 0\], but others are like 0"),
+        ([1, 2], [1, "mask.nii"], "the label of 's2' is 'mask.nii', but others are like 0"),
+    ],
+)
+def test_an_annotation_is_refused_by_id_and_as_a_whole(index, labels, match):
+    pool = LabelPool(items(0, None, None), num_classes=2)
+    with pytest.raises(ValueError, match=match):
+        pool.annotate(index, labels)
+    assert labels_of(pool) == [0, None, None]
+
+
+def test_labels_of_two_kinds_in_the_first_annotation_of_all_are_refused():
+    pool = LabelPool(items(None, None))
+    with pytest.raises(ValueError, match="'s1'"):
+        pool.annotate([0, 1], [0, [1, 0]])
+    assert labels_of(pool) == [None, None]
+
+
+def test_as_many_labels_as_samples():
+    pool = LabelPool(items(None, None))
+    with pytest.raises(ValueError, match="zip"):
+        pool.annotate([0, 1], [0])
+    assert labels_of(pool) == [None, None]
+
+
+def test_a_correction_replaces_and_an_annotation_does_not():
+    pool = LabelPool(items(0, None))
+    pool.correct(torch.tensor([0]), [1])
+    assert labels_of(pool) == [1, None]
+    with pytest.raises(ValueError, match="'s1' has no label yet"):
+        pool.correct([0, 1], [0, 0])
+    assert labels_of(pool) == [1, None]
+
+
+def test_labeled_and_unlabeled_stay_a_partition():
+    pool = LabelPool(items(*[None] * 6))
+    for index in ([4], [0, 5], []):
+        pool.annotate(index, [1] * len(index))
+        both = torch.cat([pool.indices("labeled"), pool.indices("unlabeled")])
+        assert sorted(both.tolist()) == list(range(6))
+
+
+def test_a_person_s_table_keeps_its_good_rows():
+    pool = LabelPool(items(0, None, None, None), num_classes=2)
+    rows = [("s1", 1), ("nobody", 0), ("s2", None), ("s0", 1), ("s3", 9), ("s1", 0), ("s2", 0)]
+    accepted, refused = annotate_from_table(pool, rows)
+    assert accepted == ["s1", "s2"]
+    assert [reason.split("'")[1] for reason in refused] == ["nobody", "s0", "s3", "s1"]
+    assert labels_of(pool) == [0, 1, 0, None]
+
+
+def test_a_table_of_corrections():
+    pool = LabelPool(items(0, 1, None))
+    accepted, refused = annotate_from_table(pool, [("s0", 1), ("s2", 1), ("s0", 0)], correct=True)
+    assert accepted == ["s0"]
+    assert refused == ["'s2' has no label yet", "'s0' occurs more than once"]
+    assert labels_of(pool) == [1, 1, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("", None), ("3", 3), ("high", 1), ("1 0 -1", [1, 0, -1]), ("masks/a.nii", "masks/a.nii"), ("-1", -1)],
+)
+def test_how_a_label_is_written(tmp_path, text, label):
+    (tmp_path / "t.csv").write_text(f"id,label\ns0,{text}\n")
+    assert read_annotations(tmp_path / "t.csv", ["low", "high"]) == [("s0", label)]
+
+
+def test_a_class_whose_name_is_a_number_is_meant_by_its_name(tmp_path):
+    (tmp_path / "t.csv").write_text("id,label\ns0,2\n")
+    assert read_annotations(tmp_path / "t.csv", ["2", "3"]) == [("s0", 0)]
+
+
+# ---- state ------------------------------------------------------------------------------------------------------
+
+
+def test_state_goes_by_id_into_a_longer_and_reordered_datalist():
+    pool = LabelPool(items(0, None, 0, None))
+    pool.annotate([3], [1])
+    pool.query_size = (5, 6)
+    longer = [{"id": "new"}, *reversed(items(*[None] * 4))]
+    resumed = LabelPool(longer)
+    resumed.load_state_dict(pool.state_dict())
+    assert {name: resumed.label(i) for name, i in resumed.position.items()} == {
+        "new": None, "s0": 0, "s1": None, "s2": 0, "s3": 1,
+    }  # fmt: skip
+    assert resumed.query_size == (5, 6)
+    assert resumed.targets(torch.tensor([resumed.position["s3"]])).tolist() == [1]
+
+
+def test_state_forgets_labels_that_the_datalist_shows_and_the_run_had_hidden():
+    run = LabelPool(items(0, 1), labels=0)
+    resumed = LabelPool(items(0, 1))
+    resumed.load_state_dict(run.state_dict())
+    assert labels_of(resumed) == [None, None]
+
+
+def test_state_of_samples_that_the_datalist_lacks_is_refused():
+    with pytest.raises(ValueError, match="the checkpoint knows 1 samples that the datalist lacks, the first is 's2'"):
+        LabelPool(items(0, 1)).load_state_dict(LabelPool(items(0, 1, 0)).state_dict())
+
+
+def test_state_is_plain_and_no_view_of_the_pool(tmp_path):
+    pool = LabelPool(items([1, 0], None))
+    state = pool.state_dict()
+    torch.save(state, tmp_path / "pool.pt")
+    assert torch.load(tmp_path / "pool.pt", weights_only=True) == state
+    state["labels"][0][0] = 0
+    assert pool.label(0) == [1, 0]
+
+
+# ---- samplers and loaders -------------------------------------------------------------------------------------------
+
+
+def test_an_annotation_takes_effect_with_the_next_iter():
+    pool = LabelPool(items(1, *[None] * 5))
+    sampler = PoolSampler(pool, "labeled", num_samples=12)
+    running = iter(sampler)
+    assert next(running) == 0
+    pool.annotate([3], [1])
+    assert set(running) == {0}  # an epoch that has begun goes on as it was
+    assert set(sampler) == {0, 3}
+    assert 3 not in set(PoolSampler(pool, "unlabeled", num_samples=40))
+
+
+def test_none_is_repeated_before_all_were_seen():
+    order = list(PoolSampler(LabelPool(items(*[0] * 7)), "labeled", num_samples=17))
+    assert sorted(order[:7]) == sorted(order[7:14]) == list(range(7))
+    assert len(order) == 17
+    assert order[:7] != order[7:14]
+
+
+def test_the_order_depends_on_seed_and_epoch_only():
+    def order(seed, epoch):
+        sampler = PoolSampler(LabelPool(items(*[0] * 20)), "all", num_samples=20, seed=seed)
+        sampler.set_epoch(epoch)
+        torch.rand(3)  # the global generator does not matter
+        return list(sampler)
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
+
+
+def test_two_processes_share_one_sequence(monkeypatch):
+    pool = LabelPool(items(*[0] * 10))
+    alone = list(PoolSampler(pool, "labeled", num_samples=12))
+    parts = []
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        parts.append(list(PoolSampler(pool, "labeled", num_samples=6)))
+    assert [len(part) for part in parts] == [6, 6]
+    assert [index for pair in zip(*parts, strict=True) for index in pair] == alone
+    assert sorted(alone[:10]) == list(range(10))
+
+
+def test_labeled_images_stand_in_when_nothing_is_unlabeled():
+    assert set(PoolSampler(LabelPool(items(0, 1)), "unlabeled", num_samples=8)) == {0, 1}
+
+
+def test_nothing_labeled_is_an_error_that_says_what_to_do():
+    with pytest.raises(ValueError, match=r"no labeled samples to draw from; the pool has 2 samples\. Give some"):
+        list(PoolSampler(LabelPool(items(None, None)), "labeled", num_samples=4))
+
+
+def test_a_loader_yields_exactly_epoch_length_batches():
+    pool = LabelPool(items(0, 1, None))
+    loader = pool_loader(Indices(3), pool, "labeled", batch_size=4, epoch_length=5)
+    batches = [batch["index"].tolist() for batch in loader]
+    assert [len(batch) for batch in batches] == [4] * 5
+    assert len(loader) == 5
+    assert {index for batch in batches for index in batch} == {0, 1}
+
+
+def test_dataset_and_pool_must_share_one_datalist():
+    with pytest.raises(ValueError, match="the dataset has 4 items, the pool 3; both must share one datalist"):
+        pool_loader(Indices(4), LabelPool(items(0, 1, 1)), "labeled", batch_size=1, epoch_length=1)
+
+
+def streams(pool, length=3, seed=0):
+    return {
+        "labeled": pool_loader(Indices(len(pool)), pool, "labeled", 2, length, seed),
+        "unlabeled": pool_loader(Indices(len(pool)), pool, "unlabeled", 3, length, seed),
+    }
+
+
+def test_streams_are_read_in_step_and_know_no_label():
+    loader = MultiStreamLoader(streams(LabelPool(items(*[0] * 4, *[None] * 6))))
+    batches = list(loader)
+    assert len(batches) == len(loader) == 3
+    for batch in batches:
+        assert {name: set(stream) for name, stream in batch.items()} == {"labeled": {"index"}, "unlabeled": {"index"}}
+        assert batch["labeled"]["index"].max() < 4 <= batch["unlabeled"]["index"].min()
+
+
+def test_a_stream_that_is_switched_off_is_left_out():
+    pool = LabelPool(items(*[0] * 4))
+    loader = MultiStreamLoader({**streams(pool), "unlabeled": None})
+    assert set(next(iter(loader))) == {"labeled"}
+
+
+def test_streams_of_unequal_length_are_refused():
+    pool = LabelPool(items(0, None))
+    unequal = {**streams(pool, 3), "unlabeled": streams(pool, 4)["unlabeled"]}
+    with pytest.raises(ValueError, match=r"got \{'labeled': 3, 'unlabeled': 4\}; set `epoch_length` of each alike"):
+        MultiStreamLoader(unequal)
+
+
+def test_an_epoch_is_the_same_whenever_it_is_opened():
+    pool = LabelPool(items(*[0] * 9, *[None] * 9))
+
+    def epoch(loader, number):
+        loader.set_epoch(number)
+        return [b["labeled"]["index"].tolist() + b["unlabeled"]["index"].tolist() for b in loader]
+
+    first, second = MultiStreamLoader(streams(pool)), MultiStreamLoader(streams(pool))
+    whole = [epoch(first, number) for number in (1, 2)]
+    assert epoch(second, 2) == whole[1] != whole[0]
+
+
+class Noise(RandomizableTransform):
+    def __call__(self, data):
+        return {**data, "draw": self.R.rand()}
+
+
+def test_random_transforms_are_seeded_by_epoch_and_stream():
+    from monai.data import Dataset as TransformedDataset
+
+    def loader():
+        dataset = TransformedDataset([{"index": i} for i in range(4)], Noise())
+        other = TransformedDataset([{"index": i} for i in range(4)], Noise())
+        return MultiStreamLoader({"a": batch_loader(dataset, 2), "b": batch_loader(other, 2)})
+
+    def draws(loader, epoch):
+        loader.set_epoch(epoch)
+        return [(batch["a"]["draw"].tolist(), batch["b"]["draw"].tolist()) for batch in loader]
+
+    one, two = loader(), loader()
+    draws(one, 1)
+    assert draws(one, 2) == draws(two, 2) != draws(two, 3)
+    a, b = draws(two, 4)[0]
+    assert a != b

@@ -1,0 +1,408 @@
+import csv
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+
+from medssl_monai.data.datalist import load_datalist
+from medssl_monai.data.prepare import Table, list_images, prepare
+from medssl_monai.data.reader import ClinicalReader
+
+DATA = Path(os.environ.get("MEDSSL_DATA", Path(__file__).parents[3] / "shared/data"))
+
+
+def real(name):
+    if not (DATA / name).is_file():
+        pytest.skip(f"{name} is not in {DATA}; set MEDSSL_DATA to the folder of real images")
+    return DATA / name
+
+
+def sample(name):
+    return Path(get_testdata_file(name, download=False))
+
+
+def report(path):
+    return json.loads((path.parent / "prepare_report.json").read_text())
+
+
+def found(path, kind):
+    return {why: entry["items"] for why, entry in report(path)[kind].items()}
+
+
+def section(path, name="training"):
+    return {item["id"]: item for item in load_datalist(path, name)}
+
+
+def paint(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 4), value, dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Sixteen images of eight patients, and a table: patients 0 to 3 are normal, the others ill."""
+    rows = ["image,diagnosis,patient"]
+    for k in range(16):
+        paint(tmp_path / "cxr" / "sub" / f"im{k}.png", 10 * k)
+        rows.append(f"sub/im{k}.png,{'normal' if k < 8 else 'ill'},p{k // 2}")
+    (tmp_path / "cxr" / "labels.csv").write_text("\n".join(rows))
+    return tmp_path / "cxr"
+
+
+COLUMNS = {"label_column": "diagnosis", "group_column": "patient"}
+
+
+# a folder with a table
+
+
+def test_folder_images_stay_where_they_are(folder, tmp_path):
+    path = prepare(folder, tmp_path / "out", **COLUMNS)
+    assert path == tmp_path / "out" / "datalist.json"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["datalist.json", "prepare_report.json"]
+    items = section(path) | section(path, "validation")
+    assert all(Path(item["image"]).samefile(folder / name) for name, item in items.items())
+    assert load_datalist(path).classes == ("ill", "normal")
+    assert items["sub/im0.png"] == {**items["sub/im0.png"], "group": "p0", "label": 1}
+
+
+def test_datalist_does_not_depend_on_where_the_data_lie(folder, tmp_path):
+    here = load_datalist(prepare(folder, tmp_path / "out", **COLUMNS))
+    shutil.copytree(folder, tmp_path / "elsewhere" / "cxr")
+    there = load_datalist(prepare(tmp_path / "elsewhere" / "cxr", tmp_path / "elsewhere" / "out", **COLUMNS))
+    assert here.sha256 == there.sha256
+
+
+@pytest.mark.parametrize("split", [(0.5, 0.25, 0.25), (0.75, 0.25, 0), (0.75, 0, 0.25), (1, 0, 0)])
+def test_split_keeps_patients_together_and_spreads_classes(folder, tmp_path, split):
+    path = prepare(folder, tmp_path / "out", **COLUMNS, split=split)
+    sections = {name: s["classes"] for name, s in report(path)["sections"].items()}
+    shares = dict(zip(("training", "validation", "testing"), split, strict=True))
+    assert sections == {name: {"ill": 8 * x, "normal": 8 * x} for name, x in shares.items() if x}
+
+
+def test_seed_decides_the_split(folder, tmp_path):
+    ids = [
+        set(section(prepare(folder, tmp_path / str(k), **COLUMNS, seed=seed), "validation"))
+        for k, seed in enumerate([0, 0, 1, 2, 3])
+    ]
+    assert ids[0] == ids[1]
+    assert len({frozenset(s) for s in ids}) > 1
+
+
+@pytest.mark.parametrize(("labels", "count"), [(4, 4), (0.5, 6), (1.0, 12), (0, 0)])
+def test_hidden_labels_are_a_balanced_draw_of_the_training_section(folder, tmp_path, labels, count):
+    path = prepare(folder, tmp_path / "out", **COLUMNS, split=(0.75, 0.25, 0), labels=labels)
+    shown = [item["label"] for item in section(path).values() if item.get("labeled", True)]
+    assert Counter(shown) == Counter({0: count // 2, 1: count // 2}) - Counter()
+    assert not any("labeled" in item for item in section(path, "validation").values())
+    assert report(path)["sections"]["training"]["labeled"] == count
+
+
+def test_column_with_the_split(folder, tmp_path):
+    table = folder / "labels.csv"
+    lines = table.read_text().splitlines()
+    names = ["Train"] * 12 + ["val"] * 2 + ["TEST"] * 2
+    table.write_text("\n".join([lines[0] + ",fold"] + [f"{a},{b}" for a, b in zip(lines[1:], names, strict=True)]))
+    path = prepare(folder, tmp_path / "out", **COLUMNS, split_column="fold")
+    assert [len(section(path, name)) for name in ("training", "validation", "testing")] == [12, 2, 2]
+    table.write_text(table.read_text().replace("im1.png,normal,p0,Train", "im1.png,normal,p0,val"))
+    with pytest.raises(ValueError, match="'fold' puts group 'p0' into several sections"):
+        prepare(folder, tmp_path / "out", **COLUMNS, split_column="fold")
+    table.write_text(table.read_text().replace("p0,val", "p0,maybe"))
+    path = prepare(folder, tmp_path / "out", **COLUMNS, split_column="fold")
+    assert found(path, "dropped") == {"split that is neither train, val nor test": ["row 3"]}
+
+
+def test_bad_rows_cost_themselves_only_and_are_listed(folder, tmp_path):
+    (folder / "labels.csv").write_text(
+        "image,diagnosis,patient\n"
+        "sub/im0.png,normal,p0\n"
+        "sub/im1.png,normal\n"  # a cell is missing
+        'sub/im2.png,"normal,p1\n'  # a quote that is never closed must not swallow the rest
+        "sub/gone.png,ill,p9\n"
+        "im4.png,ill,p2\n"  # the end of the path is enough
+        "sub\\im5.png,,p2\n"
+        "sub/im6.png,unclear,p3\n"
+        "sub/im7.png,ill,\n"
+        "sub/im8.png,ill,p4\n"
+        "sub/im8.png,normal,p4\n"
+        "\n"
+        'sub/im9.png,"ill",p5\n'
+    )
+    path = prepare(folder, tmp_path / "out", **COLUMNS, classes=("normal", "ill"), split=(1, 0, 0))
+    items = section(path)
+    assert {name: item["label"] for name, item in items.items() if "label" in item} == {
+        "sub/im0.png": 0,
+        "sub/im4.png": 1,
+        "sub/im9.png": 1,
+    }
+    assert found(path, "dropped") == {
+        "row with another number of cells than the header, or an open quote": ["row 3", "row 4"],
+        "row whose file is missing": ["row 5"],
+        "no group": ["row 9"],
+    }
+    assert found(path, "noted") == {
+        "rows of one file that contradict in label": ["rows 10 and 11"],
+        "file without a row": [f"sub/im{k}.png" for k in (1, 2, 3, 10, 11, 12, 13, 14, 15)],
+        "no label": ["row 7"],
+        "label that is no class": ["row 8"],
+    }
+    assert len(items) == 15
+
+
+def test_report_and_log_show_no_cell_of_the_table(folder, tmp_path, caplog):
+    text = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(text.replace("im3.png,normal", "im3.png,Susan Secret"))
+    path = prepare(folder, tmp_path / "out", **COLUMNS, classes=("normal", "ill"))
+    assert "Susan" not in (path.parent / "prepare_report.json").read_text() + path.read_text() + caplog.text
+    assert "1 x label that is no class" in caplog.text
+
+
+def test_quoted_cells_may_span_lines():
+    table = Table.parse(b'id,text,label\na,"two\nlines, and ""more""",1\nb,plain,0\n', "t.csv")
+    assert table.rows == [
+        (2, {"id": "a", "text": 'two\nlines, and "more"', "label": "1"}),
+        (4, {"id": "b", "text": "plain", "label": "0"}),
+    ]
+    assert not table.bad
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_as_spreadsheets_write_them(encoding, delimiter):
+    table = Table.parse(f"id{delimiter} größe \r\na{delimiter} ü \r\n".encode(encoding), "t.csv")
+    assert table.rows == [(2, {"id": "a", "größe": "ü"})]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "indices"),
+    [
+        (["1.0", "0.0", ""], ("0", "1"), [1, 0, None]),  # a number column with gaps
+        (["2", "10", "1"], ("1", "2", "10"), [1, 2, 0]),
+        (["1", "0", "zero"], ("0", "1"), [1, 0, None]),  # a slip among numbers is no third class
+        (["b", "a", "NaN"], ("a", "b"), [1, 0, None]),
+    ],
+)
+def test_classes_are_the_values_of_the_column(tmp_path, labels, classes, indices):
+    for k in range(len(labels)):
+        paint(tmp_path / "in" / f"{k}.png", k)
+    rows = [f"{k},{label}" for k, label in enumerate(labels)]  # names without suffix
+    (tmp_path / "in" / "t.csv").write_text("\n".join(["image,label", *rows]))
+    path = prepare(tmp_path / "in", tmp_path / "out", split=(1, 0, 0))
+    assert load_datalist(path).classes == classes
+    assert [item.get("label") for item in section(path).values()] == indices
+
+
+def test_unlabeled_images_of_validation_patients_are_left_out(folder, tmp_path):
+    text = (folder / "labels.csv").read_text()
+    for k in range(0, 16, 2):
+        text = text.replace(f"im{k}.png,normal", f"im{k}.png,").replace(f"im{k}.png,ill", f"im{k}.png,")
+    (folder / "labels.csv").write_text(text)
+    path = prepare(folder, tmp_path / "out", **COLUMNS, split=(0.75, 0.25, 0))
+    training, validation = section(path), section(path, "validation")
+    assert (len(training), len(validation)) == (12, 2)
+    assert all("label" in item for item in validation.values())
+    assert len(found(path, "dropped")["no label, and its group is not in the training section"]) == 2
+
+
+def test_copies_are_dropped_and_contradicting_copies_altogether(folder, tmp_path):
+    shutil.copy(folder / "sub/im0.png", folder / "sub/im1.png")
+    shutil.copy(folder / "sub/im2.png", folder / "sub/im15.png")
+    path = prepare(folder, tmp_path / "out", **COLUMNS)
+    assert found(path, "dropped") == {
+        "exact copy of another image": ["sub/im1.png"],
+        "exact copies with different labels": ["sub/im2.png", "sub/im15.png"],
+    }
+    path = prepare(folder, tmp_path / "out", **COLUMNS, keep_duplicates=True)
+    assert len(section(path)) + len(section(path, "validation")) == 16
+
+
+def test_volumes_become_slices_of_one_group(tmp_path):
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), tmp_path / "in" / "v.nii.gz")
+    shutil.copy(sample("MR_small.dcm"), tmp_path / "in" / "slice")
+    (tmp_path / "in" / "t.csv").write_text("image,label\nv.nii.gz,ill\nslice,normal\n")
+    items = section(prepare(tmp_path / "in", tmp_path / "out", split=(1, 0, 0)))
+    assert list(items) == ["slice", "v.nii.gz#0", "v.nii.gz#1", "v.nii.gz#2", "v.nii.gz#3"]
+    assert {item["group"] for item in items.values()} == {"slice", "v.nii.gz"}
+    assert [item.get("slice") for item in items.values()] == [None, 0, 1, 2, 3]
+    assert items["v.nii.gz#2"]["label"] == 0
+
+
+def test_folder_without_table_is_a_pool_without_labels(folder, tmp_path):
+    (folder / "labels.csv").unlink()
+    path = prepare(folder, tmp_path / "out")
+    assert len(section(path)) == 16
+    assert list(report(path)["sections"]) == ["training"]
+    assert "every file its own" in report(path)["groups"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label_column": "label"}, r"no column 'label', only \['image', 'diagnosis', 'patient'\]"),
+        ({**COLUMNS, "group_column": "who"}, "no column 'who'"),
+        ({**COLUMNS, "split": (0.5, 0.5)}, "three shares"),
+        ({**COLUMNS, "split": (0.9, 0.2, 0)}, "add up to 1"),
+        ({**COLUMNS, "split": (0.9, 0.1, 0), "split_column": "x"}, "either `split`"),
+        ({**COLUMNS, "labels": 13, "split": (0.75, 0.25, 0)}, "asks for 13 items"),
+        ({**COLUMNS, "labels": 1.5}, "a fraction up to 1.0, got 1.5"),
+        ({**COLUMNS, "id_column": "patient"}, "column 'patient' has 'p0' for several images"),
+    ],
+)
+def test_errors_say_what_to_mend_and_leave_no_datalist(folder, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(folder, tmp_path / "out", **arguments)
+    assert not (tmp_path / "out" / "datalist.json").exists()
+
+
+def test_too_few_groups_for_the_sections(tmp_path):
+    paint(tmp_path / "in" / "a.png", 1)
+    (tmp_path / "in" / "t.csv").write_text("image,label\na.png,1\n")
+    with pytest.raises(ValueError, match="1 groups cannot fill 2 sections"):
+        prepare(tmp_path / "in", tmp_path / "out")
+
+
+def test_unknown_sources(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        prepare(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "x.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no known layout; known are .*MedMNIST"):
+        prepare(tmp_path / "x.tar", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no usable image; dropped: nothing"):
+        prepare(tmp_path / "empty", tmp_path / "out")
+
+
+# archives made here
+
+
+def test_multi_hot_labels_and_names_that_are_no_file_names(tmp_path):
+    np.savez(
+        tmp_path / "set.npz",
+        images=np.arange(4 * 9, dtype=np.uint8).reshape(4, 3, 3),
+        labels=np.array([[1, 0], [0, 0], [1, 1], [0, -1]], dtype=np.int8),
+        ids=np.array(["a/b.png", "a_b", "c:d", "e"]),
+        label_names=np.array(["mass", "nodule"]),
+    )
+    path = prepare(tmp_path / "set.npz", tmp_path / "out", split=(1, 0, 0))
+    items = section(path)
+    assert [item["label"] for item in items.values()] == [[1, 0], [0, 0], [1, 1], [0, -1]]
+    assert report(path)["sections"]["training"]["classes"] == {"mass": 2, "nodule": 1, "no finding": 2}
+    assert len({item["image"] for item in items.values()}) == 4
+    pixels, _ = ClinicalReader().get_data([Path(items["c:d"]["image"])])
+    assert (pixels[0] == np.arange(18, 27).reshape(3, 3).T).all()
+
+
+def test_a_zip_cannot_write_outside_the_output_folder(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as file:
+        file.writestr("manifest.csv", "image,label\n../evil.png,0\n")
+        file.writestr("../evil.png", b"\x89PNG")
+    with pytest.raises(ValueError, match="would be written outside"):
+        prepare(tmp_path / "evil.zip", tmp_path / "out")
+    assert not (tmp_path / "evil.png").exists()
+
+
+# real data
+
+
+def test_pneumoniamnist_is_split_anew_by_patient(tmp_path):
+    path = prepare(real("pneumoniamnist_28_trainval.npz"), tmp_path)
+    items = section(path) | section(path, "validation")
+    with zipfile.ZipFile(real("kermany_cxr_224_trainval.zip")) as file:
+        rows = list(csv.DictReader(io.TextIOWrapper(file.open("manifest.csv"), encoding="utf-8")))
+    patients = {row["id"]: row["patient"] for row in rows}
+    assert all(item["group"] == patients[name] for name, item in items.items())
+    dropped = found(path, "dropped")
+    assert len(dropped["no id, hence no group"]) == 7
+    assert len(items) + len(dropped["exact copy of another image"]) == 5232 - 7
+    assert "since the source's" in report(path)["split"]
+
+
+def test_nih_findings_keep_the_publishers_split(tmp_path):
+    path = prepare(real("nih_cxr14_64_trainval.npz"), tmp_path)
+    assert (len(section(path)), len(section(path, "validation"))) == (725, 94)
+    assert report(path)["split"] == "as given by the source"
+    assert found(path, "noted") == {"classes that the validation section lacks": ["Hernia"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ham10000_28_trainval.npz", "ham10000_200x150_trainval.zip"])
+def test_ham10000_keeps_lesions_together(tmp_path, name):
+    path = prepare(real(name), tmp_path)
+    sections = [section(path), section(path, "validation")]
+    assert sum(map(len, sections)) + len(found(path, "dropped")["exact copy of another image"]) == 8005
+    assert load_datalist(path).classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+    assert sections[0]["ISIC_0024306"]["group"] == "HAM_0000550"
+    assert all(Path(item["image"]).is_file() for items in sections for item in items.values())
+
+
+@pytest.mark.slow
+def test_kermany_by_subtype(tmp_path):
+    path = prepare(real("kermany_cxr_224_trainval.zip"), tmp_path, label_column="subtype")
+    assert load_datalist(path).classes == ("bacteria", "normal", "virus")
+    assert report(path)["groups"] == "column 'patient'"
+
+
+# a folder for inference
+
+
+def test_list_images_tells_images_from_the_rest(tmp_path):
+    paint(tmp_path / "im10.png", 1)
+    paint(tmp_path / "im9.png", 2)
+    paint(tmp_path / ".hidden.png", 3)
+    paint(tmp_path / ".cache" / "x.png", 3)
+    (tmp_path / "notes.txt").write_text("no image")
+    shutil.copy(sample("DICOMDIR"), tmp_path / "DICOMDIR")
+    shutil.copy(sample("MR_small.dcm"), tmp_path / "MR0001")
+    study = tmp_path / "study"
+    study.mkdir()
+    shutil.copy(sample("examples_ybr_color.dcm"), study / "us.dcm")
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 3), dtype=np.int16), np.eye(4)), study / "v.nii")
+    items, unusable = list_images(tmp_path)
+    assert [item["id"] for item in items] == [
+        *("MR0001", "im9.png", "im10.png"),
+        *(f"study/us.dcm#{k}" for k in range(30)),
+        *(f"study/v.nii#{k}" for k in range(3)),
+    ]
+    assert items[0] == {"image": str(tmp_path / "MR0001"), "id": "MR0001", "group": "MR0001"}
+    assert items[-1] == {"image": str(study / "v.nii"), "id": "study/v.nii#2", "group": "study", "slice": 2}
+    assert unusable == {}
+
+
+@pytest.mark.parametrize("cut", [10, 1000])
+def test_list_images_gives_the_reason_for_files_that_cannot_be_used(tmp_path, cut):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    Image.fromarray(noise).save(tmp_path / "b.jpg")
+    for name in ("c.nii", "d.nii.gz"):
+        nib.save(nib.Nifti1Image(noise[..., None].repeat(3, axis=2), np.eye(4)), tmp_path / name)
+    shutil.copy(sample("CT_small.dcm"), tmp_path / "e.dcm")
+    assert not list_images(tmp_path)[1]
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-cut])
+    shutil.copy(sample("MR_truncated.dcm"), tmp_path / "f.dcm")
+    shutil.copy(sample("liver_1frame.dcm"), tmp_path / "g.dcm")
+    shutil.copy(sample("reportsi.dcm"), tmp_path / "h.dcm")
+    (tmp_path / "i.png").write_bytes(b"")
+    items, unusable = list_images(tmp_path)
+    assert {item["id"] for item in items} <= ({"e.dcm"} if cut == 10 else set())  # ten bytes of padding are no loss
+    assert {name[0] for name in unusable} >= set("abcdfghi")
+    assert all("cut short" in unusable[name] for name in ("a.png", "b.jpg", "c.nii", "d.nii.gz", "f.dcm"))
+    assert "segmentation" in unusable["g.dcm"]
+    assert "no image" in unusable["h.dcm"]
+
+
+def test_list_images_of_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        list_images(tmp_path / "none")

@@ -1,0 +1,37 @@
+"""What several test files use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+BUNDLES = ROOT / "bundles"
+
+
+def leaves(item: Any, path: str = "") -> dict[str, Any]:
+    """Leaves of a nested state dict, by path."""
+    if isinstance(item, dict):
+        return {k: v for key, value in item.items() for k, v in leaves(value, f"{path}/{key}").items()}
+    if isinstance(item, (list, tuple)):
+        return {k: v for i, value in enumerate(item) for k, v in leaves(value, f"{path}/{i}").items()}
+    return {path: item}
+
+
+def assert_same_state(first: Any, second: Any) -> None:
+    """Bit-equal state dicts."""
+    a, b = leaves(first), leaves(second)
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(torch.nan_to_num(value, -1.0), torch.nan_to_num(b[key], -1.0)), key
+        else:
+            assert value == b[key], key
+
+
+def outputs_of(folder: Path) -> dict[str, bytes]:
+    """Content of every file that equal runs must leave equal: figures, queries, labels."""
+    names = ["rounds/*.json", "queries/*", "pool.json", "rounds.csv"]
+    return {str(path.relative_to(folder)): path.read_bytes() for name in names for path in folder.glob(name)}
