@@ -1,0 +1,43 @@
+"""Mean Teacher (Tarvainen & Valpola, NeurIPS 2017, https://arxiv.org/abs/1703.01780)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from medssl_monai.methods.base import Batch, Output, SSLMethod
+from medssl_monai.networks.ema import EMATeacher
+from medssl_monai.schedules import Schedule, sigmoid_rampup
+
+
+class MeanTeacher(SSLMethod):
+    """Agree with an exponential moving average of yourself.
+
+    The teacher predicts in evaluation mode, with the student's running BatchNorm statistics.
+
+    Args:
+        network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.
+        decay: share of the old teacher kept at each step (alpha).
+        weight: schedule of the consistency weight over optimizer steps (w(t)); default: rise to 1 in 1000 steps.
+    """
+
+    teacher: EMATeacher
+
+    def __init__(self, network: nn.Module, decay: float = 0.99, weight: Schedule | None = None) -> None:
+        super().__init__(network, decay)
+        self.weight = weight or sigmoid_rampup(peak=1.0, length=1000)
+
+    def forward(self, batch: Batch) -> Output:
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        with torch.no_grad():
+            probs_teacher = self.teacher(unlabeled["weak"]).float().softmax(dim=1)
+        images = torch.cat([labeled["image"], unlabeled["strong"]])
+        logits, logits_strong = self.network(images).float().split([len(labeled["image"]), len(unlabeled["strong"])])
+        supervised = F.cross_entropy(logits, labeled["label"])
+        consistency = F.mse_loss(logits_strong.softmax(dim=1), probs_teacher)  # J, Sec. 2
+        return {
+            "loss": supervised + self.weight(self.steps_done) * consistency,
+            "supervised": supervised,
+            "consistency": consistency,
+        }

@@ -1,0 +1,31 @@
+"""Supervised learning on the labeled samples alone: the baseline of every other method."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+from torch.nn import functional as F
+
+from medssl_monai.methods.base import Batch, Output, SSLMethod
+
+
+class Supervised(SSLMethod):
+    """Cross-entropy on weakly augmented labeled images.
+
+    BatchNorm statistics are the student's; the deployed weights are averaged, as in the semi-supervised methods, so
+    that a comparison measures the unlabeled images and nothing else.
+
+    Args:
+        network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.
+        decay: see `SSLMethod`.
+    """
+
+    streams: ClassVar[tuple[str, ...]] = ("labeled",)
+
+    def __init__(self, network: nn.Module, decay: float | None = 0.999) -> None:
+        super().__init__(network, decay)
+
+    def forward(self, batch: Batch) -> Output:
+        labeled = batch["labeled"]
+        return {"loss": F.cross_entropy(self.network(labeled["image"]), labeled["label"])}

@@ -1,0 +1,17 @@
+"""Networks and what wraps them."""
+
+from medssl_monai.networks.ema import EMATeacher
+from medssl_monai.networks.embedding import EmbeddingClassifier, densenet121, resnet50, small_resnet
+from medssl_monai.networks.pretrained import describe, load_weights, prepare_network, weights_metadata
+
+__all__ = [
+    "EMATeacher",
+    "EmbeddingClassifier",
+    "densenet121",
+    "describe",
+    "load_weights",
+    "prepare_network",
+    "resnet50",
+    "small_resnet",
+    "weights_metadata",
+]

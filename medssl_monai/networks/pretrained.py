@@ -1,0 +1,87 @@
+"""Start from weights that somebody else trained."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medssl_monai.files import load_tensors
+
+logger = logging.getLogger(__name__)
+METADATA = "medssl_monai"
+
+
+def prepare_network(
+    network: nn.Module, device: torch.device | str = "cpu", pretrained: str | Path | None = None
+) -> nn.Module:
+    """Load weights into `network`, if a file is named, and move it to `device`."""
+    if pretrained:
+        load_weights(network, pretrained)
+    return network.to(device)
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Load a state dict into `network`; every key must match.
+
+    Besides this package's own files, a state dict of torchvision's ResNet-50 fits `resnet50`: its ``fc`` is left out
+    (the head is new), and its first convolution is summed over the colours for a one-channel network.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if keys or shapes do not match; it names them.
+    """
+    content = load_tensors(path)
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds no state dict (names and tensors); save `network.state_dict()`.")
+    wanted = network.state_dict()
+    state = {str(key).removeprefix("module."): value for key, value in content.items()}
+    if not any(key.startswith("backbone.") for key in state) and any(key.startswith("backbone.") for key in wanted):
+        state = _from_backbone(state, wanted)
+    missing, unexpected = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    shapes = [k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape]
+    if missing or unexpected or shapes:
+        differing = [
+            f"{key}: {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}" for key in sorted(shapes)
+        ]
+        raise ValueError(
+            f"the weights in {path} do not fit the network: missing {missing[:5]} ({len(missing)} in all), unknown "
+            f"{unexpected[:5]} ({len(unexpected)}), other shape {differing[:5]} ({len(shapes)}). Choose the network "
+            "that they belong to."
+        )
+    network.load_state_dict(state)
+    logger.info(f"Loaded {len(state)} tensors from {path}.")
+
+
+def _from_backbone(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A classifier's plain state dict as that of an `EmbeddingClassifier` with a new head."""
+    result = {f"backbone.{key}": value for key, value in state.items() if not key.startswith("fc.")}
+    stem = "backbone.conv1.weight"
+    if stem in result and stem in wanted and result[stem].shape[1] == 3 and wanted[stem].shape[1] == 1:
+        result[stem] = result[stem].sum(dim=1, keepdim=True)  # grey images as three equal colours
+    head = {key: value for key, value in wanted.items() if key.startswith("head.")}
+    counters = {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked") and k not in result}
+    return {**result, **head, **counters}
+
+
+def describe(network: nn.Module, metadata: Mapping[str, Any]) -> OrderedDict[str, Tensor]:
+    """The state dict of `network`, with plain values on how it came about (`weights_metadata` reads them).
+
+    They travel where PyTorch keeps the versions of layers, so that the file remains a plain state dict.
+    """
+    state: OrderedDict[str, Tensor] = OrderedDict(network.state_dict())
+    versions = getattr(network.state_dict(), "_metadata", {})
+    state._metadata = {**versions, METADATA: dict(metadata)}  # type: ignore[attr-defined]
+    return state
+
+
+def weights_metadata(path: str | Path) -> dict[str, Any]:
+    """What `describe` put into a file of weights; empty for a file of other origin."""
+    return dict(getattr(load_tensors(path), "_metadata", {}).get(METADATA, {}))

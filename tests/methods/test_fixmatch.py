@@ -1,0 +1,113 @@
+"""FixMatch: the equation, and which images share a pass."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from medssl_monai.losses import DistributionAlignment
+from medssl_monai.methods import FixMatch
+
+
+class Logits(nn.Module):
+    """A network whose images are their own logits; keeps book of the batches it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones((), dtype=torch.double))
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(len(images))
+        return images * self.scale
+
+
+def make_batch(labeled=4, unlabeled=9, classes=3):
+    g = torch.Generator().manual_seed(0)
+    image, weak, strong = (
+        3 * torch.randn(n, classes, generator=g, dtype=torch.double) for n in (labeled, unlabeled, unlabeled)
+    )
+    return {
+        "labeled": {"image": image, "label": torch.arange(labeled) % classes},
+        "unlabeled": {"weak": weak, "strong": strong},
+    }
+
+
+def slow_loss(batch, threshold, weight):
+    supervised = 0.0
+    for logits, label in zip(batch["labeled"]["image"], batch["labeled"]["label"], strict=True):
+        supervised -= logits.softmax(0)[label].log().item() / len(batch["labeled"]["label"])
+    unsupervised = 0.0
+    for weak, strong in zip(batch["unlabeled"]["weak"], batch["unlabeled"]["strong"], strict=True):
+        probs = weak.softmax(0).tolist()
+        if max(probs) >= threshold:
+            unsupervised -= strong.softmax(0)[probs.index(max(probs))].log().item() / len(batch["unlabeled"]["weak"])
+    return supervised + weight * unsupervised
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
+def test_equation_against_a_slow_loop(threshold, weight):
+    batch = make_batch()
+    loss = FixMatch(Logits(), threshold, weight)(batch)["loss"]
+    assert loss.item() == pytest.approx(slow_loss(batch, threshold, weight), abs=1e-5)
+
+
+def test_two_samples_by_hand():
+    """Weak views of 0.8 and 0.6 at threshold 0.7: one counts, and the strong view gives it 1/2; ln 2 over 2 images."""
+    weak = torch.tensor([[0.8, 0.2], [0.4, 0.6]]).double().log()
+    batch = {
+        "labeled": {"image": torch.tensor([[0.25, 0.75]]).double().log(), "label": torch.tensor([1])},
+        "unlabeled": {"weak": weak, "strong": torch.zeros(2, 2).double()},
+    }
+    output = FixMatch(Logits(), threshold=0.7)(batch)
+    assert output["supervised"].item() == pytest.approx(math.log(4 / 3))
+    assert output["unsupervised"].item() == pytest.approx(math.log(2) / 2)
+    assert output["mask_rate"].item() == 0.5
+    assert output["confidence"].tolist() == pytest.approx([0.8, 0.6])
+
+
+def test_confidence_equal_to_the_threshold_counts():
+    batch = make_batch()
+    batch["unlabeled"]["weak"] = torch.zeros(9, 4).double()  # exactly 1/4 each
+    batch["unlabeled"]["strong"] = torch.zeros(9, 4).double()
+    batch["labeled"]["image"] = torch.zeros(4, 4).double()
+    assert FixMatch(Logits(), threshold=0.25)(batch)["mask_rate"] == 1
+
+
+def test_labeled_and_strong_views_share_a_pass_and_weak_ones_have_their_own():
+    network = Logits()
+    FixMatch(network, decay=None)(make_batch(labeled=4, unlabeled=9))
+    assert network.seen == [9, 13]
+
+
+def test_alignment_towards_rare_classes_can_change_the_pseudo_label():
+    batch = make_batch(unlabeled=1, classes=2)
+    batch["unlabeled"] = {
+        "weak": torch.tensor([[0.6, 0.4]]).double().log(),
+        "strong": torch.tensor([[0.0, 5.0]]).double(),
+    }
+    alignment = DistributionAlignment([0.5, 0.5])
+    alignment.update(torch.tensor([0.9, 0.1]))  # class 0 was predicted far too often
+    plain = FixMatch(Logits(), threshold=0.0)(batch)
+    aligned = FixMatch(Logits(), threshold=0.0, alignment=alignment)(batch)
+    expected = F.cross_entropy(batch["unlabeled"]["strong"], torch.tensor([1]))
+    assert aligned["unsupervised"].item() == pytest.approx(expected.item())
+    assert aligned["unsupervised"] < plain["unsupervised"]
+
+
+def test_the_running_mean_moves_after_the_step_only():
+    batch = make_batch()
+    method = FixMatch(Logits(), alignment=DistributionAlignment([0.3, 0.3, 0.4]))
+    output = method(batch)
+    assert method.alignment.mean.isnan().all()
+    method.after_step(batch, output)
+    torch.testing.assert_close(method.alignment.mean, batch["unlabeled"]["weak"].softmax(1).mean(0).float())
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, 95])
+def test_a_threshold_that_is_no_probability_is_refused(threshold):
+    with pytest.raises(ValueError, match=rf"`threshold` is a probability and must be in \[0, 1\], got {threshold}"):
+        FixMatch(Logits(), threshold=threshold)

@@ -1,0 +1,154 @@
+"""Weights that somebody else trained."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+
+from medssl_monai.networks import (
+    describe,
+    load_weights,
+    prepare_network,
+    resnet50,
+    small_resnet,
+    weights_metadata,
+)
+
+
+def small(seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return small_resnet(2, width=2, **kwargs)
+
+
+def assert_same_weights(first, second):
+    torch.testing.assert_close(dict(first), dict(second), rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def torchvision(tmp_path_factory):
+    """A state dict as ``torchvision.models.resnet50().state_dict()``, in a file."""
+    torch.manual_seed(3)
+    state = resnet50(2).backbone.state_dict()
+    state["fc.weight"], state["fc.bias"] = torch.randn(1000, 2048), torch.randn(1000)
+    path = tmp_path_factory.mktemp("torchvision") / "resnet50.pth"
+    torch.save(state, path)
+    return path, state
+
+
+def test_our_resnet50_is_laid_out_as_torchvision_s(torchvision):
+    _, state = torchvision
+    assert len(state) == 320
+    for key, shape in {
+        "conv1.weight": (64, 3, 7, 7),
+        "bn1.num_batches_tracked": (),
+        "layer1.0.conv1.weight": (64, 64, 1, 1),
+        "layer1.0.downsample.0.weight": (256, 64, 1, 1),
+        "layer1.0.downsample.1.running_var": (256,),
+        "layer3.5.conv2.weight": (256, 256, 3, 3),
+        "layer4.0.downsample.0.weight": (2048, 1024, 1, 1),
+        "layer4.2.bn3.bias": (2048,),
+    }.items():
+        assert tuple(state[key].shape) == shape
+
+
+def test_torchvision_weights_fit_and_the_head_stays_new(torchvision):
+    path, state = torchvision
+    network = resnet50(2)
+    head = network.head.weight.clone()
+    load_weights(network, path)
+    assert_same_weights(network.backbone.state_dict(), {k: v for k, v in state.items() if not k.startswith("fc.")})
+    assert torch.equal(network.head.weight, head)
+
+
+def test_torchvision_weights_on_grey_images_act_as_on_three_equal_colours(torchvision):
+    path, _ = torchvision
+    grey, colour = resnet50(2, in_channels=1).eval(), resnet50(2).eval()
+    load_weights(grey, path)
+    load_weights(colour, path)
+    images = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(grey.embed(images), colour.embed(images.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4)
+
+
+def test_old_files_without_batch_counters_load(torchvision, tmp_path):
+    """torchvision's first files are from before `num_batches_tracked`."""
+    state = {k: v for k, v in small(1).backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.pth")
+    load_weights(network := small(2), tmp_path / "old.pth")
+    assert torch.equal(network.backbone.conv1.weight, state["conv1.weight"])
+
+
+def test_our_own_weights_load_with_their_head(tmp_path):
+    torch.save(small(1).state_dict(), tmp_path / "model.pt")
+    load_weights(network := small(2), tmp_path / "model.pt")
+    assert_same_weights(network.state_dict(), small(1).state_dict())
+
+
+@pytest.mark.parametrize("wrap", [lambda s: {"model": s}, lambda s: {f"module.{k}": v for k, v in s.items()}])
+def test_usual_wrappings_are_taken_off(tmp_path, wrap):
+    torch.save(wrap(small(1).state_dict()), tmp_path / "model.pt")
+    load_weights(network := small(2), tmp_path / "model.pt")
+    assert_same_weights(network.state_dict(), small(1).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda s: s.update({"extra.weight": torch.zeros(1)}), r"unknown \['extra.weight'\] \(1\)"),
+        (lambda s: s.pop("head.bias"), r"missing \['head.bias'\] \(1 in all\)"),
+        (
+            lambda s: s.update({"head.weight": torch.zeros(5, 16)}),
+            r"other shape \['head.weight: \(5, 16\) instead of \(2, 16\)'\] \(1\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, change, match):
+    state = small(1).state_dict()
+    change(state)
+    torch.save(state, tmp_path / "model.pt")
+    network = small(2)
+    with pytest.raises(ValueError, match=match):
+        load_weights(network, tmp_path / "model.pt")
+    assert_same_weights(network.state_dict(), small(2).state_dict())  # nothing was loaded
+
+
+def test_a_foreign_key_of_a_plain_classifier_is_named(tmp_path):
+    state = {**small(1).backbone.state_dict(), "classifier.weight": torch.zeros(2, 16)}
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"classifier\.weight"):
+        load_weights(small(2), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)]])
+def test_a_file_that_holds_no_state_dict_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt"):
+        load_weights(small(), tmp_path / "model.pt")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
+        prepare_network(small(), pretrained=tmp_path / "nowhere.pt")
+
+
+def test_without_a_file_the_network_stays_as_it_is():
+    assert_same_weights(prepare_network(small(1)).state_dict(), small(1).state_dict())
+
+
+def test_metadata_travel_with_a_plain_state_dict(tmp_path):
+    metadata = {"synthetic": True, "classes": ["low", "high"], "seed": 3, "value": None, "auroc": 0.75}
+    torch.save(describe(small(1), metadata), tmp_path / "model.pt")
+    assert weights_metadata(tmp_path / "model.pt") == metadata
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert isinstance(state, OrderedDict)
+    assert_same_weights(state, small(1).state_dict())
+    (network := small(2)).load_state_dict(state)
+    assert_same_weights(network.state_dict(), small(1).state_dict())
+    assert describe(network, {})._metadata.keys() >= network.state_dict()._metadata.keys()
+
+
+def test_weights_of_other_origin_have_no_metadata(tmp_path):
+    torch.save(small().state_dict(), tmp_path / "model.pt")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "dict.pt")
+    assert weights_metadata(tmp_path / "model.pt") == {}
+    assert weights_metadata(tmp_path / "dict.pt") == {}
