@@ -1,0 +1,73 @@
+"""Honest figures of one network on one labeled list of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medssl_monai.data.images import ImageDataset
+from medssl_monai.data.pool import LabelPool
+from medssl_monai.engines.pool import predict, weights_sha256
+from medssl_monai.files import write_json
+from medssl_monai.metrics.classification import evaluate_predictions
+from medssl_monai.transforms.augment import to_unit
+
+
+class JoinLabels:
+    """A `prepare_batch` for MONAI's evaluators: images as the network takes them, and their labels by index.
+
+    Args:
+        pool: knows the labels; None: there are none.
+    """
+
+    def __init__(self, pool: LabelPool | None = None) -> None:
+        self.pool = pool
+
+    def __call__(
+        self, batch: dict[str, Tensor], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        images = to_unit(batch["image"].to(device, non_blocking=non_blocking))
+        if self.pool is None:
+            return images, None
+        return images, self.pool.targets(batch["index"]).to(device, non_blocking=non_blocking)
+
+
+def evaluate(
+    network: nn.Module, dataset: ImageDataset, pool: LabelPool, device: torch.device | str, batch_size: int = 128
+) -> dict[str, Any]:
+    """Metrics with group-bootstrap intervals, as plain values.
+
+    Args:
+        network: images to logits.
+        dataset: item ``i`` is sample ``i`` of `pool`; its items' ``group`` is the unit of the bootstrap.
+        pool: knows the labels; samples without one are left out and counted.
+        device: where the network is.
+        batch_size: images at once.
+
+    Raises:
+        ValueError: if no sample has a label.
+    """
+    index = pool.indices("labeled")
+    if len(index) == 0:
+        raise ValueError("no image of this list has a label: there is nothing to measure; add labels to the datalist.")
+    probs, _ = predict(network, dataset, device, batch_size, index)
+    group = [str(dataset.data[i].get("group", pool.ids[i])) for i in index.tolist()]
+    figures = evaluate_predictions(probs.numpy(), pool.targets(index).numpy(), group, classes=pool.classes)
+    return {
+        "synthetic": pool.synthetic,
+        **({"notice": "SYNTHETIC DATA: phantoms, not patients"} if pool.synthetic else {}),
+        "unlabeled": len(pool) - len(index),
+        "datalist_sha256": pool.datalist_sha256,
+        "model_sha256": weights_sha256(network),
+        **figures,
+    }
+
+
+def write_evaluation(path: str | Path, **arguments: Any) -> dict[str, Any]:
+    """`evaluate`, written as JSON."""
+    figures = evaluate(**arguments)
+    write_json(path, figures)
+    return figures

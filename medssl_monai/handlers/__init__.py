@@ -1,0 +1,24 @@
+"""Ignite handlers."""
+
+from medssl_monai.handlers.best_model import BestModel
+from medssl_monai.handlers.checkpoint import TrainingCheckpoint
+from medssl_monai.handlers.log import EpochMean
+from medssl_monai.handlers.query import Oracle, QueryHandler, write_one_query
+from medssl_monai.handlers.rounds import RoundReport
+from medssl_monai.handlers.seed import EpochSeed, set_deterministic
+from medssl_monai.handlers.table import ProbabilityTable
+from medssl_monai.handlers.validation import ClassificationScores
+
+__all__ = [
+    "BestModel",
+    "ClassificationScores",
+    "EpochMean",
+    "EpochSeed",
+    "Oracle",
+    "ProbabilityTable",
+    "QueryHandler",
+    "RoundReport",
+    "TrainingCheckpoint",
+    "set_deterministic",
+    "write_one_query",
+]

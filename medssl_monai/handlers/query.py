@@ -1,0 +1,158 @@
+"""Active learning while training: ask, get labels, train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from ignite.engine import Engine, Events
+
+from medssl_monai.data.datalist import Item
+from medssl_monai.data.images import ImageDataset
+from medssl_monai.data.pool import Label, LabelPool
+from medssl_monai.distributed import from_first, is_first
+from medssl_monai.engines.pool import predict_pool, weights_sha256
+from medssl_monai.methods.base import SSLMethod
+from medssl_monai.query.base import QueryStrategy
+from medssl_monai.query.record import query_record, read_query, write_query
+
+
+class Annotator(Protocol):
+    """Gives labels by id; leaves out what it does not know."""
+
+    def __call__(self, ids: Iterable[str]) -> Mapping[str, Label]: ...
+
+
+class Oracle:
+    """An annotator that knows what the datalist hides; for simulated experiments.
+
+    Args:
+        datalist: items; those with a ``label`` can be answered, whatever their ``labeled`` flag says.
+    """
+
+    def __init__(self, datalist: Sequence[Item]) -> None:
+        self.labels: dict[str, Label] = {
+            str(item.get("id", position)): item["label"]
+            for position, item in enumerate(datalist)
+            if item.get("label") is not None
+        }
+
+    def __call__(self, ids: Iterable[str]) -> dict[str, Label]:
+        return {name: self.labels[name] for name in ids if name in self.labels}
+
+
+class QueryHandler:
+    """At the end of each round: predict the pool, choose, write the query. When the next round begins: annotate.
+
+    The query file is all that passes from one to the other, so that a run that was killed in between, or is continued
+    with more rounds later, goes on where it stood. The query of the last round waits for a person. List this before
+    `TrainingCheckpoint`.
+
+    Args:
+        pool: pool to annotate; its loaders see the new labels with the next epoch.
+        dataset: images of the whole pool, without random transforms.
+        method: its ``inference_network`` predicts; it is told of every annotation.
+        strategy: chooses the samples.
+        budget: samples to ask for per round (K; per selector where a strategy has several).
+        every: epochs per round.
+        folder: where the query files go: ``round_00.json`` and ``round_00.csv``.
+        annotator: gives the labels; None: nobody does, and queries are only written.
+        batch_size: images at once when predicting.
+        seed: with the epoch, seeds the strategy.
+    """
+
+    def __init__(
+        self,
+        pool: LabelPool,
+        dataset: ImageDataset,
+        method: SSLMethod,
+        strategy: QueryStrategy,
+        budget: int,
+        every: int,
+        folder: str | Path,
+        annotator: Annotator | None = None,
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        if budget < 0 or every < 1:
+            raise ValueError(f"`budget` must be at least 0 and `every` at least 1, got {budget} and {every}.")
+        self.pool, self.dataset, self.method, self.strategy = pool, dataset, method, strategy
+        self.budget, self.every, self.folder, self.annotator = budget, every, Path(folder), annotator
+        self.batch_size, self.seed = batch_size, seed
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.annotate)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.ask)
+
+    def path(self, number: int) -> Path:
+        """File of the query at the end of round `number`, from 0."""
+        return self.folder / f"round_{number:02d}.json"
+
+    def ask(self, engine: Engine) -> None:
+        """Write the query of the round that ends with this epoch."""
+        if not is_first():  # batch-norm statistics differ between processes, so only one of them asks
+            return
+        number = engine.state.epoch // self.every - 1
+        record, images = ask(
+            self.method, self.dataset, self.pool, self.strategy, self.budget,
+            torch.Generator().manual_seed(self.seed * 1_000_003 + engine.state.epoch),
+            engine.state.device, self.batch_size,
+        )  # fmt: skip
+        write_query(self.path(number), {**record, "round": number, "epoch": engine.state.epoch}, images)
+        engine.logger.info(f"Round {number}: asks for {len(record['items'])} labels, {self.path(number)}")
+
+    def annotate(self, engine: Engine) -> None:
+        """Give the pool the labels that the query before this epoch asked for."""
+        number, first = divmod(engine.state.epoch - 1, self.every)
+        if first != 0 or number == 0 or self.annotator is None:
+            return
+        record = from_first(read_query(self.path(number - 1)) if is_first() else None)
+        annotate(self.pool, self.method, record, self.annotator(item["id"] for item in record["items"]))
+        engine.logger.info(f"Round {number}: {int(self.pool.mask.sum())} of {len(self.pool)} samples are labeled.")
+
+
+def ask(
+    method: SSLMethod,
+    dataset: ImageDataset,
+    pool: LabelPool,
+    strategy: QueryStrategy,
+    budget: int,
+    generator: torch.Generator,
+    device: torch.device | str,
+    batch_size: int = 128,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """One query: its record (see `medssl_monai.query.record`), and the image path of every id."""
+    network = method.inference_network
+    outputs = predict_pool(network, dataset, pool, device, batch_size, method.confidence_threshold)
+    query = strategy(outputs, budget, generator)
+    name = getattr(strategy, "__name__", type(strategy).__name__)
+    record = query_record(query, outputs, pool, strategy=name, budget=budget, model_sha256=weights_sha256(network))
+    return record, {pool.ids[i]: str(dataset.data[i]["image"]) for i in query.index.tolist()}
+
+
+def write_one_query(
+    path: str | Path,
+    method: SSLMethod,
+    dataset: ImageDataset,
+    pool: LabelPool,
+    strategy: QueryStrategy,
+    budget: int,
+    seed: int,
+    device: torch.device | str,
+) -> None:
+    """`ask` outside of a run, and write the query; see `QueryHandler` for the arguments."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003)
+    record, images = ask(method.to(device), dataset, pool, strategy, budget, generator, device)
+    write_query(path, record, images)
+
+
+def annotate(pool: LabelPool, method: SSLMethod, record: Mapping[str, Any], labels: Mapping[str, Label]) -> None:
+    """Give the labels of a query's items to the pool, and the size of the query to pool and method."""
+    names = [item["id"] for item in record["items"] if item["id"] in labels]
+    index = torch.tensor([pool.position[name] for name in names], dtype=torch.long)
+    pool.annotate(index, [labels[name] for name in names])
+    returned, possible = record["query_size"]
+    pool.query_size = (returned, possible)
+    method.on_query(index, pool.query_size)

@@ -1,0 +1,176 @@
+"""What each round of a run achieved, and the page that shows it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from medssl_monai.data.images import ImageDataset
+from medssl_monai.data.pool import LabelPool
+from medssl_monai.distributed import is_first
+from medssl_monai.engines.evaluate import evaluate
+from medssl_monai.files import write_json, write_text
+from medssl_monai.methods.base import SSLMethod
+from medssl_monai.query.record import read_query
+
+logger = logging.getLogger(__name__)
+
+
+class RoundReport:
+    """At the end of each round: metrics with intervals of the present weights. At the end of the run: table and page.
+
+    The weights are those at the end of the round, not the best of the round, so that nothing is selected on the
+    images that the figures are from. Figures are files (``rounds/round_00.json``), equal for equal runs.
+
+    Args:
+        output_dir: where ``rounds/``, ``rounds.csv``, ``pool.json`` and ``report.html`` go, and ``queries/`` is.
+        pool: training pool.
+        dataset: its images, for the gallery of queried images.
+        method: its ``inference_network`` is measured.
+        validation: images to measure on.
+        validation_pool: their labels.
+        every: epochs per round.
+        title: of the page.
+        notes: sentences for the page, such as limits of the data.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        pool: LabelPool,
+        dataset: ImageDataset,
+        method: SSLMethod,
+        validation: ImageDataset,
+        validation_pool: LabelPool,
+        every: int,
+        title: str = "medssl_monai",
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.output_dir, self.pool, self.dataset, self.method = Path(output_dir), pool, dataset, method
+        self.validation, self.validation_pool = validation, validation_pool
+        self.every, self.title, self.notes = every, title, list(notes)
+        self.started = time.monotonic()
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.measure)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Start the clock."""
+        self.started = time.monotonic()
+
+    def measure(self, engine: Engine) -> None:
+        """Write the figures of the round that ends with this epoch."""
+        if not is_first():
+            return
+        number = engine.state.epoch // self.every - 1
+        figures = evaluate(self.method.inference_network, self.validation, self.validation_pool, engine.state.device)
+        labels = int(self.pool.mask.sum())
+        record = {"round": number, "epoch": engine.state.epoch, "labels": labels, "evaluation": figures}
+        write_json(self.output_dir / "rounds" / f"round_{number:02d}.json", record)
+        self.pool.save(self.output_dir / "pool.json")
+
+    def finish(self, engine: Engine) -> None:
+        """Log the table, and write it and the page."""
+        if not is_first():
+            return
+        numbers = range(engine.state.epoch // self.every)
+        paths = [self.output_dir / "rounds" / f"round_{number:02d}.json" for number in numbers]
+        rounds = [read_query(path) for path in paths if path.exists()]
+        queries = [self.output_dir / "queries" / f"round_{number:02d}.json" for number in numbers]
+        write_report(
+            self.output_dir,
+            rounds,
+            [read_query(path) for path in queries if path.exists()],
+            self.pool,
+            self.dataset,
+            title=self.title,
+            seconds=time.monotonic() - self.started,
+            notes=self.notes,
+        )
+
+
+def write_report(
+    output_dir: Path,
+    rounds: Sequence[dict[str, Any]],
+    queries: Sequence[dict[str, Any]],
+    pool: LabelPool,
+    dataset: ImageDataset,
+    title: str,
+    seconds: float | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Log the table of all rounds, and write ``rounds.csv`` and ``report.html``.
+
+    Args:
+        output_dir: folder to write to.
+        rounds: records as `RoundReport.measure` writes them.
+        queries: records as from `medssl_monai.query.record`.
+        pool: training pool, for the labels that the queries got.
+        dataset: its images.
+        title: of the page.
+        seconds: duration of the run.
+        notes: sentences for the page.
+    """
+    if not rounds:
+        return
+    from medssl_monai.report.page import format_table, write_page
+
+    write_text(output_dir / "rounds.csv", rounds_table(rounds))
+    page = write_page(
+        output_dir / "report.html",
+        {
+            "title": title,
+            "synthetic": pool.synthetic,
+            "data": getattr(dataset.data, "name", ""),
+            "classes": list(pool.classes),
+            "section": "validation",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": seconds,
+            "command": "",
+            "rounds": list(rounds),
+            "queries": [_with_images(query, pool, dataset) for query in queries],
+            "notes": [*notes, "Figures: weights at the end of each round, validation images."],
+        },
+    )
+    logger.info("Rounds of this run:\n" + format_table(rounds, synthetic=pool.synthetic))
+    logger.info(f"Learning curve and queried images: {page}")
+
+
+def _with_images(record: dict[str, Any], pool: LabelPool, dataset: ImageDataset) -> dict[str, Any]:
+    """A query with what the page shows of each item: the image as a person sees it, and the label it got."""
+    items = []
+    for item in record["items"]:
+        index = pool.position[item["id"]]
+        image = dataset.images[index]
+        image = image if image.dtype == torch.uint8 else image.clamp(0, 1).mul(255).byte()
+        plane = image if image.ndim == 3 else image[..., image.shape[-1] // 2]  # the middle slice of a volume
+        shown = plane.transpose(1, 2)  # MONAI's first spatial axis is x
+        label = pool.label(index)
+        name = pool.classes[label] if isinstance(label, int) and pool.classes else label
+        pixels = (shown.permute(1, 2, 0) if len(shown) == 3 else shown[0]).numpy()
+        items.append({**item, "image": pixels, "annotated": name})
+    return {**record, "items": items}
+
+
+def rounds_table(rounds: Sequence[dict[str, Any]]) -> str:
+    """The figures of all rounds as CSV, one line per round and metric."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["round", "epoch", "labels", "metric", "value", "low", "high", "data"])
+    for record in rounds:
+        kind = "SYNTHETIC" if record["evaluation"].get("synthetic") else "real"
+        for name, figure in record["evaluation"]["metrics"].items():
+            row = [record["round"], record["epoch"], record["labels"], name]
+            table.writerow([*row, figure["value"], figure.get("low", ""), figure.get("high", ""), kind])
+    return text.getvalue()

@@ -1,0 +1,59 @@
+"""Predictions as a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+
+from medssl_monai.data.images import ImageDataset
+from medssl_monai.files import write_text
+
+
+class ProbabilityTable:
+    """Write the class probabilities of every image by id, as CSV, when an evaluator has seen them all.
+
+    The columns are ``id``, one per class, ``predicted`` and ``error``: a file that could not be read has a row with
+    its reason and no figures.
+
+    Args:
+        path: file to write.
+        dataset: what the evaluator reads.
+        classes: names of the classes, in the order of their index.
+        synthetic: whether the weights come from phantoms; the file's name and every row say so.
+    """
+
+    def __init__(
+        self, path: str | Path, dataset: ImageDataset, classes: Sequence[str], synthetic: bool = False
+    ) -> None:
+        self.path, self.dataset, self.classes, self.synthetic = Path(path), dataset, list(classes), synthetic
+        self.rows: dict[int, list[float]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda engine: self.rows.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def add(self, engine: Engine) -> None:
+        """Take in one decollated batch: ``pred`` probabilities ``(K,)``."""
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self.rows[int(item["index"])] = output["pred"].tolist()
+
+    def write(self, engine: Engine) -> None:
+        """Write the table."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["id", *self.classes, "predicted", "error", *(["model"] if self.synthetic else [])])
+        note = ["trained on SYNTHETIC data"] if self.synthetic else []
+        for index, item in enumerate(self.dataset.data):
+            if index in self.dataset.unreadable:
+                table.writerow([item["id"], *[""] * len(self.classes), "", self.dataset.unreadable[index], *note])
+            else:
+                probs = self.rows[index]
+                best = self.classes[probs.index(max(probs))]
+                table.writerow([item["id"], *(f"{p:.6f}" for p in probs), best, "", *note])
+        write_text(self.path, text.getvalue())
+        engine.logger.info(f"Probabilities of {len(self.rows)} images: {self.path}")

@@ -1,0 +1,78 @@
+"""A query as a file: what was asked, why, of which model, and on which datalist."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.data.pool import LabelPool
+from medssl_monai.files import write_json, write_text
+from medssl_monai.query.base import PoolOutputs, Query
+
+
+def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: Any) -> dict[str, Any]:
+    """A query by ids, as plain values.
+
+    Args:
+        query: as a strategy returned it.
+        outputs: what the strategy saw.
+        pool: knows the ids.
+        facts: further plain values, such as ``model_sha256``, ``round`` and ``strategy``.
+    """
+    row_of = {int(index): row for row, index in enumerate(outputs.index)}
+    items = []
+    for rank, index in enumerate(query.index.tolist()):
+        probs = outputs.probs[row_of[index]]
+        predicted = int(probs.argmax())
+        items.append(
+            {
+                "id": pool.ids[index],
+                "rank": rank + 1,
+                "reason": query.reason[rank],
+                "scores": {name: float(score[rank]) for name, score in query.scores.items()},
+                "predicted": pool.classes[predicted] if pool.classes else str(predicted),
+                "confidence": float(probs[predicted]),
+            }
+        )
+    returned, possible = query.size
+    return {
+        "synthetic": pool.synthetic,
+        **facts,
+        "datalist_sha256": pool.datalist_sha256,
+        "classes": list(pool.classes),
+        "query_size": [returned, possible],
+        "items": items,
+    }
+
+
+def write_query(path: str | Path, record: Mapping[str, Any], images: Mapping[str, str] | None = None) -> None:
+    """Write a query twice: ``path`` as JSON, and beside it as a CSV table with an empty column ``label`` to fill in.
+
+    Args:
+        path: file to write, ending in ``.json``.
+        record: as from `query_record`.
+        images: id to image path, for the table.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["id", "rank", "reason", "image", "label"])
+    for item in record["items"]:
+        table.writerow([item["id"], item["rank"], item["reason"], (images or {}).get(item["id"], ""), ""])
+    filled = Path(path).with_suffix(".csv")
+    if not (filled.exists() and _same_ids(filled, record)):  # what a person has filled in is never overwritten
+        write_text(filled, text.getvalue())
+    write_json(path, record)
+
+
+def read_query(path: str | Path) -> dict[str, Any]:
+    """Read what `write_query` wrote."""
+    return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def _same_ids(path: Path, record: Mapping[str, Any]) -> bool:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return {row.get("id") for row in csv.DictReader(file)} == {item["id"] for item in record["items"]}

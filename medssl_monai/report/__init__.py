@@ -1,0 +1,5 @@
+"""What people read of a run: the console table and the HTML page."""
+
+from medssl_monai.report.page import format_table, write_page
+
+__all__ = ["format_table", "write_page"]

@@ -1,0 +1,324 @@
+"""The report of an active-learning run: a table for the console, and one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medssl_monai.files import write_text
+
+COLUMNS = {"accuracy": "accuracy", "f1_macro": "macro-F1", "auroc": "AUROC"}
+TITLES = {
+    "balanced_accuracy": "balanced accuracy",
+    "precision_macro": "macro precision",
+    "recall_macro": "macro recall",
+    "ap": "average precision",
+    "ece": "calibration error (ECE)",
+    "n": "images",
+    **COLUMNS,
+}
+SYNTHETIC = "SYNTHETIC DATA: these images are phantoms; the numbers say nothing about patients."
+THUMBNAIL = 160  # longest side in pixels
+
+
+def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -> str:
+    """The learning curve as plain text: a row per round, each metric as ``0.812 [0.770, 0.851]``.
+
+    Args:
+        rounds: ``round``, ``labels`` and ``evaluation`` (see `medssl_monai.metrics.evaluate_predictions`) of each.
+        synthetic: whether the images are phantoms; the table then says so.
+
+    Returns:
+        The lines; reasons for undefined values stand below the table, each once.
+    """
+    rows = [["round", "labels", *COLUMNS.values()]]
+    reasons: dict[str, None] = {}
+    for entry in rounds:
+        evaluation = entry["evaluation"]
+        cells = [_value(evaluation, name) for name in COLUMNS]
+        rows.append([str(entry["round"]), str(entry["labels"]), *(cell or "undefined" for cell in cells)])
+        for (name, title), cell in zip(COLUMNS.items(), cells, strict=True):
+            if not cell:
+                reasons[f"{title} undefined: {_reason(evaluation, name)}"] = None
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*([SYNTHETIC] if synthetic else []), *lines, *reasons])
+
+
+def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
+    """Write the report of a run as one HTML file: no script, no network, all images inside.
+
+    The file names samples by their ``id`` and shows thumbnails of the queried ones: it is as confidential as they are.
+
+    Args:
+        path: file to write.
+        report: ``title``, ``synthetic``, ``data`` (name, may be empty), ``classes``, ``section`` (what was evaluated),
+            ``created``, ``seconds`` (duration, or None), ``command`` (may be empty), ``notes`` (texts);
+            ``rounds``: ``round``, ``epoch``, ``labels`` and ``evaluation`` (see
+            `medssl_monai.metrics.evaluate_predictions`) of each; ``queries``: ``round``, ``epoch``, ``strategy`` and
+            ``items``, each with ``id``, ``rank``, ``reason``, ``scores`` by name, ``annotated`` (name of the label, or
+            None), ``predicted``, ``confidence`` in [0, 1] and ``image`` (uint8 ``(H, W)`` or ``(H, W, 3)``, or None).
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    title = escape(" on ".join(filter(None, (report["title"], report["data"]))))
+    banner = f'<p class="banner" role="note">{escape(SYNTHETIC)}</p>' if report["synthetic"] else ""
+    rounds = report["rounds"]
+    sections = [
+        _section("Performance", _performance(rounds, report["section"])),
+        _section("Last round in detail", _detail(rounds[-1]["evaluation"])) if rounds else "",
+        _section("Queried images", _queries(report["queries"])),
+        _section("Notes", _list(report["notes"])) if report["notes"] else "",
+        _section("How this was made", f"<pre>{escape(report['command'])}</pre>") if report["command"] else "",
+    ]
+    write_text(
+        path,
+        f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{"SYNTHETIC DATA: " if report["synthetic"] else ""}{title}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<header>
+{banner}
+<h1>{title}</h1>
+<p class="facts">{_facts(report)}</p>
+<p class="warning">For research, not a medical device.</p>
+</header>
+<main>
+{"".join(sections)}</main>
+</body>
+</html>
+""",
+    )
+    return path
+
+
+def _facts(report: Mapping[str, Any]) -> str:
+    facts = [f"created {report['created']}"]
+    if report["seconds"] is not None:
+        minutes, seconds = divmod(round(report["seconds"]), 60)
+        facts.append(f"took {minutes} min {seconds:02d} s")
+    if report["classes"]:
+        facts.append("classes: " + ", ".join(report["classes"]))
+    return escape(" · ".join(facts))
+
+
+def _performance(rounds: Sequence[Mapping[str, Any]], section: str) -> str:
+    if not rounds:
+        return "<p>No round has been evaluated yet.</p>"
+    last = rounds[-1]["evaluation"]
+    made = (
+        f"Measured on the {section} section: {last['n']} images of {last['groups']} groups. In brackets: "
+        f"{last['interval']}; it covers the choice of the groups, not that of the training seed."
+    )
+    body = [
+        [str(entry["round"]), str(entry["labels"]), *(_cell(entry["evaluation"], name) for name in COLUMNS)]
+        for entry in rounds
+    ]
+    table = _table("Metrics by round", ["round", "labels", *COLUMNS.values()], body)
+    return f"<p>{escape(made)}</p>\n{table}\n{_figure(rounds)}"
+
+
+def _detail(evaluation: Mapping[str, Any]) -> str:
+    others = [name for name in evaluation["metrics"] if name not in COLUMNS]
+    rows = [[TITLES.get(name, name), _value(evaluation, name)] for name in others]
+    parts = [_table("Further metrics", ["metric", "value"], rows)]
+    per_class = evaluation["per_class"]
+    columns = list(dict.fromkeys(name for values in per_class.values() for name in values))
+    if columns:
+        head = ["class", *(TITLES.get(name, name) for name in columns)]
+        rows = [[key, *(_entry(values.get(name)) for name in columns)] for key, values in per_class.items()]
+        parts.append(_table("By class", head, rows))
+    parts.append(_list(f"undefined: {name}, {reason}" for name, reason in evaluation["undefined"].items()))
+    return "\n".join(parts)
+
+
+def _entry(value: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _queries(queries: Sequence[Mapping[str, Any]]) -> str:
+    galleries = []
+    for number, query in enumerate(queries, start=1):
+        items = query["items"]
+        count = f"{len(items)} image{'' if len(items) == 1 else 's'}"
+        heading = escape(f"Round {query['round']}: {count}, strategy {query['strategy']}, epoch {query['epoch']}")
+        shown = " open" if number == len(queries) else ""
+        cards = "\n".join(_card(item) for item in items)
+        galleries.append(
+            f'<details{shown}><summary>{heading}</summary>\n<ul class="gallery">\n{cards}\n</ul></details>'
+        )
+    return "\n".join(galleries) or "<p>Nothing has been queried yet.</p>"
+
+
+def _card(item: Mapping[str, Any]) -> str:
+    name, annotated = str(item["id"]), item["annotated"]
+    scores = ", ".join(f"{key} {_score(value)}" for key, value in item["scores"].items())
+    picture = '<span class="empty">no preview</span>'
+    if item["image"] is not None:
+        picture = f'<img src="{_thumbnail(item["image"])}" alt="Image {escape(name)}">'
+    answer = "not annotated yet" if annotated is None else f"annotated {annotated}"
+    surprise = ' <strong class="tag">differs</strong>' if annotated not in (None, item["predicted"]) else ""
+    return (
+        f'<li>{picture}<p class="id">{escape(name)}</p>'
+        f"<p>rank {item['rank']} · {escape(str(item['reason']))}</p>"
+        f'<p class="scores">{escape(scores)}</p>'
+        f"<p>predicted {escape(str(item['predicted']))} ({item['confidence']:.3f})<br>"
+        f"→ {escape(answer)}{surprise}</p></li>"
+    )
+
+
+def _score(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "undefined"
+
+
+def _thumbnail(image: np.ndarray) -> str:
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return _data_uri("image/png", buffer.getvalue())
+
+
+def _figure(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Learning curves with their intervals; words in place of it without matplotlib."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FixedLocator
+    except ImportError:
+        return '<p>To have the learning curve drawn here: <code>pip install "medssl-monai[report]"</code>.</p>'
+
+    figure = Figure(figsize=(9.0, 3.1), layout="constrained")
+    axes = figure.subplots(1, len(COLUMNS), sharex=True, sharey=True)
+    described = []
+    for axis, (name, title), color in zip(axes, COLUMNS.items(), ("#0b6e99", "#a0521a", "#5b4b9a"), strict=True):
+        points = [
+            (entry["labels"], entry["evaluation"]["metrics"][name])
+            for entry in rounds
+            if name in entry["evaluation"]["metrics"]
+        ]
+        labels, values = [label for label, _ in points], [metric["value"] for _, metric in points]
+        axis.plot(labels, values, color=color, marker="o", linewidth=1.6)
+        # Bars about the middle of the interval: a percentile interval need not contain the value.
+        for label, metric in points:
+            if "low" in metric:
+                low, high = metric["low"], metric["high"]
+                axis.errorbar(label, (low + high) / 2, (high - low) / 2, fmt="none", ecolor=color, capsize=3)
+        axis.set(title=title, xlabel="labels", ylim=(0.0, 1.02))
+        axis.xaxis.set_major_locator(FixedLocator([entry["labels"] for entry in rounds], nbins=6))
+        axis.grid(axis="y", color="#dddddd", linewidth=0.8)
+        axis.spines[["top", "right"]].set_visible(False)
+        if points:
+            described.append(f"{title} from {values[0]:.3f} at {labels[0]} to {values[-1]:.3f} at {labels[-1]} labels")
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "medssl"}):  # equal runs, equal pages
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    alt = escape("Learning curves with intervals: " + ("; ".join(described) or "no value is defined"))
+    picture = f'<img class="figure" src="{_data_uri("image/svg+xml", buffer.getvalue())}" alt="{alt}">'
+    return _scrollable("Learning curves", picture)
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _value(evaluation: Mapping[str, Any], name: str) -> str:
+    """``0.812 [0.770, 0.851]``, without brackets if there is no interval; empty if undefined."""
+    metric = evaluation["metrics"].get(name)
+    if metric is None:
+        return ""
+    interval = f" [{metric['low']:.3f}, {metric['high']:.3f}]" if "low" in metric else ""
+    return f"{metric['value']:.3f}{interval}"
+
+
+def _cell(evaluation: Mapping[str, Any], name: str) -> str:
+    return _value(evaluation, name) or f"undefined: {_reason(evaluation, name)}"
+
+
+def _reason(evaluation: Mapping[str, Any], name: str) -> str:
+    return str(evaluation["undefined"].get(name, "not measured"))
+
+
+def _section(heading: str, body: str) -> str:
+    return f"<section>\n<h2>{escape(heading)}</h2>\n{body}\n</section>\n"
+
+
+def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "\n".join(
+        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    return _scrollable(
+        caption,
+        f"<table><caption>{escape(caption)}</caption>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table>",
+    )
+
+
+def _scrollable(label: str, body: str) -> str:
+    """What is wider than a phone scrolls by itself, by keyboard too."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{body}</div>'
+
+
+def _list(texts: Iterable[str]) -> str:
+    entries = "".join(f"<li>{escape(text)}</li>\n" for text in texts)
+    return f"<ul>\n{entries}</ul>" if entries else ""
+
+
+STYLE = """
+:root { color-scheme: light dark; --text: #1b2026; --soft: #55606b; --page: #f5f6f8; --card: #fff; --line: #d5dae0;
+  --accent: #0b6e99; --alert: #8a2b06; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e8ebee; --soft: #a9b4bf; --page: #14181c; --card: #1e242a; --line: #3a434c; --accent: #6cc4e8;
+    --alert: #ffb38f; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 62rem; padding: 1rem; background: var(--page); color: var(--text);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: .8rem 0 .2rem; }
+h2 { font-size: 1.15rem; margin: 0 0 .6rem; }
+p { margin: .3rem 0; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: 1rem; margin: 1rem 0; }
+.facts, .scores, caption { color: var(--soft); font-size: .9rem; }
+.warning { color: var(--alert); font-weight: 600; }
+.banner { background: #ffd34d; color: #1b1500; font-weight: 700; padding: .6rem 1rem; border-radius: .5rem; }
+.scroll { overflow-x: auto; margin: .6rem 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; overflow-wrap: normal; }
+caption { text-align: left; padding-bottom: .2rem; }
+th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; }
+thead th { color: var(--soft); font-weight: 600; }
+tbody th { font-weight: 600; }
+.figure { display: block; width: 100%; min-width: 34rem; height: auto;
+  background: #fff; border-radius: .4rem; padding: .4rem; }
+summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
+.gallery { list-style: none; margin: .5rem 0 0; padding: 0; display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
+.gallery li { border: 1px solid var(--line); border-radius: .4rem; padding: .5rem; font-size: .85rem;
+  line-height: 1.35; }
+.gallery img, .empty { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #000;
+  border-radius: .25rem; }
+.empty { display: grid; place-items: center; color: #d0d0d0; }
+.id { font-weight: 600; }
+.tag { color: var(--alert); }
+pre { white-space: pre-wrap; margin: 0; font-size: .9rem; }
+"""

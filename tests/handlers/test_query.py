@@ -1,0 +1,207 @@
+"""Ask, get labels, train on: by hand, with a tiny pool and no training."""
+
+import csv
+import logging
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from medssl_monai.data import Datalist, ImageDataset, LabelPool
+from medssl_monai.handlers import Oracle, QueryHandler, write_one_query
+from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch
+from medssl_monai.networks import small_resnet
+from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, entropy, random
+from medssl_monai.query.record import read_query
+
+N = 10
+
+
+@pytest.fixture
+def data():
+    """Ten items; two are labeled, and of the last nobody knows the label."""
+    items = [{"image": f"{i}.png", "id": f"id{i}", "label": i % 2, "labeled": i < 2} for i in range(N)]
+    del items[-1]["label"]
+    return Datalist(items, classes=["low", "high"], synthetic=True)
+
+
+@pytest.fixture
+def dataset(data):
+    images = torch.rand(N, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    return ImageDataset(data, lambda item: {"image": images[int(item["id"][2:])]})
+
+
+@pytest.fixture
+def method():
+    torch.manual_seed(0)
+    threshold = AdaptiveThreshold(N, 2, alpha=0.9, beta=0.1)
+    return BoostMIS(small_resnet(2, width=2), threshold)
+
+
+@pytest.fixture
+def handler(data, dataset, method, tmp_path):
+    """Rounds of two epochs, three samples per selector."""
+
+    def _handler(strategy=random, **kwargs):
+        arguments = {"budget": 3, "every": 2, "annotator": Oracle(data), **kwargs}
+        return QueryHandler(LabelPool(data), dataset, method, strategy, folder=tmp_path / "queries", **arguments)
+
+    return _handler
+
+
+def engine_at(epoch):
+    engine = Engine(lambda engine, batch: None)
+    engine.state.epoch, engine.state.device = epoch, "cpu"
+    return engine
+
+
+def asked(handler, number=0):
+    return [item["id"] for item in read_query(handler.path(number))["items"]]
+
+
+def test_the_query_of_a_round_is_written_when_it_ends_and_labels_nothing_yet(handler, tmp_path, caplog):
+    query = handler()
+    with caplog.at_level(logging.INFO):
+        query.ask(engine_at(2))
+    record = read_query(tmp_path / "queries" / "round_00.json")
+    assert (record["round"], record["epoch"], record["strategy"]) == (0, 2, "random")
+    assert record["query_size"] == [3, 3]
+    assert record["synthetic"] is True
+    assert len(record["model_sha256"]) == 64
+    assert not {"id0", "id1"} & set(asked(query))
+    assert int(query.pool.mask.sum()) == 2
+    assert "Round 0: asks for 3 labels" in caplog.text
+    with (tmp_path / "queries" / "round_00.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == asked(query)
+    assert rows[0]["image"] == f"{rows[0]['id'][2:]}.png"
+    assert {row["label"] for row in rows} == {""}
+
+
+def test_the_next_round_begins_with_its_labels(handler, method):
+    query = handler()
+    query.ask(engine_at(2))
+    names = asked(query)
+    method.threshold.confidence.fill_(0.5)
+    query.annotate(engine_at(3))
+    known = [name for name in names if name != "id9"]
+    assert {query.pool.ids[i] for i in query.pool.indices("labeled").tolist()} == {"id0", "id1", *known}
+    for name in known:
+        assert query.pool.label(query.pool.position[name]) == int(name[2:]) % 2
+    assert query.pool.query_size == (3, 3)
+    forgotten = method.threshold.confidence.isnan().nonzero().squeeze(1).tolist()
+    assert sorted(forgotten) == sorted(query.pool.position[name] for name in known)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 4, 6])
+def test_labels_come_with_the_first_epoch_of_a_later_round_only(handler, epoch):
+    query = handler()
+    query.annotate(engine_at(epoch))  # there is no query file, so reading one would fail
+    assert int(query.pool.mask.sum()) == 2
+
+
+def test_a_label_that_the_oracle_lacks_is_left_open(handler, data):
+    query = handler(budget=8)
+    query.ask(engine_at(2))
+    assert "id9" in asked(query)
+    query.annotate(engine_at(3))
+    assert int(query.pool.mask.sum()) == 9
+    assert query.pool.label(9) is None
+    query.ask(engine_at(4))
+    assert asked(query, 1) == ["id9"]  # asked again, as long as nobody answers
+    query.annotate(engine_at(5))
+    assert int(query.pool.mask.sum()) == 9
+
+
+def test_nobody_to_answer_leaves_the_pool_alone(handler):
+    query = handler(annotator=None)
+    query.ask(engine_at(2))
+    query.annotate(engine_at(3))
+    assert int(query.pool.mask.sum()) == 2
+
+
+def test_everything_labeled_writes_an_empty_query(handler, data, dataset):
+    query = handler()
+    query.pool.annotate(range(2, N), [0] * (N - 2))
+    query.ask(engine_at(2))
+    assert asked(query) == []
+    query.annotate(engine_at(3))
+
+
+def test_a_budget_of_zero(handler):
+    query = handler(budget=0)
+    query.ask(engine_at(2))
+    assert asked(query) == []
+
+
+def test_the_same_seed_and_epoch_ask_for_the_same(handler):
+    first, second, other = handler(), handler(), handler(seed=1)
+    chosen = []
+    for query, epoch in ((first, 2), (second, 2), (other, 2), (first, 4)):
+        torch.rand(5)  # the global generator does not matter
+        query.ask(engine_at(epoch))
+        chosen.append(asked(query, epoch // 2 - 1))
+    assert chosen[0] == chosen[1]
+    assert len({tuple(ids) for ids in chosen}) == 3
+
+
+def test_a_second_process_neither_asks_nor_writes(handler, monkeypatch):
+    monkeypatch.setattr("medssl_monai.handlers.query.is_first", lambda: False)
+    query = handler()
+    query.ask(engine_at(2))
+    assert not query.folder.exists()
+
+
+def test_overlap_of_the_selectors_is_fed_back(handler, method):
+    strategy = BoostMISQuery(Instability(), DensityEntropy(neighbors=3), pool="all")
+    query = handler(strategy, budget=7)
+    query.ask(engine_at(2))
+    record = read_query(query.path(0))
+    assert (record["strategy"], record["query_size"]) == ("BoostMISQuery", [8, 14])  # eight are left
+    assert "both" in {item["reason"] for item in record["items"]}
+    query.annotate(engine_at(3))
+    assert query.pool.query_size == (8, 14)
+    assert float(method.threshold.share) == pytest.approx(8 / 14)
+
+
+@pytest.mark.parametrize("decay", [0.9, None])
+def test_asking_moves_no_weights_and_no_statistics(data, dataset, tmp_path, decay):
+    """A method without an averaged copy is asked while it is in training mode."""
+    torch.manual_seed(0)
+    method = FixMatch(small_resnet(2, width=2), decay=decay).train()
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    strategy = BoostMISQuery(Instability(level="image"), pool="all")
+    query = QueryHandler(LabelPool(data), dataset, method, strategy, budget=3, every=1, folder=tmp_path)
+    query.ask(engine_at(1))
+    for name, value in method.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert method.training
+    assert method.network.training
+
+
+def test_attached_it_asks_at_the_end_of_each_round_and_annotates_in_between(handler):
+    query = handler()
+    engine = engine_at(0)
+    query.attach(engine)
+    engine.run([0], max_epochs=4)
+    assert query.path(0).exists()
+    assert query.path(1).exists()  # waits for a person
+    assert int(query.pool.mask.sum()) == 2 + len([name for name in asked(query) if name != "id9"])
+
+
+@pytest.mark.parametrize("arguments", [{"budget": -1}, {"every": 0}])
+def test_budget_and_rounds_are_checked(handler, arguments):
+    with pytest.raises(ValueError, match="`budget` must be at least 0 and `every` at least 1, got"):
+        handler(**arguments)
+
+
+def test_the_oracle_answers_what_the_datalist_hides_and_nothing_else(data):
+    assert Oracle(data)(["id3", "id9", "elsewhere"]) == {"id3": 1}
+
+
+def test_one_query_outside_of_a_run(data, dataset, method, tmp_path):
+    for name in ("a", "b"):
+        write_one_query(tmp_path / f"{name}.json", method, dataset, LabelPool(data), entropy, 4, 0, "cpu")
+    record = read_query(tmp_path / "a.json")
+    assert len(record["items"]) == 4
+    assert record == read_query(tmp_path / "b.json")

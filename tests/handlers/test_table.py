@@ -1,0 +1,66 @@
+"""Predictions as a table."""
+
+import csv
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from medssl_monai.data import ImageDataset
+from medssl_monai.handlers import ProbabilityTable
+
+PROBS = torch.tensor([[0.25, 0.75], [0.5, 0.5], [0.9, 0.1]])
+
+
+@pytest.fixture
+def dataset():
+    """Three images, of which the second cannot be read."""
+
+    def read(item):
+        if item["image"] == "broken":
+            raise OSError("no decoder, really")
+        return {"image": torch.zeros(1, 2, 2)}
+
+    data = [{"image": name, "id": f'study "{name}", 1'} for name in ("a", "broken", "c")]
+    dataset = ImageDataset(data, read, skip_unreadable=True)
+    assert dataset.images.shape == (3, 1, 2, 2)
+    return dataset
+
+
+def predict(table, order=((2,), (0, 1))):
+    """An evaluator that sees the images in this order, decollated."""
+
+    def step(engine, batch):
+        engine.state.batch = [{"index": torch.tensor(i)} for i in batch]
+        return [{"pred": PROBS[i]} for i in batch]
+
+    engine = Engine(step)
+    table.attach(engine)
+    engine.run(list(order))
+    with table.path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_rows_are_in_the_order_of_the_datalist_and_name_samples_by_id(dataset, tmp_path):
+    head, first, _, third = predict(ProbabilityTable(tmp_path / "p.csv", dataset, ["low", "high"]))
+    assert head == ["id", "low", "high", "predicted", "error"]
+    assert first == ['study "a", 1', "0.250000", "0.750000", "high", ""]
+    assert third == ['study "c", 1', "0.900000", "0.100000", "low", ""]
+
+
+def test_an_unreadable_file_has_its_reason_and_no_figures(dataset, tmp_path):
+    rows = predict(ProbabilityTable(tmp_path / "p.csv", dataset, ["low", "high"]))
+    assert rows[2] == ['study "broken", 1', "", "", "", "OSError: no decoder, really"]
+
+
+def test_weights_from_phantoms_say_so_in_every_row(dataset, tmp_path):
+    head, *rows = predict(ProbabilityTable(tmp_path / "p.csv", dataset, ["low", "high"], synthetic=True))
+    assert head[-1] == "model"
+    assert {row[-1] for row in rows} == {"trained on SYNTHETIC data"}
+    assert {len(row) for row in rows} == {len(head)}
+
+
+def test_a_second_pass_starts_anew(dataset, tmp_path):
+    table = ProbabilityTable(tmp_path / "p.csv", dataset, ["low", "high"])
+    assert predict(table) == predict(table)
+    assert len(table.rows) == 3

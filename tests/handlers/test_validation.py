@@ -1,0 +1,75 @@
+"""Classification metrics of a validation pass."""
+
+import logging
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from medssl_monai.handlers import ClassificationScores
+
+
+def validate(*batches, scores=None):
+    """An evaluator that gives these (logits, labels)."""
+    engine = Engine(lambda engine, batch: {"pred": torch.tensor(batch[0]), "label": torch.tensor(batch[1])})
+    (scores or ClassificationScores()).attach(engine)
+    engine.run(list(batches))
+    return engine
+
+
+LEFT, RIGHT = [9.0, 0.0], [0.0, 9.0]
+
+
+def test_metrics_are_over_the_whole_pass_and_not_means_of_batches():
+    engine = validate(([LEFT, LEFT, LEFT], [0, 0, 1]), ([RIGHT], [1]))
+    assert engine.state.metrics["accuracy"] == pytest.approx(3 / 4)
+    assert engine.state.undefined == {}
+
+
+def test_logits_become_probabilities():
+    engine = validate(([[0.0, 0.0], [0.0, 0.0]], [0, 1]))
+    assert engine.state.metrics["auroc"] == pytest.approx(0.5)
+    assert engine.state.metrics["ece"] == pytest.approx(0.0)
+
+
+def test_an_undefined_metric_is_left_out_and_says_why(caplog):
+    with caplog.at_level(logging.WARNING):
+        engine = validate(([LEFT, LEFT], [0, 0]))
+    assert "auroc" not in engine.state.metrics
+    assert engine.state.metrics["accuracy"] == 1.0
+    assert "auroc" in engine.state.undefined
+    assert "auroc is undefined: only class 0 occurs" in caplog.text
+
+
+def test_an_undefined_metric_does_not_keep_the_value_of_the_pass_before():
+    engine = Engine(lambda engine, batch: {"pred": torch.tensor(batch[0]), "label": torch.tensor(batch[1])})
+    ClassificationScores().attach(engine)
+    engine.run([([LEFT, RIGHT], [0, 1])])
+    assert engine.state.metrics["auroc"] == 1.0
+    engine.run([([LEFT, LEFT], [0, 0])])
+    assert "auroc" not in engine.state.metrics
+
+
+def test_images_without_a_label_are_left_out():
+    engine = validate(([LEFT, LEFT, RIGHT], [0, -1, 1]))
+    assert engine.state.metrics["accuracy"] == 1.0
+    assert engine.state.metrics["auroc"] == 1.0
+
+
+def test_no_label_at_all_defines_nothing():
+    engine = validate(([LEFT, RIGHT], [-1, -1]))
+    assert engine.state.metrics == {}
+    assert engine.state.undefined["accuracy"] == "there is no sample"
+
+
+def test_every_pass_starts_anew():
+    scores = ClassificationScores()
+    validate(([LEFT, RIGHT], [1, 0]), scores=scores)
+    assert validate(([LEFT, RIGHT], [0, 1]), scores=scores).state.metrics["accuracy"] == 1.0
+
+
+def test_predictions_of_half_precision():
+    engine = Engine(lambda engine, batch: batch)
+    ClassificationScores().attach(engine)
+    engine.run([{"pred": torch.tensor([LEFT, RIGHT], dtype=torch.bfloat16), "label": torch.tensor([0, 1])}])
+    assert engine.state.metrics["accuracy"] == 1.0

@@ -1,0 +1,262 @@
+"""Metrics against scikit-learn and on what breaks them; intervals against slow resampling."""
+
+import itertools
+import json
+import time
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from medssl_monai.metrics import METRICS, bootstrap_intervals, classification_metrics, evaluate_predictions
+from medssl_monai.metrics.classification import _prepare, _weighted
+
+
+def draw(samples: int, classes: int, seed: int = 0, decimals: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities with many ties (few decimals), targets that follow them."""
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet(np.ones(classes), samples)
+    target = np.array([rng.choice(classes, p=row) for row in probs])
+    return np.round(probs, decimals), target
+
+
+def by_sklearn(probs: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> dict[str, float]:
+    predicted, classes = probs.argmax(axis=1), probs.shape[1]
+    columns = [1] if classes == 2 else [k for k in range(classes) if k in target]
+    macro = {"average": "macro", "zero_division": 0, "sample_weight": weight}
+    return {
+        "accuracy": sk.accuracy_score(target, predicted, sample_weight=weight),
+        "balanced_accuracy": sk.recall_score(target, predicted, labels=np.unique(target), **macro),
+        "precision_macro": sk.precision_score(target, predicted, **macro),
+        "recall_macro": sk.recall_score(target, predicted, **macro),
+        "f1_macro": sk.f1_score(target, predicted, **macro),
+        "auroc": np.mean([sk.roc_auc_score(target == k, probs[:, k], sample_weight=weight) for k in columns]),
+        "ap": np.mean([sk.average_precision_score(target == k, probs[:, k], sample_weight=weight) for k in columns]),
+    }
+
+
+def slow_ece(confidence: np.ndarray, right: np.ndarray) -> float:
+    edges, total = np.linspace(0, 1, 16), 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            total += abs(right[inside].mean() - confidence[inside].mean()) * inside.mean()
+    return total
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("samples", [12, 200])
+def test_equal_to_sklearn_with_ties(samples: int, classes: int) -> None:
+    probs, target = draw(samples, classes, seed=samples + classes)
+    values, _ = classification_metrics(probs, target)
+    assert {name: values[name] for name in METRICS if name != "ece"} == pytest.approx(by_sklearn(probs, target))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_multiplicities_are_sample_weights(classes: int) -> None:
+    probs, target = draw(150, classes)
+    weights = np.random.default_rng(1).multinomial(150, np.full(150, 1 / 150), size=3).T.astype(float)
+    values = _weighted(_prepare(probs, target), weights, METRICS)
+    for column in range(3):
+        drawn = weights[:, column] > 0  # scikit-learn counts a class of weight 0 as occurring
+        expected = by_sklearn(probs[drawn], target[drawn], weights[drawn, column])
+        assert {name: values[name][column] for name in expected} == pytest.approx(expected)
+
+
+def test_calibration_error_against_a_slow_loop() -> None:
+    probs, target = draw(300, 3, decimals=4)
+    expected = slow_ece(probs.max(axis=1), probs.argmax(axis=1) == target)
+    assert classification_metrics(probs, target)[0]["ece"] == pytest.approx(expected)
+
+
+def test_a_finding_is_two_classes() -> None:
+    probs, target = draw(100, 2)
+    probs[:, 0] = 1 - probs[:, 1]
+    as_classes, _ = classification_metrics(probs, target)
+    as_finding, _ = classification_metrics(probs[:, 1:], target[:, None])
+    for name in ("accuracy", "balanced_accuracy", "auroc", "ap", "ece"):
+        assert as_finding[name] == pytest.approx(as_classes[name]), name
+
+
+def test_multi_label_skips_unknown_labels() -> None:
+    rng = np.random.default_rng(0)
+    probs, target = np.round(rng.random((80, 3)), 1), rng.integers(-1, 2, (80, 3))
+    values, undefined = classification_metrics(probs, target)
+    assert undefined == {}
+    expected: dict[str, list[float]] = {"auroc": [], "ap": [], "balanced_accuracy": [], "f1_macro": [], "ece": []}
+    for k in range(3):
+        p, y = probs[target[:, k] >= 0, k], target[target[:, k] >= 0, k]
+        expected["auroc"].append(sk.roc_auc_score(y, p))
+        expected["ap"].append(sk.average_precision_score(y, p))
+        expected["balanced_accuracy"].append(sk.balanced_accuracy_score(y, p > 0.5))
+        expected["f1_macro"].append(sk.f1_score(y, p > 0.5))
+        expected["ece"].append(slow_ece(np.maximum(p, 1 - p), (p > 0.5) == (y == 1)))
+    for name, of_findings in expected.items():
+        assert values[name] == pytest.approx(np.mean(of_findings)), name
+    known = target >= 0
+    assert values["accuracy"] == pytest.approx(((probs > 0.5) == (target == 1))[known].mean())
+
+
+def test_multi_label_names_the_findings_left_out() -> None:
+    probs = np.array([[0.9, 0.2, 0.1, 0.5], [0.1, 0.3, 0.9, 0.5]])
+    values, undefined = classification_metrics(probs, np.array([[1, 0, 1, -1], [0, 0, 1, -1]]))
+    assert values["auroc"] == 1.0
+    assert undefined["auroc of class 1"] == "no positive sample"
+    assert undefined["auroc of class 2"] == "no negative sample"
+    assert undefined["ece of class 3"] == "no label is known"
+
+
+def test_one_class_only_leaves_out_what_it_cannot_define() -> None:
+    values, undefined = classification_metrics(np.array([[0.8, 0.2], [0.4, 0.6]]), np.array([0, 0]))
+    assert {"accuracy", "f1_macro", "ece"} <= values.keys()
+    for name in ("auroc", "ap", "balanced_accuracy"):
+        assert name not in values
+        assert undefined[name] == "only class 0 occurs"
+
+
+def test_a_class_that_does_not_occur_is_left_out_of_the_macro_and_named() -> None:
+    probs, target = draw(60, 3)
+    probs = np.column_stack([probs, np.full(60, 0.01)])
+    values, undefined = classification_metrics(probs, target)
+    assert values == pytest.approx(classification_metrics(probs[:, :3], target)[0])
+    assert undefined["auroc of class 3"] == "no positive sample"
+    assert undefined["f1_macro of class 3"] == "neither occurs nor is predicted"
+
+
+def test_no_sample_and_nan_give_reasons_and_no_numbers() -> None:
+    broken = "1 of 2 samples have probabilities that are not finite"
+    for probs, target, reason in (
+        (np.zeros((0, 3)), np.zeros(0, dtype=int), "there is no sample"),
+        (np.array([[np.nan, 1.0], [0.5, 0.5]]), np.array([0, 1]), broken),
+        (np.array([[np.inf, 0.0], [0.5, 0.5]]), np.array([0, 1]), broken),
+    ):
+        assert classification_metrics(probs, target) == ({}, dict.fromkeys(METRICS, reason))
+        groups = ["a", "b"][: len(target)]
+        assert bootstrap_intervals(probs, target, groups) == {}
+        json.dumps(evaluate_predictions(probs, target, groups, resamples=5), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("probs", "target", "message"),
+    [
+        (np.zeros(3), np.zeros(3), "must be"),
+        (np.zeros((3, 2)), np.zeros(4), "must hold class indices"),
+        (np.zeros((3, 2)), np.array([0, 1, 2]), "holds \\[2\\]"),
+        (np.zeros((3, 2)), np.array([0, -1, 1]), "holds \\[-1\\]"),
+        (np.zeros((1, 2)), np.array([[0, 2]]), "holds \\[2\\]"),
+        (np.zeros((3, 1)), np.zeros(3), "at least two columns"),
+        (np.array([[-3.0, 4.0]]), np.array([1]), "softmax or sigmoid"),
+    ],
+)
+def test_wrong_input_is_refused(probs: np.ndarray, target: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        classification_metrics(probs, target)
+
+
+@pytest.mark.parametrize("kind", ["two classes", "four classes", "multi-label"])
+def test_intervals_equal_explicit_resampling(kind: str) -> None:
+    probs, target = draw(60, 2 if kind == "two classes" else 4)
+    if kind == "multi-label":
+        target = np.random.default_rng(2).integers(-1, 2, probs.shape)
+    member = np.arange(60) // 4
+    draws = np.random.default_rng(3).multinomial(15, np.full(15, 1 / 15), size=40)
+    values: dict[str, list[float]] = {name: [] for name in METRICS}
+    for counts in draws:
+        rows = np.repeat(np.arange(60), counts[member])
+        for name, value in classification_metrics(probs[rows], target[rows])[0].items():
+            values[name].append(value)
+    groups = [f"patient {chr(97 + i)}" for i in member]
+    intervals = bootstrap_intervals(probs, target, groups, METRICS, level=0.8, resamples=40, seed=3)
+    assert intervals.keys() == values.keys()
+    for name in METRICS:
+        assert intervals[name] == pytest.approx(tuple(np.quantile(values[name], [0.1, 0.9]))), name
+
+
+def test_groups_widen_the_interval_of_clustered_samples() -> None:
+    rng = np.random.default_rng(0)
+    shift = rng.normal(size=40).repeat(10)  # ten images of a patient share most of their difficulty
+    target = rng.integers(0, 2, 40).repeat(10)
+    p = 1 / (1 + np.exp(-(target - 0.5 + shift + 0.1 * rng.normal(size=400))))
+    probs = np.stack([1 - p, p], axis=1)
+    by_patient = bootstrap_intervals(probs, target, [str(i // 10) for i in range(400)])
+    by_image = bootstrap_intervals(probs, target, [str(i) for i in range(400)])
+    for name in ("accuracy", "auroc"):
+        assert np.diff(by_patient[name]) > 2 * np.diff(by_image[name]), name
+
+
+def test_an_interval_is_omitted_when_resamples_often_lack_a_class() -> None:
+    probs, target = draw(30, 2)
+    target[:] = 0
+    target[7] = 1  # about a third of the resamples miss this one
+    intervals = bootstrap_intervals(probs, target, [str(i) for i in range(30)])
+    assert {"accuracy", "ece"} <= intervals.keys()
+    assert not {"auroc", "ap", "balanced_accuracy"} & intervals.keys()
+
+
+def test_one_group_has_no_interval() -> None:
+    assert bootstrap_intervals(*draw(30, 2), ["the only patient"] * 30) == {}
+
+
+def test_same_seed_same_intervals_whatever_else_is_asked_for() -> None:
+    probs, target = draw(50, 3)
+    groups = [str(i // 2) for i in range(50)]
+    first = bootstrap_intervals(probs, target, groups, resamples=200)
+    assert first == bootstrap_intervals(probs, target, groups, resamples=200)
+    assert first["auroc"] == bootstrap_intervals(probs, target, groups, ["auroc"], resamples=200)["auroc"]
+    assert first != bootstrap_intervals(probs, target, groups, resamples=200, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"group": ["a"]}, "group of each of 20"),
+        ({"metrics": ["auc"]}, "unknown metrics \\['auc'\\]"),
+        ({"level": 95}, "`level`"),
+        ({"resamples": 0}, "`resamples`"),
+    ],
+)
+def test_wrong_arguments_are_refused(change: dict, message: str) -> None:
+    probs, target = draw(20, 2)
+    with pytest.raises(ValueError, match=message):
+        bootstrap_intervals(**{"probs": probs, "target": target, "group": [str(i) for i in range(20)], **change})
+
+
+def test_evaluation_is_json_with_intervals_classes_and_reasons() -> None:
+    probs, target = draw(80, 3, decimals=3)
+    probs = np.column_stack([probs, np.zeros(80)])
+    groups = [str(i // 2) for i in range(80)]
+    report = evaluate_predictions(probs, target, groups, ["a", "b", "c", "never"], resamples=100, seed=4)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert (report["n"], report["groups"]) == (80, 40)
+    assert report["interval"] == "95 % group bootstrap, 100 resamples, seed 4"
+    assert report["metrics"].keys() == set(METRICS)
+    for name, entry in report["metrics"].items():
+        assert entry["low"] <= entry["high"], name
+    assert report["per_class"]["never"] == {"n": 0}
+    assert report["per_class"]["b"] == pytest.approx(
+        {
+            "n": (target == 1).sum(),
+            "auroc": sk.roc_auc_score(target == 1, probs[:, 1]),
+            "ap": sk.average_precision_score(target == 1, probs[:, 1]),
+            "recall": (probs.argmax(axis=1) == 1)[target == 1].mean(),
+        }
+    )
+    assert report["undefined"]["auroc of never"] == "no positive sample"
+    with pytest.raises(ValueError, match="4 columns"):
+        evaluate_predictions(probs, target, groups, ["a", "b"])
+
+
+def test_nothing_warns_when_resamples_are_undefined() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for target in (np.array([0, 0, 1]), np.array([[1, -1], [0, -1], [-1, -1]])):
+            evaluate_predictions(np.full((3, 2), 0.5), target, ["a", "b", "c"], resamples=50)
+
+
+@pytest.mark.parametrize(("classes", "limit_s"), [(2, 1.5), (7, 4.0)])
+def test_a_thousand_resamples_are_fast(classes: int, limit_s: float) -> None:
+    probs, target = draw(1000, classes, decimals=6)
+    start = time.process_time()
+    bootstrap_intervals(probs, target, [str(i // 3) for i in range(1000)])
+    assert time.process_time() - start < limit_s

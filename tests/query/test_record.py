@@ -1,0 +1,112 @@
+"""A query as a file."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from medssl_monai.data import Datalist, LabelPool
+from medssl_monai.data.pool import read_annotations
+from medssl_monai.query import PoolOutputs, Query
+from medssl_monai.query.record import query_record, read_query, write_query
+
+IDS = ["a/0.png", 'b,"1"', "Wirbelsäule 3"]
+
+
+@pytest.fixture
+def pool():
+    items = [{"image": f"{i}.png", "id": name} for i, name in enumerate(IDS)]
+    return LabelPool(Datalist(items, classes=["low", "high"], synthetic=True))
+
+
+@pytest.fixture
+def record(pool):
+    probs = torch.tensor([[0.9, 0.1], [0.25, 0.75], [0.5, 0.5]])
+    outputs = PoolOutputs(torch.tensor([2, 0, 1]), torch.zeros(3, dtype=torch.bool), probs)
+    query = Query(torch.tensor([1, 0]), ["both", "unstable"], {"entropy": torch.tensor([0.5, 0.25])}, limit=4)
+    return query_record(query, outputs, pool, strategy="boostmis", budget=2)
+
+
+def table_of(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_samples_are_named_by_id_and_looked_up_by_index(record, pool):
+    first, second = record["items"]
+    assert (first["id"], first["rank"], first["reason"], first["scores"]) == (IDS[1], 1, "both", {"entropy": 0.5})
+    assert (first["predicted"], first["confidence"]) == ("low", 0.5)
+    assert (second["id"], second["predicted"], second["confidence"]) == (IDS[0], "high", 0.75)
+
+
+def test_it_says_what_it_was_made_of(record, pool):
+    assert record["query_size"] == [2, 4]
+    assert record["synthetic"] is True
+    assert record["datalist_sha256"] == pool.datalist_sha256
+    assert (record["strategy"], record["budget"], record["classes"]) == ("boostmis", 2, ["low", "high"])
+
+
+def test_it_holds_no_label_and_no_path(record):
+    assert not {"label", "image"} & set(record["items"][0])
+
+
+def test_written_twice_as_json_and_as_a_table_to_fill_in(record, tmp_path):
+    write_query(tmp_path / "round_00.json", record, {IDS[0]: "/data/0.png"})
+    assert read_query(tmp_path / "round_00.json") == record
+    assert table_of(tmp_path / "round_00.csv") == [
+        {"id": IDS[1], "rank": "1", "reason": "both", "image": "", "label": ""},
+        {"id": IDS[0], "rank": "2", "reason": "unstable", "image": "/data/0.png", "label": ""},
+    ]
+
+
+def test_the_table_comes_back_as_annotations(record, tmp_path):
+    write_query(tmp_path / "q.json", record)
+    path = tmp_path / "q.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("both,,\n", "both,,high\n"), encoding="utf-8")
+    assert read_annotations(path, record["classes"]) == [(IDS[1], 1), (IDS[0], None)]
+
+
+def fill_in(path, order=1, encoding="utf-8"):
+    rows = [{**row, "label": "low"} for row in table_of(path)][::order]
+    with path.open("w", newline="", encoding=encoding) as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_what_a_person_filled_in_is_not_overwritten(record, tmp_path, encoding):
+    write_query(tmp_path / "q.json", record)
+    filled = fill_in(tmp_path / "q.csv", encoding=encoding)
+    write_query(tmp_path / "q.json", record)
+    assert (tmp_path / "q.csv").read_bytes() == filled
+
+
+def test_a_filled_table_that_was_sorted_in_a_spreadsheet_is_not_overwritten(record, tmp_path):
+    write_query(tmp_path / "q.json", record)
+    filled = fill_in(tmp_path / "q.csv", order=-1)
+    write_query(tmp_path / "q.json", record)
+    assert (tmp_path / "q.csv").read_bytes() == filled
+
+
+def test_the_table_of_another_query_is_replaced(record, tmp_path):
+    write_query(tmp_path / "q.json", record)
+    other = {**record, "items": record["items"][:1]}
+    write_query(tmp_path / "q.json", other)
+    assert [row["id"] for row in table_of(tmp_path / "q.csv")] == [IDS[1]]
+
+
+def test_an_empty_query(record, tmp_path):
+    write_query(tmp_path / "q.json", {**record, "items": []})
+    assert (tmp_path / "q.csv").read_text() == "id,rank,reason,image,label\n"
+    assert json.loads((tmp_path / "q.json").read_text())["items"] == []
+
+
+def test_classes_without_names_are_numbers():
+    pool = LabelPool([{"id": "x"}])
+    outputs = PoolOutputs(torch.tensor([0]), torch.tensor([False]), torch.tensor([[0.2, 0.8]]))
+    record = query_record(Query(torch.tensor([0]), ["random"]), outputs, pool)
+    assert record["items"][0]["predicted"] == "1"
+    assert record["query_size"] == [1, 1]

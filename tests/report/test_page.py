@@ -1,0 +1,249 @@
+"""The report of a run: complete, honest about what is missing, and safe to open."""
+
+import base64
+import io
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medssl_monai.metrics import evaluate_predictions
+from medssl_monai.report import format_table, write_page
+
+VOID = {"meta", "img", "br"}
+
+
+class Outline(HTMLParser):
+    """Checks that tags are closed in order, and collects them."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def evaluation(value, **interval):
+    return {
+        "n": 40,
+        "groups": 20,
+        "metrics": {name: {"value": value, **interval} for name in ("accuracy", "f1_macro", "auroc", "ece")},
+        "undefined": {},
+        "per_class": {"benign": {"n": 30, "recall": 0.5}, "malignant": {"n": 10, "recall": 0.25, "auroc": 0.75}},
+        "interval": "95 % group bootstrap, 1000 resamples, seed 0",
+    }
+
+
+def without_auroc():
+    result = evaluation(0.5)
+    del result["metrics"]["auroc"]
+    return {**result, "undefined": {"auroc": "only benign occurs"}}
+
+
+def make_item(**changes):
+    return {
+        "id": "case 7",
+        "rank": 1,
+        "reason": "unstable",
+        "scores": {"instability": 0.012345, "degree": 7.0},
+        "annotated": "malignant",
+        "predicted": "benign",
+        "confidence": 0.625,
+        "image": np.zeros((300, 200), dtype=np.uint8),
+        **changes,
+    }
+
+
+def make_report(**changes):
+    return {
+        "title": "BoostMIS",
+        "synthetic": False,
+        "data": "lesions",
+        "classes": ["benign", "malignant"],
+        "section": "validation",
+        "created": "2026-11-21T07:15:00+00:00",
+        "seconds": 184.2,
+        "command": "medssl run boostmis",
+        "rounds": [
+            {"round": 0, "epoch": 6, "labels": 24, "evaluation": evaluation(0.5)},
+            {"round": 1, "epoch": 12, "labels": 48, "evaluation": evaluation(0.812, low=0.77, high=0.851)},
+        ],
+        "queries": [{"round": 0, "epoch": 6, "strategy": "boostmis", "items": [make_item()]}],
+        "notes": ["The test section was not touched."],
+        **changes,
+    }
+
+
+@pytest.fixture
+def render(tmp_path):
+    def render(**changes):
+        path = write_page(tmp_path / "report.html", make_report(**changes))
+        return path.read_text(encoding="utf-8")
+
+    return render
+
+
+def test_the_page_says_what_was_measured_on_what_and_how(render):
+    text = Outline(render()).text
+    for part in (
+        "BoostMIS on lesions",
+        "For research, not a medical device",
+        "validation section: 40 images of 20 groups",
+        "95 % group bootstrap, 1000 resamples, seed 0",
+        "0.812 [0.770, 0.851]",
+        "took 3 min 04 s",
+        "medssl run boostmis",
+        "The test section was not touched.",
+        "calibration error (ECE)",
+    ):
+        assert part in text
+
+
+def test_the_page_needs_nothing_but_itself(render):
+    page = render()
+    outline = Outline(page)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in outline.tags}
+    assert all(image["src"].startswith("data:image/") for image in outline.all("img"))
+    assert "url(" not in page
+    assert "default-src 'none'" in page  # and the browser is told to fetch nothing
+
+
+def test_text_from_files_is_no_markup(render):
+    trap = '<script>alert("1")</script>\'&'
+    item = make_item(id=trap, reason=trap, scores={trap: 0.5}, annotated=trap, predicted=trap)
+    broken = {**evaluation(0.5), "undefined": {trap: trap}, "interval": trap, "per_class": {trap: {trap: 1}}}
+    del broken["metrics"]["auroc"]
+    page = render(
+        **dict.fromkeys(("title", "data", "section", "created", "command"), trap),
+        classes=[trap],
+        notes=[trap],
+        rounds=[
+            {"round": 0, "epoch": 1, "labels": 2, "evaluation": {**broken, "undefined": {"auroc": trap, trap: trap}}}
+        ],
+        queries=[{"round": 0, "epoch": 1, "strategy": trap, "items": [item]}],
+    )
+    assert "<script" not in page
+    assert Outline(page).text.count(trap) >= 15
+    assert trap in Outline(page).all("img")[-1]["alt"]
+
+
+def test_a_screen_reader_finds_language_alternatives_and_headers(render):
+    outline = Outline(render())
+    assert outline.all("html") == [{"lang": "en"}]
+    assert all(image["alt"] for image in outline.all("img"))
+    assert "AUROC from 0.500 at 24 to 0.812 at 48 labels" in outline.all("img")[0]["alt"]
+    assert all(cell["scope"] in ("col", "row") for cell in outline.all("th"))
+    assert all("tabindex" in part for part in outline.all("div"))  # wide tables scroll by keyboard
+    assert outline.all("meta")[1]["name"] == "viewport"
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_phantoms_are_named_as_such(render, synthetic):
+    page, rounds = render(synthetic=synthetic), make_report()["rounds"]
+    assert ('class="banner" role="note">SYNTHETIC DATA' in page) is synthetic
+    assert ("<title>SYNTHETIC DATA" in page) is synthetic
+    assert format_table(rounds, synthetic=synthetic).startswith("SYNTHETIC DATA") is synthetic
+
+
+def test_what_is_undefined_shows_its_reason_and_no_number(render):
+    text = Outline(render(rounds=[{"round": 0, "epoch": 6, "labels": 24, "evaluation": without_auroc()}])).text
+    assert "undefined: only benign occurs" in text
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def test_an_image_becomes_a_small_png_of_its_shape(render):
+    items = [make_item(), make_item(image=np.full((20, 30, 3), 7, dtype=np.uint8)), make_item(image=None)]
+    page = render(queries=[{"round": 0, "epoch": 6, "strategy": "random", "items": items}])
+    contents = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    sizes = [Image.open(io.BytesIO(base64.b64decode(content))).size for content in contents]
+    assert sizes == [(107, 160), (30, 20)]  # width, height
+    assert "no preview" in page
+
+
+def test_a_card_tells_why_an_image_was_asked_for_and_what_came_of_it(render):
+    items = [make_item(), make_item(annotated="benign"), make_item(annotated=None, scores={"density": float("nan")})]
+    page = render(queries=[{"round": 0, "epoch": 6, "strategy": "boostmis", "items": items}])
+    text = Outline(page).text
+    assert "rank 1 · unstable" in text
+    assert "instability 0.0123, degree 7" in text
+    assert "predicted benign (0.625)→ annotated malignant differs" in text
+    assert text.count("differs") == 1
+    assert "not annotated yet" in text
+    assert "density undefined" in text
+
+
+def test_a_page_before_the_first_round(render):
+    text = Outline(render(rounds=[], queries=[], notes=[], seconds=None, classes=[], data="", command="")).text
+    assert "No round has been evaluated yet." in text
+    assert "Nothing has been queried yet." in text
+    for absent in ("took", "BoostMIS on", "How this was made"):
+        assert absent not in text
+
+
+def test_nothing_defined_still_gives_a_page(render):
+    nothing = evaluate_predictions(np.empty((0, 2)), np.empty(0, dtype=int), [])
+    page = render(rounds=[{"round": 0, "epoch": 6, "labels": 24, "evaluation": nothing}])
+    assert "no value is defined" in Outline(page).all("img")[0]["alt"]
+
+
+def test_an_interval_beside_its_value_is_drawn(render):
+    beside = evaluation(0.5, low=0.6, high=0.7)  # percentile intervals may do so; matplotlib refuses negative bars
+    page = render(rounds=[{"round": 0, "epoch": 6, "labels": 24, "evaluation": beside}])
+    assert "image/svg+xml" in page
+
+
+def test_without_matplotlib_the_page_says_how_to_get_the_figure(render, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = render()
+    assert "image/svg+xml" not in page
+    assert 'pip install "medssl-monai[report]"' in Outline(page).text
+    assert "0.812 [0.770, 0.851]" in page
+
+
+def test_equal_runs_give_equal_pages(render):
+    assert render() == render()
+
+
+def test_an_evaluation_fits_the_page(render):
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 2, 60)
+    probs = rng.dirichlet([1, 1], 60)
+    result = evaluate_predictions(probs, target, [str(n // 3) for n in range(60)], resamples=20)
+    text = Outline(render(rounds=[{"round": 0, "epoch": 6, "labels": 24, "evaluation": result}])).text
+    metric = result["metrics"]["auroc"]
+    assert f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]" in text
+
+
+def test_the_table_of_the_console():
+    rounds = make_report()["rounds"] + [{"round": 2, "epoch": 18, "labels": 72, "evaluation": without_auroc()}]
+    assert format_table(rounds).splitlines() == [
+        "round  labels  accuracy              macro-F1              AUROC",
+        "0      24      0.500                 0.500                 0.500",
+        "1      48      0.812 [0.770, 0.851]  0.812 [0.770, 0.851]  0.812 [0.770, 0.851]",
+        "2      72      0.500                 0.500                 undefined",
+        "AUROC undefined: only benign occurs",
+    ]
+    assert format_table([]) == "round  labels  accuracy  macro-F1  AUROC"
+
+
+def test_importing_the_report_does_not_import_matplotlib():
+    code = "import sys, medssl_monai.report; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
