@@ -1,0 +1,9 @@
+"""Methods; one file each."""
+
+from medssl_monai.methods.base import Batch, Output, SSLMethod
+from medssl_monai.methods.boostmis import AdaptiveThreshold, BoostMIS
+from medssl_monai.methods.fixmatch import FixMatch
+from medssl_monai.methods.mean_teacher import MeanTeacher
+from medssl_monai.methods.supervised import Supervised
+
+__all__ = ["AdaptiveThreshold", "Batch", "BoostMIS", "FixMatch", "MeanTeacher", "Output", "SSLMethod", "Supervised"]

@@ -1,0 +1,289 @@
+"""BoostMIS's query (Zhang et al., CVPR 2022, https://arxiv.org/abs/2203.02533): unstable and uncertain samples.
+
+Two selectors look at the samples that the learner could not pseudo-label: AUS, by how much the prediction gives way to
+a small adversarial shift of the representation, and BUS, by density-weighted entropy, balanced over the predicted
+classes. Their union is the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medssl_monai.query.base import PoolOutputs, Query
+
+
+def unit_rows(rows: Tensor, tiny: float = 1e-8) -> Tensor:
+    """Each row over its L2 norm plus `tiny`, as in the released code: a zero row stays zero."""
+    flat = rows.flatten(1)
+    return (flat / (flat.norm(dim=1, keepdim=True) + tiny)).view_as(rows)
+
+
+def adversarial_instability(
+    logits_of: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    direction: Tensor,
+    xi: float = 10.0,
+    radius: float = 1.0,
+    power_iterations: int = 1,
+    tiny: float = 1e-8,
+) -> tuple[Tensor, Tensor]:
+    """Virtual adversarial direction, and how far the prediction moves along it (Miyato et al. 2018, Alg. 1).
+
+    Args:
+        logits_of: `inputs` to logits ``(B, K)``.
+        inputs: ``(B, ...)``; representations or images.
+        direction: start of the power iteration, rows of norm 1, shaped as `inputs`.
+        xi: length of the step that the gradient is taken at.
+        radius: L2 norm of the final shift, per sample (epsilon; tau in the paper).
+        power_iterations: improvements of the direction.
+        tiny: added to the norm of each gradient. The released code takes the gradient of the batch mean, which amounts
+            to B times as much; ours does not depend on the batch.
+
+    Returns:
+        The direction, shaped as `inputs`, rows of norm 1 (0 where the gradient vanishes), and the divergence
+        ``KL(p(x) || p(x + radius * direction))`` in nats, ``(B,)``.
+    """
+    with torch.no_grad():
+        log_p = logits_of(inputs).log_softmax(dim=1)
+    p = log_p.exp()
+
+    def divergence(shifted: Tensor) -> Tensor:
+        return (p * (log_p - logits_of(shifted).log_softmax(dim=1))).sum(dim=1)
+
+    for _ in range(power_iterations):
+        direction = direction.detach().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(divergence(inputs + xi * direction).sum(), direction)
+        direction = unit_rows(gradient, tiny)
+    with torch.no_grad():
+        return direction.detach(), divergence(inputs + radius * direction).clamp_min(0.0)
+
+
+class Instability:
+    """AUS: virtual adversarial instability of the representation, or of the image.
+
+    The networks run in evaluation mode, so no BatchNorm statistics move. At the embedding, the head alone is asked,
+    in float64: with ``xi = 10`` a saturated head has gradients that float32 cannot hold. Scores are of the image as it
+    is, not of one random weak view as in the paper, so that a query depends on the seed through the directions only.
+
+    Args:
+        level: shift the ``embedding`` (paper and code) or the ``image``.
+        xi: see `adversarial_instability`.
+        radius: likewise; the paper's value is not known, the code has 1.
+        power_iterations: likewise.
+        chunk: rows at once; bounds the memory.
+    """
+
+    def __init__(
+        self,
+        level: Literal["embedding", "image"] = "embedding",
+        xi: float = 10.0,
+        radius: float = 1.0,
+        power_iterations: int = 1,
+        chunk: int = 4096,
+    ) -> None:
+        if level not in ("embedding", "image"):
+            raise ValueError(f"`level` must be 'embedding' or 'image', got {level!r}.")
+        self.level, self.xi, self.radius = level, xi, radius
+        self.power_iterations, self.chunk = power_iterations, chunk
+
+    def __call__(self, outputs: PoolOutputs, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Scores of `rows` ``(n,)``, which must be in the order of their index: random starts are tied to it.
+
+        Raises:
+            ValueError: if the network shows no embedding, or the outputs have no images.
+        """
+        if outputs.network is None or (self.level == "embedding" and outputs.embedding is None):
+            raise ValueError("instability of the embedding needs a network with `embed` and `head`.")
+        if self.level == "image" and outputs.images is None:
+            raise ValueError("instability of the image needs the images of the pool.")
+        logits_of = deepcopy(outputs.network).eval()
+        if self.level == "embedding":
+            logits_of = logits_of.get_submodule("head").double().cpu()
+        scores = []
+        for part in torch.split(rows, self.chunk if self.level == "embedding" else 64):
+            if self.level == "embedding":
+                inputs = outputs.embedding[part].double()  # type: ignore[index]  # checked above
+            else:
+                inputs = outputs.images(outputs.index[part])  # type: ignore[misc]  # checked above
+            start = torch.rand(inputs.shape, generator=generator, dtype=inputs.dtype) - 0.5
+            start = unit_rows(start).to(inputs.device)
+            _, score = adversarial_instability(logits_of, inputs, start, self.xi, self.radius, self.power_iterations)
+            scores.append(score.double().cpu())
+        return torch.cat(scores) if scores else torch.zeros(0, dtype=torch.double)
+
+
+def nearest_neighbors(features: Tensor, neighbors: int, chunk_elements: int = 2**25) -> tuple[Tensor, Tensor]:
+    """Cosine k-nearest neighbours without an N x N matrix.
+
+    Args:
+        features: ``(N, D)``.
+        neighbors: M, the sample itself included; cut to N.
+        chunk_elements: similarities held at once.
+
+    Returns:
+        Indices and cosines of the ``M - 1`` others, ``(N, M - 1)`` each, closest first.
+    """
+    unit = F.normalize(features, dim=1)
+    others = max(0, min(neighbors, len(unit)) - 1)
+    index, cosine = [], []
+    for rows in torch.split(torch.arange(len(unit)), max(1, chunk_elements // max(1, len(unit)))):
+        similarity = unit[rows] @ unit.T
+        similarity[torch.arange(len(rows)), rows] = -torch.inf  # a twin must not push the sample itself into its list
+        best = similarity.topk(others, dim=1)
+        index.append(best.indices)
+        cosine.append(best.values)
+    return torch.cat(index), torch.cat(cosine)
+
+
+def graph_degree(neighbor_index: Tensor, cosine: Tensor) -> Tensor:
+    """Degree of every node of the binary graph that joins two samples if either is a neighbour of the other.
+
+    Args:
+        neighbor_index: ``(N, M - 1)``.
+        cosine: ``(N, M - 1)``; only positive ones join.
+    """
+    n = len(neighbor_index)
+    source = torch.arange(n).unsqueeze(1).expand_as(neighbor_index)
+    joined = cosine > 0
+    low = torch.minimum(source, neighbor_index)[joined]
+    high = torch.maximum(source, neighbor_index)[joined]
+    edges = torch.unique(low * n + high)
+    return torch.bincount(edges // n, minlength=n) + torch.bincount(edges % n, minlength=n)
+
+
+class DensityEntropy:
+    """BUS: entropy weighted with the density about the sample, balanced over predicted classes.
+
+    Args:
+        density: ``degree`` of the neighbour graph (the repaired line of the released code; the paper's expression is
+            not known), ``mean_sim``: mean cosine to the neighbours (information density, Settles & Craven 2008), or
+            ``none``: plain entropy.
+        neighbors: M, the sample itself included; the paper's value is not known, 10 is our proposal.
+        balanced: take ``K // C`` of every predicted class; else the K best of all.
+        fill: top up to K from the ranking of all, where a class has too few.
+    """
+
+    def __init__(
+        self,
+        density: Literal["degree", "mean_sim", "none"] = "degree",
+        neighbors: int = 10,
+        balanced: bool = True,
+        fill: bool = True,
+    ) -> None:
+        if density not in ("degree", "mean_sim", "none"):
+            raise ValueError(f"`density` must be 'degree', 'mean_sim' or 'none', got {density!r}.")
+        if neighbors < 2:
+            raise ValueError(f"`neighbors` counts the sample itself and must be at least 2, got {neighbors}.")
+        self.density, self.neighbors, self.balanced, self.fill = density, neighbors, balanced, fill
+
+    def __call__(self, outputs: PoolOutputs, rows: Tensor) -> Tensor:
+        """Scores of `rows` ``(n,)``.
+
+        Raises:
+            ValueError: if a density is wanted and the network shows no embedding.
+        """
+        entropy = torch.special.entr(outputs.probs[rows].double()).sum(dim=1)
+        if self.density == "none":
+            return entropy
+        if outputs.embedding is None:
+            raise ValueError("density needs embeddings, but the network has no `embed` method.")
+        return entropy * self.weight(outputs.embedding[rows]).double()
+
+    def weight(self, features: Tensor) -> Tensor:
+        """Density of each row of `features` ``(n, D)``."""
+        index, cosine = nearest_neighbors(features, self.neighbors)
+        if self.density == "degree":
+            return graph_degree(index, cosine)
+        return cosine.mean(dim=1) if cosine.shape[1] else cosine.new_zeros(len(cosine))
+
+    def choose(self, score: Tensor, predicted: Tensor, num_classes: int, budget: int) -> Tensor:
+        """Positions of the query, ``(n,)``: classes in order, best first within, then what fills up."""
+        order = score.argsort(descending=True, stable=True)
+        if not self.balanced:
+            return order[:budget]
+        per_class = budget // num_classes
+        chosen = torch.cat([order[predicted[order] == k][:per_class] for k in range(num_classes)])
+        if self.fill and len(chosen) < budget:
+            rest = order[~torch.isin(order, chosen)]
+            chosen = torch.cat([chosen, rest[: budget - len(chosen)]])
+        return chosen
+
+
+class BoostMISQuery:
+    """The union of the unstable and the uncertain samples; between K and 2 K of them.
+
+    Args:
+        instability: AUS; None switches it off.
+        density_entropy: BUS; None switches it off.
+        pool: ``unselected``: samples below the learner's threshold (paper); ``all``: every unlabeled one (code).
+        exact_budget: top the union up, alternately with the next best of each selector, so that annotators always
+            get K per selector.
+
+    Raises:
+        ValueError: if both selectors are off.
+    """
+
+    def __init__(
+        self,
+        instability: Instability | None = None,
+        density_entropy: DensityEntropy | None = None,
+        pool: Literal["unselected", "all"] = "unselected",
+        exact_budget: bool = False,
+    ) -> None:
+        if instability is None and density_entropy is None:
+            raise ValueError("BoostMISQuery needs at least one of `instability` and `density_entropy`.")
+        if pool not in ("unselected", "all"):
+            raise ValueError(f"`pool` must be 'unselected' or 'all', got {pool!r}.")
+        self.instability, self.density_entropy = instability, density_entropy
+        self.pool, self.exact_budget = pool, exact_budget
+
+    def __call__(self, outputs: PoolOutputs, budget: int, generator: torch.Generator) -> Query:
+        """K is `budget`, per selector; a pool with fewer candidates gives what it has."""
+        candidate = ~outputs.labeled
+        if self.pool == "unselected" and outputs.threshold is not None:
+            candidate &= outputs.probs.amax(dim=1) < outputs.threshold
+        rows = candidate.nonzero().squeeze(1)
+        rows = rows[outputs.index[rows].argsort()]
+        budget = min(budget, len(rows))
+        lists: dict[str, Tensor] = {}  # positions in `rows`, best first
+        rankings: dict[str, Tensor] = {}
+        scores: dict[str, Tensor] = {}
+        if self.instability is not None:
+            scores["instability"] = self.instability(outputs, rows, generator)
+            rankings["unstable"] = scores["instability"].argsort(descending=True, stable=True)
+            lists["unstable"] = rankings["unstable"][:budget]
+        if self.density_entropy is not None:
+            scores["density_entropy"] = score = self.density_entropy(outputs, rows)
+            predicted = outputs.probs[rows].argmax(dim=1)
+            rankings["uncertain"] = score.argsort(descending=True, stable=True)
+            lists["uncertain"] = self.density_entropy.choose(score, predicted, outputs.probs.shape[1], budget)
+        limit = min(budget * len(lists), len(rows))
+        members = {name: set(chosen.tolist()) for name, chosen in lists.items()}
+        union = _interleave(lists)
+        if self.exact_budget:
+            union = list(dict.fromkeys([*union, *_interleave(rankings)]))[:limit]
+        reason = []
+        for position in union:
+            names = [name for name in lists if position in members[name]]
+            reason.append("both" if len(names) == 2 else names[0] if names else "filled")
+        position_of = torch.tensor(union, dtype=torch.long)
+        return Query(
+            outputs.index[rows[position_of]],
+            reason,
+            {name: score[position_of] for name, score in scores.items()},
+            limit=budget * len(lists),
+        )
+
+
+def _interleave(lists: dict[str, Tensor]) -> list[int]:
+    """First of each, second of each, ...; every value once."""
+    columns = [chosen.tolist() for chosen in lists.values()]
+    longest = max((len(column) for column in columns), default=0)
+    return list(dict.fromkeys(column[place] for place in range(longest) for column in columns if place < len(column)))

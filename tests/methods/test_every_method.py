@@ -1,0 +1,226 @@
+"""What holds for every method; a new one joins by a line in `METHODS`."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from medssl_monai.losses import DistributionAlignment
+from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch, MeanTeacher, Supervised
+from medssl_monai.networks import small_resnet
+
+
+def alignment():
+    return DistributionAlignment([0.35, 0.35, 0.3], decay=0.9)
+
+
+def threshold(**kwargs):
+    return AdaptiveThreshold(num_samples=12, num_classes=3, alpha=0.3, beta=0.1, minimum=0.0, **kwargs)
+
+
+METHODS = {
+    "supervised": lambda net: Supervised(net, decay=0.9),
+    "fixmatch": lambda net: FixMatch(net, threshold=0.4, decay=0.9),
+    "fixmatch, student only": lambda net: FixMatch(net, threshold=0.4, decay=None),
+    "fixmatch, aligned": lambda net: FixMatch(net, threshold=0.4, alignment=alignment()),
+    "mean_teacher": lambda net: MeanTeacher(net, decay=0.9),
+    "boostmis": lambda net: BoostMIS(net, threshold(), decay=0.9),
+    "boostmis, per batch": lambda net: BoostMIS(net, threshold(scope="batch"), normalization="selected"),
+    "boostmis, soft and aligned": lambda net: BoostMIS(net, threshold(), temperature=0.5, alignment=alignment()),
+}
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return small_resnet(num_classes=3, width=2)
+
+
+@pytest.fixture(params=METHODS)
+def make(request):
+    """Builds the method anew, on a network of another seed."""
+    return lambda seed=0: METHODS[request.param](network(seed))
+
+
+@pytest.fixture
+def method(make):
+    return make()
+
+
+def make_batch(labeled=3, unlabeled=5):
+    g = torch.Generator().manual_seed(1)
+
+    def images(n):
+        return torch.rand(n, 1, 16, 16, generator=g)
+
+    return {
+        "labeled": {"image": images(labeled), "label": torch.arange(labeled) % 3, "index": torch.arange(labeled)},
+        "unlabeled": {"weak": images(unlabeled), "strong": images(unlabeled), "index": torch.arange(unlabeled) + 4},
+    }
+
+
+def state_of(method):
+    """Everything but the student's batch-norm statistics, which a forward pass in training mode moves."""
+    state = copy.deepcopy(dict(method.state_dict()))
+    moved = ("running_mean", "running_var", "num_batches_tracked")
+    return {k: v for k, v in state.items() if not (k.startswith("network.") and k.endswith(moved))}
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(value, second[key], rtol=0, atol=0, equal_nan=True, msg=key)
+
+
+def train(method, batch, steps=2):
+    optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.1)
+    for _ in range(steps):
+        method.train()
+        optimizer.zero_grad()
+        output = method(batch)
+        output["loss"].backward()
+        optimizer.step()
+        method.after_step(batch, {name: value.detach() for name, value in output.items()})
+
+
+def test_loss_is_a_finite_scalar_with_a_graph(method):
+    loss = method(make_batch())["loss"]
+    assert loss.ndim == 0
+    assert torch.isfinite(loss)
+    assert loss.requires_grad
+
+
+def test_loss_is_float32_under_autocast(method):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = method(make_batch())["loss"]
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+
+
+def test_forward_changes_no_state_but_batch_norm_statistics(method):
+    train(method, make_batch())
+    before, steps = state_of(method), method.steps_done
+    method(make_batch())
+    assert_equal(before, state_of(method))
+    assert method.steps_done == steps
+
+
+def test_forward_leaves_the_batch_alone(method):
+    batch = make_batch()
+    method(batch)
+    for name, stream in make_batch().items():
+        assert_equal(stream, batch[name])
+
+
+def test_gradient_reaches_all_that_is_trained_and_no_teacher(method):
+    method.steps_done = 1000  # past every ramp-up
+    method(make_batch())["loss"].backward()
+    trained = {id(p) for p in method.trainable_parameters()}
+    assert trained == {id(p) for p in method.network.parameters()}
+    for name, parameter in method.named_parameters():
+        assert (parameter.grad is not None) == (id(parameter) in trained), name
+
+
+def test_no_gradient_reaches_the_weak_branch(method):
+    batch = make_batch()
+    batch["unlabeled"]["weak"].requires_grad_()
+    batch["unlabeled"]["strong"].requires_grad_()
+    output = method(batch)
+    output["loss"].backward()
+    assert batch["unlabeled"]["weak"].grad is None
+    learns_from_images = "unlabeled" in method.streams and output.get("mask_rate", torch.tensor(1.0)) > 0
+    assert (batch["unlabeled"]["strong"].grad is not None) == learns_from_images
+
+
+def test_state_dict_is_the_whole_state(make):
+    """A method of other weights that loads the state goes on as the first one does, bit for bit."""
+    batch = make_batch()
+    method, twin = make(seed=0), make(seed=1)
+    train(method, batch)
+    method.on_query(torch.tensor([5]), (3, 4))
+    twin.load_state_dict(copy.deepcopy(method.state_dict()))
+    assert twin.steps_done == method.steps_done == int(twin.step) == 2
+    assert twin.confidence_threshold == method.confidence_threshold
+    train(method, batch)
+    train(twin, batch)
+    assert_equal(method.state_dict(), twin.state_dict())
+
+
+def test_state_is_plain_enough_for_a_safe_load(method, tmp_path):
+    train(method, make_batch())
+    torch.save(method.state_dict(), tmp_path / "state.pt")
+    assert_equal(method.state_dict(), torch.load(tmp_path / "state.pt", weights_only=True))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 6), (5, 2)])
+def test_batch_sizes_of_one_and_unequal_ones(method, sizes):
+    batch = make_batch(*sizes)
+    train(method, batch, steps=1)
+    assert torch.isfinite(method(batch)["loss"])
+
+
+def test_no_confident_sample_gives_a_loss_of_exactly_zero(method):
+    nn.init.zeros_(method.network.head.weight)  # every class is as likely: 1/3 is below each threshold
+    nn.init.zeros_(method.network.head.bias)
+    batch = make_batch()
+    batch["unlabeled"]["strong"].requires_grad_()
+    output = method(batch)
+    output["loss"].backward()
+    if "mask_rate" in output:
+        assert output["mask_rate"] == 0
+        assert output["unsupervised"] == 0
+        assert output["loss"] == output["supervised"]
+        assert not batch["unlabeled"]["strong"].grad.any()
+    assert all(p.grad.isfinite().all() for p in method.trainable_parameters())
+
+
+def test_every_sample_confident(method):
+    nn.init.zeros_(method.network.head.weight)
+    method.network.head.bias.data = torch.tensor([100.0, 0.0, 0.0])
+    assert torch.isfinite(method(make_batch())["loss"])
+
+
+def test_teacher_stays_in_evaluation_mode(method):
+    method.train()
+    train(method, make_batch(), steps=1)
+    assert method.network.training
+    if method.teacher is not None:
+        assert not any(module.training for module in method.teacher.modules())
+
+
+def test_teacher_starts_from_weights_that_were_loaded_after_construction(make):
+    method = make()
+    method.network.load_state_dict(network(seed=7).state_dict())
+    method.on_start()
+    assert_equal(network(seed=7).state_dict(), method.inference_network.state_dict())
+
+
+def test_after_step_counts_once_and_leaves_the_student_alone(method):
+    batch = make_batch()
+    output = {name: value.detach() for name, value in method(batch).items()}
+    before = copy.deepcopy(method.network.state_dict())
+    method.after_step(batch, output)
+    assert (method.steps_done, int(method.step)) == (1, 1)
+    assert_equal(before, method.network.state_dict())
+
+
+def test_deployed_network_is_the_averaged_one(method):
+    train(method, make_batch())
+    deployed = method.inference_network
+    assert (deployed is method.network) == (method.teacher is None)
+    if method.teacher is not None:
+        assert not torch.equal(deployed.head.weight, method.network.head.weight)
+
+
+def test_confidence_threshold_is_what_the_loss_compares_with(method):
+    value = method.confidence_threshold
+    assert value is None or value == pytest.approx(0.4)
+    assert (value is None) == ("mask_rate" not in method(make_batch()))
+
+
+def test_weight_decay_spares_biases_and_normalisation(method):
+    decayed, spared = method.parameter_groups(weight_decay=5e-4)
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (5e-4, 0.0)
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(method.trainable_parameters()))
