@@ -1,0 +1,245 @@
+"""What bundles need beyond MONAI: data or phantoms, a guard against misspelt overrides, and metadata that fit."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.data.datalist import Datalist, load_datalist
+from medssl_monai.distributed import is_first, wait_for_all
+from medssl_monai.files import write_json
+
+
+def load_data(
+    datalist: str | Path | None,
+    section: str,
+    dataset_dir: str | Path | None = None,
+    allow_leaks: bool = False,
+    phantom: Mapping[str, Any] | None = None,
+) -> Datalist:
+    """One section of a datalist file or, if there is none, of phantoms, which are made at the first call.
+
+    Args:
+        datalist: path of the file; None: phantoms.
+        section: ``training``, ``validation`` or ``testing``.
+        dataset_dir: folder that the file's paths start from, or that phantoms are kept in (default: the user's cache).
+        allow_leaks: see `medssl_monai.data.load_datalist`.
+        phantom: arguments of `medssl_monai.data.phantom.make_phantom`.
+    """
+    if datalist:
+        return load_datalist(datalist, section, dataset_dir, allow_leaks)
+    from medssl_monai.data.phantom import make_phantom
+
+    arguments = dict(phantom or {})
+    folder = Path(dataset_dir) if dataset_dir else cache_dir() / "phantoms"
+    folder = folder / f"{arguments.get('kind', 'spine2')}_seed{arguments.get('seed', 0)}"
+    if is_first():
+        make_phantom(folder, **arguments)
+    wait_for_all()
+    return load_datalist(folder / "datalist.json", section)
+
+
+def load_images(
+    datalist: str | Path | None, section: str = "testing", dataset_dir: str | Path | None = None
+) -> Datalist:
+    """Images to predict: a section of a datalist or, without one, everything readable below a folder.
+
+    What looks like an image and cannot be read stays in the list, so that it is reported with its reason.
+
+    Args:
+        datalist: path of a datalist file, or None.
+        section: of the datalist.
+        dataset_dir: folder to search, or that the datalist's paths start from.
+
+    Raises:
+        ValueError: if neither is named, or the folder has no image.
+    """
+    if datalist:
+        return load_datalist(datalist, section, dataset_dir, allow_leaks=True)  # nothing is trained or measured here
+    if not dataset_dir:
+        raise ValueError("name the images to predict: `--dataset_dir FOLDER` or `--datalist FILE`.")
+    from medssl_monai.data.prepare import list_images
+
+    items, unreadable = list_images(dataset_dir)
+    items += [{"image": str(Path(dataset_dir) / name), "id": name, "group": name} for name in unreadable]
+    if not items:
+        raise ValueError(f"{dataset_dir} holds no PNG, JPEG, NIfTI or DICOM image.")
+    return Datalist(items, name=Path(dataset_dir).name)
+
+
+def cache_dir() -> Path:
+    """The user's folder for what can be made anew: ``$XDG_CACHE_HOME/medssl_monai``, by default under ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medssl_monai"
+
+
+def classes_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> list[str]:
+    """Names of the classes, from the datalist or else from the bundle's metadata.
+
+    Args:
+        data: a section; a plain list (from another tool) has no names.
+        metadata: content of ``metadata.json``.
+    """
+    names = getattr(data, "classes", ())
+    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    return list(names) or [channels[key] for key in sorted(channels, key=int)]
+
+
+def channels_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> int:
+    """Channels of the images, from the datalist or else from the bundle's metadata."""
+    names = getattr(data, "modality", ())
+    return len(names) or int(metadata["network_data_format"]["inputs"]["image"]["num_channels"])
+
+
+def describe_data(
+    bundle_root: str | Path, classes: Sequence[str], channels: int, image_size: Sequence[int], synthetic: bool
+) -> None:
+    """Make the bundle's ``metadata.json`` say what its network is trained on; `inference.json` reads it from there."""
+    path = Path(bundle_root) / "configs" / "metadata.json"
+    if not is_first() or not path.exists():
+        return
+    before = path.read_text(encoding="utf-8")
+    metadata = json.loads(before)
+    image, pred = (metadata["network_data_format"][key] for key in ("inputs", "outputs"))
+    image["image"] |= {"num_channels": channels, "spatial_shape": list(image_size)}
+    image["image"]["channel_def"] = {str(i): "image" if channels == 1 else f"channel {i}" for i in range(channels)}
+    pred["pred"] |= {"num_channels": len(classes), "channel_def": {str(i): name for i, name in enumerate(classes)}}
+    metadata["data_type"] = "SYNTHETIC phantoms" if synthetic else "images named by a datalist"
+    if metadata != json.loads(before):
+        write_json(path, metadata)
+
+
+def check_overrides(names: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Refuse an override that names nothing in a config; MONAI would let it pass in silence.
+
+    Args:
+        names: ids as on the command line, ``train::trainer::max_epochs`` or with ``#``.
+        config: the config files, merged, without the overrides.
+
+    Raises:
+        ValueError: with the nearest name there is.
+    """
+    for name in names:
+        here: Any = config
+        for depth, key in enumerate(parts := re.split("::|#", name)):
+            siblings = list(here) if isinstance(here, Mapping) else []
+            if isinstance(here, list) and key.isdigit() and int(key) < len(here):
+                here = here[int(key)]
+            elif isinstance(here, Mapping) and key in here:
+                here = here[key]
+            elif isinstance(here, Mapping) and "_target_" in here and depth == len(parts) - 1:
+                break  # one more argument of a component, which will check it itself
+            else:
+                near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.4)
+                hint = f"; did you mean `--{'::'.join([*parts[:depth], near[0]])}`?" if near else ""
+                raise ValueError(f"the override `--{name}` names nothing in the configuration{hint}")
+
+
+def check_command_line(arguments: Sequence[str] | None = None) -> None:
+    """`check_overrides` for the flags of a ``python -m monai.bundle run``; does nothing in another program.
+
+    Args:
+        arguments: the command line; default: this process's.
+
+    Raises:
+        ValueError: if a flag names nothing in the config files.
+    """
+    argv = list(sys.argv if arguments is None else arguments)
+    if not (argv and Path(argv[0]).parent.name == "bundle" and "run" in argv[1:3]):
+        return
+    import monai.bundle
+    from monai.bundle import ConfigParser
+
+    flags: dict[str, Any] = {}
+    for position, text in enumerate(argv):
+        if match := re.match(r"--?([A-Za-z_][^=]*)(?:=(.*))?$", text, re.DOTALL):
+            following = argv[position + 1] if position + 1 < len(argv) else ""
+            flags[match[1].replace("-", "_")] = following if match[2] is None else match[2]
+    if "args_file" in flags:
+        flags = {**ConfigParser.load_config_file(flags["args_file"]), **flags}
+    if "config_file" not in flags:
+        return
+    own = set(inspect.signature(monai.bundle.run).parameters)
+    own |= set(inspect.signature(monai.bundle.ConfigWorkflow.__init__).parameters) | {"help", "workflow_name"}
+    files = flags["config_file"]
+    if isinstance(files, str):
+        files = [part.strip(" '\"") for part in files.strip("[]()").split(",")]
+    config = nested(ConfigParser.load_config_files(files))
+    check_overrides([name for name in flags if name not in own], config)
+
+
+def nested(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with keys such as ``train::handlers`` put into their places."""
+    result: dict[str, Any] = {key: value for key, value in config.items() if "::" not in key}
+    for key, value in config.items():
+        here, parts = result, key.split("::")
+        if len(parts) > 1:
+            for part in parts[:-1]:
+                child = here.get(part)
+                here[part] = dict(child) if isinstance(child, Mapping) else {}
+                here = here[part]
+            here[parts[-1]] = value
+    return result
+
+
+def workflow(
+    config_files: Sequence[str | Path],
+    workflow_type: str = "train",
+    logging_file: str | bool | None = None,
+    **overrides: Any,
+) -> Any:
+    """A `monai.bundle.ConfigWorkflow` with checked overrides.
+
+    Args:
+        config_files: of one bundle; later ones are overlays.
+        workflow_type: ``train`` or ``infer``.
+        logging_file: None: the bundle's; False: leave logging as it is.
+        overrides: values by id.
+
+    Raises:
+        ValueError: if an override names nothing in the config files.
+    """
+    from monai.bundle import ConfigParser, ConfigWorkflow
+
+    files = [str(path) for path in config_files]
+    check_overrides(overrides, nested(ConfigParser.load_config_files(files)))
+    return ConfigWorkflow(files, workflow_type=workflow_type, logging_file=logging_file, **overrides)
+
+
+def shipped_bundles() -> Path:
+    """The folder of this package's bundles, in a source tree or in an installed wheel."""
+    here = Path(__file__).parent
+    for folder in (here / "bundles", here.parent / "bundles"):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError("this installation has no bundles; install the package again.")
+
+
+def copy_bundle(name: str, target: str | Path) -> Path:
+    """Copy a shipped bundle to a folder of one's own.
+
+    Raises:
+        ValueError: if there is no such bundle.
+        FileExistsError: if the folder is not empty.
+    """
+    import shutil
+
+    names = sorted(path.name for path in shipped_bundles().iterdir() if (path / "configs").is_dir())
+    if name not in names:
+        raise ValueError(f"there is no bundle {name!r}; there are {names}.")
+    target = Path(target)
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{target} is not empty; name a new folder.")
+    shutil.copytree(
+        shipped_bundles() / name,
+        target,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("models", "eval", "__pycache__"),
+    )
+    return target

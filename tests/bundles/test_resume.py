@@ -1,0 +1,87 @@
+"""An interrupted run continues bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import assert_same_state, outputs_of
+
+from medssl_monai.engines import SSLTrainer
+
+METHODS = ["boostmis", "fixmatch", "mean_teacher", "supervised"]
+
+
+class KilledError(Exception):
+    """Stands in for the power cut."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_interrupted_in_the_middle_of_an_epoch(run_bundle, tmp_path, monkeypatch, method):
+    choice = {"method_def": f"@methods::{method}"}
+    run_bundle(folder="whole", **choice)
+    iteration, steps = SSLTrainer._iteration, []
+
+    def stop_once(self, engine, batch):
+        steps.append(1)
+        if len(steps) == 8:  # second step of the third epoch: the second round has begun
+            raise KilledError
+        return iteration(self, engine, batch)
+
+    monkeypatch.setattr(SSLTrainer, "_iteration", stop_once)
+    with pytest.raises(RuntimeError, match="train::trainer") as error:
+        run_bundle(folder="parts", **choice)
+    assert isinstance(error.value.__cause__, KilledError)
+    torch.rand(17)  # a new process would have another generator state
+    run_bundle(folder="parts", **choice)
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert_same_state(*(torch.load(p / "state.pt", weights_only=True) for p in (whole, parts)))
+    assert_same_state(*(torch.load(p / "models" / "model.pt", weights_only=True) for p in (whole, parts)))
+    assert outputs_of(whole) == outputs_of(parts)
+    assert len(outputs_of(whole)) == 8
+
+
+@pytest.mark.parametrize("extra", [{"amp": True}, {"train::dataloader::streams::labeled::num_workers": 1}])
+def test_continued_after_a_round(run_bundle, tmp_path, extra):
+    run_bundle(folder="whole", **extra)
+    steps = {"lr_scheduler::lr_lambda::total": 12, "methods::boostmis::threshold::last_step": 9}  # as in the whole run
+    run_bundle(folder="parts", rounds=1, **steps, **extra)
+    run_bundle(folder="parts", **extra)
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
+    assert_same_state(*states)
+    assert outputs_of(tmp_path / "whole") == outputs_of(tmp_path / "parts")
+
+
+def test_a_finished_run_started_again_only_reports(run_bundle, tmp_path):
+    run_bundle()
+    before = (tmp_path / "run" / "state.pt").read_bytes()
+    run = run_bundle()
+    assert run.parser.get_parsed_content("method").steps_done == 12
+    assert (tmp_path / "run" / "state.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed 0, this one has 1"),
+        ({"epoch_length": 4}, "`epoch_length` was 3 .* is 4 now"),
+    ],
+)
+def test_the_state_of_another_run_is_refused(run_bundle, change, message):
+    run_bundle(rounds=1)
+    with pytest.raises(RuntimeError) as error:
+        run_bundle(**change)
+    assert pytest.raises(ValueError, match=message).matches(error.value.__cause__)
+
+
+def test_a_damaged_checkpoint_is_an_error_and_stays_where_it_is(run_bundle, tmp_path):
+    run_bundle(rounds=1)
+    path: Path = tmp_path / "run" / "state.pt"
+    damaged = path.read_bytes()[:1000]
+    path.write_bytes(damaged)
+    with pytest.raises(RuntimeError) as error:
+        run_bundle()
+    assert "cannot be read" in str(error.value.__cause__)
+    assert path.read_bytes() == damaged

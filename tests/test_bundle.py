@@ -1,0 +1,272 @@
+"""What bundles lean on: misspelt overrides, metadata that fit, copies."""
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from medssl_monai.bundle import (
+    channels_of,
+    check_command_line,
+    check_overrides,
+    classes_of,
+    copy_bundle,
+    describe_data,
+    load_images,
+    nested,
+    shipped_bundles,
+    workflow,
+)
+from medssl_monai.data import Datalist
+
+CONFIG = {
+    "labels": 24,
+    "max_epochs": "$@rounds * 5",
+    "rounds": 4,
+    "batch_size": {"labeled": 16, "unlabeled": 32},
+    "pool": {"_target_": "medssl_monai.data.LabelPool", "labels": "@labels"},
+    "train": {
+        "trainer": {"_target_": "SSLTrainer", "max_epochs": 3},
+        "handlers": [{"_target_": "EpochSeed", "seed": 0}],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "labels",
+        "batch_size::labeled",
+        "batch_size#labeled",
+        "train::trainer::max_epochs",
+        "train::handlers::0::seed",
+        "train::handlers#0#seed",
+        "pool::seed",  # one more argument of a component
+        "train",
+    ],
+)
+def test_overrides_that_name_something_pass(name):
+    check_overrides([name], CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lables", "labels"),
+        ("max_epoch", "max_epochs"),
+        ("batch_size::labelled", "batch_size::labeled"),
+        ("train::trainr::max_epochs", "train::trainer"),  # the part that is misspelt is the one that is mended
+    ],
+)
+def test_overrides_that_name_nothing_are_refused_with_the_nearest_name(name, meant):
+    match = f"the override `--{name}` names nothing in the configuration; did you mean `--{meant}"
+    with pytest.raises(ValueError, match=match):
+        check_overrides(["rounds", name], CONFIG)
+
+
+@pytest.mark.parametrize("name", ["train::handlers::1::seed", "labels::count", "pool::seeds::more", "zzzzzz"])
+def test_overrides_that_resemble_nothing_are_refused_without_a_guess(name):
+    with pytest.raises(ValueError, match=f"the override `--{name}` names nothing in the configuration$"):
+        check_overrides([name], CONFIG)
+
+
+def test_keys_with_colons_are_put_into_their_places():
+    flat = {
+        "train": {"dataset": {"data": 1}},
+        "train::handlers": [1, 2],
+        "train::trainer::max_epochs": 3,
+        "validate::evaluator": {"_target_": "x"},
+        "train::dataset::transform": 4,
+        "seed": 0,
+    }
+    before = copy.deepcopy(flat)
+    assert nested(flat) == {
+        "train": {"dataset": {"data": 1, "transform": 4}, "handlers": [1, 2], "trainer": {"max_epochs": 3}},
+        "validate": {"evaluator": {"_target_": "x"}},
+        "seed": 0,
+    }
+    assert flat == before
+
+
+def test_a_key_with_colons_before_the_one_that_it_belongs_to():
+    assert nested({"a::b": 1, "a": {"c": 2}}) == {"a": {"c": 2, "b": 1}}
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "train.yaml"
+    trainer = "{_target_: T, max_epochs: 2}"
+    path.write_text(f"bundle_root: .\nrounds: 4\nlearning_rate: 0.1\ntrain: {{data: x}}\ntrain::trainer: {trainer}\n")
+    return str(path)
+
+
+def run(*arguments, program="/site-packages/monai/bundle/__main__.py"):
+    check_command_line([program, *arguments])
+
+
+def test_flags_of_a_run_that_name_something_pass(config):
+    run("run", "--config_file", config, "--rounds", "2", "--train::trainer::max_epochs", "1", "--bundle_root", ".")
+    run("run", "train", "--config_file=" + config, "--learning_rate=-1", "--rounds", "-1")
+
+
+def test_flags_of_monai_itself_pass(config):
+    run("run", "--config_file", config, "--meta_file", "m.json", "--logging_file", "l.conf", "--run_id", "run")
+    run("run", "--config_file", config, "--workflow_type", "train", "--tracking", "mlflow", "--final_id", "finalize")
+
+
+@pytest.mark.parametrize("flag", ["--round", "--round=3", "-round", "--learning-rates", "--train::trainer::epochs::x"])
+def test_a_misspelt_flag_is_refused(config, flag):
+    with pytest.raises(ValueError, match="names nothing in the configuration"):
+        run("run", "--config_file", config, flag, "3")
+
+
+def test_a_flag_with_hyphens_is_the_one_with_underscores(config):
+    """Fire, which reads MONAI's command line, takes both."""
+    run("run", "--config-file", config, "--learning-rate", "0.2")
+
+
+@pytest.mark.parametrize("files", ["['{0}','{1}']", "[{0},{1}]", "{0},{1}"])
+def test_several_config_files_count_together(config, tmp_path, files):
+    overlay = tmp_path / "multi_gpu_train.yaml"
+    overlay.write_text("sync_batch_norm: true\n")
+    run("run", "--config_file", files.format(config, overlay), "--rounds", "1", "--sync_batch_norm", "false")
+    with pytest.raises(ValueError, match="sync_batch"):
+        run("run", "--config_file", files.format(config, overlay), "--sync_batch", "false")
+
+
+def test_arguments_from_a_file_count_too(config, tmp_path):
+    (tmp_path / "args.json").write_text(json.dumps({"config_file": config, "roundz": 3}))
+    with pytest.raises(ValueError, match="roundz"):
+        run("run", "--args_file", str(tmp_path / "args.json"))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["/usr/bin/pytest", "run", "--nonsense", "1"],
+        ["/site-packages/monai/bundle/__main__.py", "verify_metadata", "--nonsense", "1"],
+        ["/site-packages/monai/bundle/__main__.py", "run", "--nonsense", "1"],  # without a config file
+        [],
+    ],
+)
+def test_another_program_is_left_alone(argv):
+    check_command_line(argv)
+
+
+def test_a_workflow_checks_its_overrides_before_it_builds_anything(config):
+    with pytest.raises(ValueError, match=r"`--round` names nothing in the configuration; did you mean `--rounds`\?"):
+        workflow([config], round=3)
+
+
+METADATA = {
+    "network_data_format": {
+        "inputs": {"image": {"num_channels": 2, "spatial_shape": [64, 64], "channel_def": {"0": "T1", "1": "T2"}}},
+        "outputs": {"pred": {"num_channels": 11, "channel_def": {str(i): f"class {i}" for i in range(11)}}},
+    },
+    "data_type": "SYNTHETIC phantoms",
+}
+
+
+def test_classes_are_those_of_the_datalist_or_else_of_the_metadata():
+    assert classes_of(Datalist([], classes=["a", "b"]), METADATA) == ["a", "b"]
+    for data in ([{"image": "x.png"}], Datalist([])):  # from another tool, or without names
+        assert classes_of(data, METADATA) == [f"class {i}" for i in range(11)]  # 10 after 9, not after 1
+
+
+def test_channels_are_those_of_the_datalist_or_else_of_the_metadata():
+    assert channels_of(Datalist([], modality=["T1", "T2", "FLAIR"]), METADATA) == 3
+    assert channels_of([{"image": "x.png"}], METADATA) == 2
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text(json.dumps(METADATA))
+    return tmp_path
+
+
+def metadata_of(bundle):
+    return json.loads((bundle / "configs" / "metadata.json").read_text())
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_metadata_say_what_the_network_is_trained_on(bundle, synthetic):
+    describe_data(bundle, ["low", "high"], 1, [32, 48], synthetic)
+    image, pred = metadata_of(bundle)["network_data_format"]["inputs"], metadata_of(bundle)["network_data_format"]
+    assert image["image"] == {"num_channels": 1, "spatial_shape": [32, 48], "channel_def": {"0": "image"}}
+    assert pred["outputs"]["pred"] == {"num_channels": 2, "channel_def": {"0": "low", "1": "high"}}
+    assert ("SYNTHETIC" in metadata_of(bundle)["data_type"]) == synthetic
+    assert classes_of([], metadata_of(bundle)) == ["low", "high"]
+
+
+def test_metadata_of_several_channels(bundle):
+    describe_data(bundle, ["low", "high"], 3, [32, 32, 16], synthetic=False)
+    image = metadata_of(bundle)["network_data_format"]["inputs"]["image"]
+    assert image["channel_def"] == {"0": "channel 0", "1": "channel 1", "2": "channel 2"}
+    assert image["spatial_shape"] == [32, 32, 16]
+
+
+def test_metadata_that_fit_already_are_not_written_again(bundle):
+    path = bundle / "configs" / "metadata.json"
+    describe_data(bundle, ["low", "high"], 1, [32, 48], synthetic=True)
+    os.utime(path, (1, 1))
+    describe_data(bundle, ["low", "high"], 1, (32, 48), synthetic=True)
+    assert path.stat().st_mtime == 1
+
+
+def test_a_bundle_without_metadata_stays_without(tmp_path):
+    describe_data(tmp_path, ["low", "high"], 1, [32, 32], synthetic=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_first_process_writes_metadata(bundle, monkeypatch):
+    monkeypatch.setattr("medssl_monai.bundle.is_first", lambda: False)
+    describe_data(bundle, ["low", "high"], 1, [32, 32], synthetic=True)
+    assert metadata_of(bundle) == METADATA
+
+
+def test_shipped_bundles_are_found():
+    assert shipped_bundles().resolve() == (Path(__file__).parents[1] / "bundles").resolve()
+
+
+def test_a_copy_has_everything_but_results(tmp_path, monkeypatch):
+    source = tmp_path / "bundles" / "mine"
+    for name in ("configs/train.yaml", "docs/README.md", "LICENSE", "models/model.pt", "eval/report.html"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    (tmp_path / "bundles" / "_shared").mkdir()
+    monkeypatch.setattr("medssl_monai.bundle.shipped_bundles", lambda: tmp_path / "bundles")
+    target = copy_bundle("mine", tmp_path / "a" / "copy")
+    assert target == tmp_path / "a" / "copy"
+    copied = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
+    assert copied == ["LICENSE", "configs/train.yaml", "docs/README.md"]
+
+
+def test_an_empty_folder_may_become_a_bundle(tmp_path):
+    assert (copy_bundle("boostmis", tmp_path) / "configs" / "train.yaml").is_file()
+
+
+def test_a_folder_in_use_is_not_copied_into(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty; name a new folder"):
+        copy_bundle("boostmis", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["boostmiss", "_shared", "", "..", "boostmis/configs"])
+def test_a_bundle_that_is_not_shipped(tmp_path, name):
+    with pytest.raises(ValueError, match=r"there is no bundle .*; there are \[.*'boostmis'"):
+        copy_bundle(name, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_images_to_predict_must_be_named():
+    with pytest.raises(ValueError, match="name the images to predict: `--dataset_dir FOLDER` or `--datalist FILE`"):
+        load_images(None)
+
+
+def test_a_folder_without_images(tmp_path):
+    with pytest.raises(ValueError, match="holds no PNG, JPEG, NIfTI or DICOM image"):
+        load_images(None, dataset_dir=tmp_path)

@@ -1,0 +1,90 @@
+"""The command `medssl`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from support import ROOT
+
+from medssl_monai.cli import main, parse_overrides
+from medssl_monai.data import LabelPool, load_datalist
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    code = (
+        "import sys; from medssl_monai.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    for command in ("prepare", "loop", "annotate", "correct", "bundle", "phantom"):
+        assert command in done.stdout
+    assert "not a medical device" in " ".join(done.stdout.split())
+    assert done.stdout.strip().endswith("False")
+
+
+def test_no_command_shows_the_help(capsys):
+    assert main([]) == 2
+    assert "usage: medssl" in capsys.readouterr().out
+
+
+def test_bundle_is_copied_out_once(tmp_path, capsys):
+    assert main(["bundle", "boostmis", str(tmp_path / "mine")]) == 0
+    assert (tmp_path / "mine" / "configs" / "train.yaml").exists()
+    assert not (tmp_path / "mine" / "models").exists()
+    assert main(["bundle", "boostmis", str(tmp_path / "mine")]) == 1
+    assert "is not empty" in capsys.readouterr().err
+    assert main(["bundle", "boostmiss", str(tmp_path / "other")]) == 1
+    assert "there is no bundle 'boostmiss'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pool_file(toy_datalist, tmp_path):
+    LabelPool(load_datalist(toy_datalist), labels=4).save(tmp_path / "labels.json")
+    return tmp_path / "labels.json"
+
+
+def test_annotate_keeps_good_rows_and_names_bad_ones(pool_file, toy_datalist, tmp_path, capsys):
+    known = json.loads(pool_file.read_text())["labels"]
+    new = next(f"training_{n}.png" for n in range(40) if f"training_{n}.png" not in known)
+    table = tmp_path / "table.csv"
+    table.write_text(f"id,label\n{new},right\nnobody,1\n{next(iter(known))},0\ntraining_39.png,5\n")
+    status = main(["annotate", str(table), "--datalist", str(toy_datalist), "--labels", str(pool_file)])
+    assert status == 1
+    output = capsys.readouterr()
+    assert "1 labels taken, 3 refused" in output.out
+    assert "'nobody' is not in the datalist" in output.err
+    assert "is labeled already" in output.err
+    assert "the label of 'training_39.png' must be a class index from 0 to 1" in output.err
+    assert json.loads(pool_file.read_text())["labels"] == {**known, new: 1}
+
+
+def test_a_correction_is_a_command_of_its_own(pool_file, toy_datalist, tmp_path):
+    known = json.loads(pool_file.read_text())["labels"]
+    name = next(iter(known))
+    table = tmp_path / "table.csv"
+    table.write_text(f"id,label\n{name},{1 - known[name]}\n")
+    arguments = [str(table), "--datalist", str(toy_datalist), "--labels", str(pool_file)]
+    assert main(["annotate", *arguments]) == 1
+    assert json.loads(pool_file.read_text())["labels"] == known
+    assert main(["correct", *arguments]) == 0
+    assert json.loads(pool_file.read_text())["labels"] == {**known, name: 1 - known[name]}
+
+
+def test_overrides_are_read_as_yaml():
+    values = parse_overrides(["--labels", "20", "--image_size=[28, 28]", "--datalist", "a.json"])
+    assert values == {"labels": 20, "image_size": [28, 28], "datalist": "a.json"}
+    with pytest.raises(ValueError, match="must be a flag with a value"):
+        parse_overrides(["--labels"])
+
+
+def test_a_misspelt_override_of_the_loop_is_named(own_bundle, tmp_path, capsys):
+    assert main(["loop", str(own_bundle("boostmis")), str(tmp_path / "out"), "--datalsit", "x.json"]) == 1
+    assert "did you mean `--datalist`?" in capsys.readouterr().err
+
+
+def test_an_unknown_argument_of_another_command_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["phantom", "chest", "folder", "--sead", "1"])
+    assert "unknown argument '--sead'" in capsys.readouterr().err
