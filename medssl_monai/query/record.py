@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 from medssl_monai.data.pool import LabelPool
 from medssl_monai.files import write_json, write_text
 from medssl_monai.query.base import PoolOutputs, Query
+
+logger = logging.getLogger(__name__)
 
 
 def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: Any) -> dict[str, Any]:
@@ -63,7 +67,11 @@ def write_query(path: str | Path, record: Mapping[str, Any], images: Mapping[str
     for item in record["items"]:
         table.writerow([item["id"], item["rank"], item["reason"], (images or {}).get(item["id"], ""), ""])
     filled = Path(path).with_suffix(".csv")
-    if not (filled.exists() and _same_ids(filled, record)):  # what a person has filled in is never overwritten
+    rows = _rows(filled)
+    if {row.get("id") for row in rows} != {item["id"] for item in record["items"]}:
+        if any((row.get("label") or "").strip() for row in rows):  # a person's work on another query
+            os.replace(filled, filled.with_suffix(".previous.csv"))
+            logger.warning(f"{filled} had labels for another query; it is {filled.stem}.previous.csv now.")
         write_text(filled, text.getvalue())
     write_json(path, record)
 
@@ -73,6 +81,8 @@ def read_query(path: str | Path) -> dict[str, Any]:
     return dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-def _same_ids(path: Path, record: Mapping[str, Any]) -> bool:
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
     with path.open(newline="", encoding="utf-8-sig") as file:
-        return {row.get("id") for row in csv.DictReader(file)} == {item["id"] for item in record["items"]}
+        return list(csv.DictReader(file))
