@@ -2,7 +2,7 @@
 
 from medssl_monai.handlers.best_model import BestModel
 from medssl_monai.handlers.checkpoint import TrainingCheckpoint
-from medssl_monai.handlers.log import EpochMean
+from medssl_monai.handlers.log import EpochMean, only_first_process_logs
 from medssl_monai.handlers.query import Oracle, QueryHandler, write_one_query
 from medssl_monai.handlers.rounds import RoundReport
 from medssl_monai.handlers.seed import EpochSeed, set_deterministic
@@ -19,6 +19,7 @@ __all__ = [
     "QueryHandler",
     "RoundReport",
     "TrainingCheckpoint",
+    "only_first_process_logs",
     "set_deterministic",
     "write_one_query",
 ]

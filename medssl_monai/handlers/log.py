@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
+
+from medssl_monai.distributed import is_first
 
 
 class EpochMean:
@@ -53,3 +56,9 @@ class EpochMean:
             )
         values = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, means, strict=True))
         engine.logger.info(f"Epoch {engine.state.epoch}/{engine.state.max_epochs}: {values}")
+
+
+def only_first_process_logs() -> None:
+    """Keep the other processes to warnings, so that every line of a log is there once."""
+    if not is_first():
+        logging.disable(logging.INFO)

@@ -68,7 +68,7 @@ def write_query(path: str | Path, record: Mapping[str, Any], images: Mapping[str
         table.writerow([item["id"], item["rank"], item["reason"], (images or {}).get(item["id"], ""), ""])
     filled = Path(path).with_suffix(".csv")
     rows = _rows(filled)
-    if {row.get("id") for row in rows} != {item["id"] for item in record["items"]}:
+    if not filled.exists() or {row.get("id") for row in rows} != {item["id"] for item in record["items"]}:
         if any((row.get("label") or "").strip() for row in rows):  # a person's work on another query
             os.replace(filled, filled.with_suffix(".previous.csv"))
             logger.warning(f"{filled} had labels for another query; it is {filled.stem}.previous.csv now.")

@@ -247,3 +247,58 @@ def test_a_changed_bundle_is_noticed(tmp_path):
     path: Path = tmp_path / "boostmis" / "configs" / "train.yaml"
     path.write_text(path.read_text().replace("_target_: medssl_monai.engines.SSLTrainer", "_target_: Other"))
     assert list(stale_files(tmp_path)) == [path]
+
+
+def test_whole_volumes(own_bundle, tmp_path):
+    """Three numbers in `image_size`: a 3-D network on whole volumes, volume views, no slices."""
+    import nibabel
+
+    from medssl_monai.bundle import workflow
+    from medssl_monai.data import write_datalist
+
+    rng, sections = np.random.default_rng(0), {}
+    for section, count in (("training", 12), ("validation", 4)):
+        sections[section] = []
+        for number in range(count):
+            volume = rng.normal(100, 20, (10, 12, 8)).astype(np.float32)
+            volume[: 5 + 5 * (number % 2)] += 60
+            name = f"{section}{number}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(volume, np.diag([1.0, 1.0, 3.0, 1.0])), tmp_path / name)
+            sections[section].append({"image": name, "label": number % 2})
+    write_datalist(tmp_path / "volumes.json", sections, classes=["half", "whole"])
+    bundle = own_bundle("boostmis")
+    values = {"image_size": [16, 16, 8], "labels": 4, "rounds": 1, "epochs_per_round": 1, "epoch_length": 2}
+    run = workflow(
+        [bundle / "configs" / "train.yaml"],
+        bundle_root=str(bundle),
+        logging_file=False,
+        datalist=str(tmp_path / "volumes.json"),
+        output_dir=str(tmp_path / "out"),
+        device="cpu",
+        **{**values, "batch_size::labeled": 2, "batch_size::unlabeled": 3, "query::budget": 2},
+    )
+    run.initialize()
+    run.run()
+    assert run.parser.get_parsed_content("train::dataset").images.shape == (12, 1, 16, 16, 8)
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [16, 16, 8]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"query::strategy": "@strategies::random"},
+        {"query::budget": 0},
+        {"labels": None},
+        {"labels": 0.5},
+        {"method_def": "@methods::mean_teacher", "query::strategy": "@strategies::entropy"},
+        {"network_def": "@networks::densenet121", "image_size": [32, 32]},
+        {"amp": True},
+        {"query::annotator": None},
+    ],
+    ids=str,
+)
+def test_choices_of_the_bundle(run_bundle, choice, tmp_path):
+    run_bundle(epoch_length=1, **choice)
+    assert (tmp_path / "run" / "report.html").exists()
+    assert weights_metadata(tmp_path / "run" / "models" / "model.pt")["metric"] == "auroc"

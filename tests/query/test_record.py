@@ -98,6 +98,16 @@ def test_the_table_of_another_query_is_replaced(record, tmp_path):
     assert [row["id"] for row in table_of(tmp_path / "q.csv")] == [IDS[1]]
 
 
+def test_a_filled_table_of_another_query_is_moved_aside(record, tmp_path):
+    """A label that a person has given is never lost."""
+    write_query(tmp_path / "q.json", record)
+    filled = (tmp_path / "q.csv").read_text().splitlines()
+    (tmp_path / "q.csv").write_text("\n".join([filled[0], filled[1] + "low", *filled[2:]]) + "\n")
+    write_query(tmp_path / "q.json", {**record, "items": record["items"][:1]})
+    assert [row["label"] for row in table_of(tmp_path / "q.csv")] == [""]
+    assert "low" in [row["label"] for row in table_of(tmp_path / "q.previous.csv")]
+
+
 def test_an_empty_query(record, tmp_path):
     write_query(tmp_path / "q.json", {**record, "items": []})
     assert (tmp_path / "q.csv").read_text() == "id,rank,reason,image,label\n"
