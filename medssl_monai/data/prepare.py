@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from medssl_monai.data.datalist import SECTIONS, Item, write_datalist
 from medssl_monai.data.pool import balanced_draw
-from medssl_monai.data.reader import count_slices, image_format
+from medssl_monai.data.reader import ClinicalReader, count_slices, image_format
 from medssl_monai.files import sha256, write_json
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,8 @@ def prepare(
         if item["id"] in found.pixels:
             _write_png(request.out_dir / item["image"], found.pixels[item["id"]])
     path = request.out_dir / "datalist.json"
-    write_datalist(path, sections, classes=found.classes, name=_stem(request.source))
+    modality = _modality(request.out_dir / item["image"] for item in sections["training"])
+    write_datalist(path, sections, classes=found.classes, name=_stem(request.source), modality=modality)
     report = {
         "source": request.source.name,
         "layout": layout,
@@ -343,6 +345,18 @@ def _hide_labels(items: list[Item], labels: int | float, seed: int) -> None:
     for position, item in enumerate(known):
         if position not in chosen:
             item["labeled"] = False
+
+
+def _modality(paths: Iterable[Path], sample: int = 8) -> tuple[str, ...]:
+    """Names of the channels: colours if any of the first `sample` images has differing ones, else one."""
+    for path in itertools.islice(paths, sample):
+        try:
+            array, _ = ClinicalReader().get_data([path])
+        except (OSError, ValueError):  # reported when the images are read for training
+            continue
+        if len(array) == 3 and not (array == array[:1]).all():
+            return ("red", "green", "blue")
+    return ("image",)
 
 
 def _write_png(path: Path, pixels: Array) -> None:

@@ -75,6 +75,11 @@ class TestConfig:
         keys = {key.split("::")[0] for key in config(name).config} - known
         assert [key for key in keys if f"@{key}" not in text] == []
 
+    def test_imports_work_in_a_fresh_process(self, name):
+        """MONAI resolves `from package import module` only if somebody else has imported the module."""
+        for path in (BUNDLES / name / "configs").glob("*.*"):
+            assert "$from medssl_monai import" not in path.read_text(), path
+
     def test_checkpoint_is_the_last_handler(self, name):
         assert config(name)["train::handlers"][-1]["_target_"].endswith("TrainingCheckpoint")
 

@@ -406,3 +406,16 @@ def test_list_images_gives_the_reason_for_files_that_cannot_be_used(tmp_path, cu
 def test_list_images_of_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         list_images(tmp_path / "none")
+
+
+def test_colour_images_have_three_channels_and_grey_ones_one(tmp_path):
+    """A datalist without it would train on the luminance of dermoscopy, in silence."""
+    rng = np.random.default_rng(0)
+    for name, shape in (("colour", (12, 8, 8, 3)), ("grey", (12, 8, 8))):
+        images = rng.integers(0, 255, shape, dtype=np.uint8)
+        ids = np.array([f"{name}{n}" for n in range(12)])
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(12) % 2, ids=ids, patients=ids)
+    found = {
+        name: load_datalist(prepare(tmp_path / f"{name}.npz", tmp_path / name)).modality for name in ("colour", "grey")
+    }
+    assert found == {"colour": ("red", "green", "blue"), "grey": ("image",)}
