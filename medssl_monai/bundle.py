@@ -14,7 +14,7 @@ from typing import Any
 
 from medssl_monai.data.datalist import Datalist, load_datalist
 from medssl_monai.distributed import is_first, wait_for_all
-from medssl_monai.files import write_json
+from medssl_monai.files import sha256, write_json
 
 
 def load_data(
@@ -87,6 +87,12 @@ def classes_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> list[str]:
         metadata: content of ``metadata.json``.
     """
     names = getattr(data, "classes", ())
+    if isinstance(data, Datalist) and not names:
+        labels = [item["label"] for item in data if item.get("label") is not None]
+        widths = [
+            len(label) if isinstance(label, list) else label + 1 for label in labels if not isinstance(label, str)
+        ]
+        names = [str(index) for index in range(max(widths, default=0))]
     channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
     return list(names) or [channels[key] for key in sorted(channels, key=int)]
 
@@ -113,6 +119,27 @@ def describe_data(
     metadata["data_type"] = "SYNTHETIC phantoms" if synthetic else "images named by a datalist"
     if metadata != json.loads(before):
         write_json(path, metadata)
+
+
+def fingerprint(labels: Any) -> str:
+    """What `labels` of a run's configuration comes down to: its value, or the hash of the file that it names."""
+    return sha256(labels) if isinstance(labels, str) and Path(labels).is_file() else str(labels)
+
+
+def check_classes(weights: str | Path, classes: Sequence[str]) -> None:
+    """Refuse a datalist whose classes are not those that a model was trained on.
+
+    Raises:
+        ValueError: with both.
+    """
+    from medssl_monai.networks.pretrained import weights_metadata
+
+    trained = weights_metadata(weights).get("classes")
+    if trained is not None and list(trained) != list(classes):
+        raise ValueError(
+            f"{weights} was trained on the classes {trained}, the datalist has {list(classes)}; use a datalist with "
+            "the same classes in the same order."
+        )
 
 
 def check_overrides(names: Iterable[str], config: Mapping[str, Any]) -> None:

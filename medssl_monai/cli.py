@@ -80,6 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--datalist", type=Path, required=True)
         command.add_argument("--labels", type=Path, required=True, help="the pool's labels: a file that a run wrote")
         command.add_argument("--output", type=Path, help="default: the same file")
+        command.add_argument("--query", type=Path, help="the query that asked (.json): BoostMIS learns its size")
+        command.add_argument("--dataset_dir", type=Path, help="folder that paths of the datalist start from")
+        command.add_argument("--allow_leaks", action="store_true", help="accept groups in more than one section")
     return parser
 
 
@@ -97,7 +100,7 @@ def parse_overrides(flags: Sequence[str]) -> dict[str, Any]:
         name = flags[position]
         if not name.startswith("--") or position + 1 == len(flags):
             raise ValueError(f"{name!r} must be a flag with a value, as in `--labels 20`.")
-        values[name[2:]] = yaml.safe_load(flags[position + 1])
+        values[name[2:]] = None if flags[position + 1] == "None" else yaml.safe_load(flags[position + 1])
     return values
 
 
@@ -151,11 +154,18 @@ def _loop(arguments: argparse.Namespace) -> int:
 def _change_labels(arguments: argparse.Namespace) -> int:
     from medssl_monai.data import LabelPool, load_datalist
     from medssl_monai.data.pool import annotate_from_table, read_annotations
+    from medssl_monai.query.record import read_query
 
-    pool = LabelPool(load_datalist(arguments.datalist), labels=arguments.labels)
+    output = arguments.output or arguments.labels
+    if output.suffix != ".json":
+        raise ValueError(f"the labels are written as JSON, so {output} must end in .json; name another with --output.")
+    data = load_datalist(arguments.datalist, "training", arguments.dataset_dir, arguments.allow_leaks)
+    pool = LabelPool(data, labels=arguments.labels)
+    if arguments.query:
+        pool.query_size = tuple(read_query(arguments.query)["query_size"])
     rows = read_annotations(arguments.table, pool.classes)
     accepted, refused = annotate_from_table(pool, rows, correct=arguments.command == "correct")
-    pool.save(arguments.output or arguments.labels)
+    pool.save(output)
     for reason in refused:
         print(f"refused: {reason}", file=sys.stderr)
     print(f"{len(accepted)} labels taken, {len(refused)} refused")

@@ -49,22 +49,25 @@ def run_loop(
     bundle, output_dir = Path(bundle), Path(output_dir)
     records: list[dict[str, Any]] = []
     queries: list[dict[str, Any]] = []
-    run: Any = None
     for number in range(rounds):
-        folder = output_dir / f"round_{number:02d}"
+        folder, before = (output_dir / f"round_{n:02d}" for n in (number, number - 1))
         values = {**(overrides or {}), "output_dir": str(folder), "ckpt_dir": str(folder / "models"), "rounds": 1}
-        if run is not None:
-            before = output_dir / f"round_{number - 1:02d}"
+        if number:
             values["labels"] = str(folder / "labels.json")
             if weights == "continued":
                 values["pretrained"] = str(before / "models" / "model.pt")
-            data, pool = (run.parser.get_parsed_content(name) for name in ("train::dataset::data", "pool"))
-            if not (folder / "labels.json").exists() and not hand_over(before, folder, pool, data, annotator):
-                return False
         run = workflow([bundle / "configs" / "train.yaml"], bundle_root=str(bundle), **values)
         run.initialize()
-        run.run()
-        run.finalize()
+        if not run.parser.get_parsed_content("query::budget"):
+            raise ValueError("`query::budget` is 0, and a loop has to ask for something; set it to 1 or more.")
+        if number and not (folder / "labels.json").exists():
+            data, classes = (run.parser.get_parsed_content(name) for name in ("train::dataset::data", "classes"))
+            pool = LabelPool(data, labels=before / "pool.json", classes=classes)
+            if not hand_over(before, folder, pool, data, annotator):
+                return False
+        if not (folder / "report.html").exists():  # the last file that a round writes
+            run.run()
+            run.finalize()
         records.append({**read_query(folder / "rounds" / "round_00.json"), "round": number})
         queries.append({**read_query(folder / "queries" / "round_00.json"), "round": number})
     pool, dataset, title = (run.parser.get_parsed_content(name) for name in ("pool", "train::dataset", "title"))
@@ -96,7 +99,7 @@ def hand_over(
         accepted, refused = annotate_from_table(pool, read_annotations(table, pool.classes))
         for reason in refused:
             logger.warning(f"{table}: {reason}; this row is left out.")
-        if not accepted:
+        if not accepted and record["items"]:
             logger.info(f"Fill in the column 'label' of {table}, then start the same command again.")
             return False
         logger.info(f"{len(accepted)} of {len(record['items'])} queried images have a label now.")

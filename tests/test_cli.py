@@ -88,3 +88,19 @@ def test_an_unknown_argument_of_another_command_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["phantom", "chest", "folder", "--sead", "1"])
     assert "unknown argument '--sead'" in capsys.readouterr().err
+
+
+def test_labels_are_never_written_into_a_table(pool_file, toy_datalist, tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    table.write_text("id,label\ntraining_0.png,0\n")
+    assert main(["annotate", str(table), "--datalist", str(toy_datalist), "--labels", str(table)]) == 1
+    assert "must end in .json" in capsys.readouterr().err
+    assert table.read_text() == "id,label\ntraining_0.png,0\n"
+
+
+def test_the_size_of_the_query_is_fed_back(pool_file, toy_datalist, tmp_path):
+    (tmp_path / "query.json").write_text('{"query_size": [5, 6]}')
+    (tmp_path / "table.csv").write_text("id,label\n")
+    arguments = ["--datalist", str(toy_datalist), "--labels", str(pool_file), "--query", str(tmp_path / "query.json")]
+    assert main(["annotate", str(tmp_path / "table.csv"), *arguments]) == 0
+    assert json.loads(pool_file.read_text())["query_size"] == [5, 6]

@@ -86,21 +86,29 @@ def test_a_person_fills_in_the_table_and_bad_rows_are_named(loop, tmp_path, caps
     assert next(csv.DictReader(table.read_text().splitlines()))["label"] == "left"
 
 
-def test_a_longer_datalist_is_matched_by_id(loop, toy_datalist, tmp_path):
+def test_a_datalist_may_become_longer_between_rounds(loop, toy_datalist, tmp_path):
+    """Samples are matched by id, whatever their place; a finished round is not run again."""
     loop(rounds=1)
     content = json.loads(toy_datalist.read_text())
     new = {**content["training"][0], "id": "new", "group": "new", "labeled": False}
     longer = tmp_path / "longer.json"
     longer.write_text(json.dumps({**content, "training": [new, *content["training"]]}))
     where = {"datalist": str(longer), "dataset_dir": str(toy_datalist.parent)}
-    first = tmp_path / "loop" / "round_00" / "pool.json"
-    from medssl_monai.data import LabelPool, load_datalist
+    assert loop(rounds=2, overrides=where)
+    first = labels_of(tmp_path / "loop" / "round_00" / "pool.json")
+    asked = json.loads((tmp_path / "loop" / "round_00" / "queries" / "round_00.json").read_text())["items"]
+    assert labels_of(tmp_path / "loop" / "round_01" / "pool.json") == first | {item["id"] for item in asked}
+    state = torch.load(tmp_path / "loop" / "round_01" / "state.pt", weights_only=True)
+    assert state["pool"]["ids"][0] == "new"
 
-    pool = LabelPool(load_datalist(longer, dataset_dir=toy_datalist.parent), labels=first)
-    assert pool.label(0) is None
-    assert {pool.ids[i] for i in pool.indices("labeled").tolist()} == labels_of(first)
-    run_values = {"overrides": where}
-    assert loop("grown", rounds=1, **run_values)
+
+def test_a_loop_that_asks_for_nothing_is_refused(loop):
+    with pytest.raises(ValueError, match="`query::budget` is 0"):
+        loop(overrides={"query::budget": 0})
+
+
+def test_a_person_is_not_waited_for_when_nothing_was_asked(loop, tmp_path):
+    assert loop(annotator="person", rounds=2, overrides={"labels": 40})  # all of them
 
 
 def test_continued_weights_start_from_the_model_of_the_round_before(loop, tmp_path, capsys):

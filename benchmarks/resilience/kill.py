@@ -118,8 +118,8 @@ def main() -> int:
                 process.communicate()
                 ended = False
             state = folder / "killed" / "state.pt"
-            epoch = int(load_tensors(state)["trainer"]["epoch"]) if state.exists() else 0
-            moments.append({"after_seconds": round(wait, 2), "epochs_saved": epoch, "had_ended": ended})
+            steps = int(load_tensors(state)["trainer"]["iteration"]) if state.exists() else 0
+            moments.append({"after_seconds": round(wait, 2), "steps_saved": steps, "had_ended": ended})
             print(moments[-1], flush=True)
             if ended:  # start over, so that every kill hits a living run
                 broken = differences(folder / "whole", folder / "killed")

@@ -33,7 +33,8 @@ class LabelPool:
         datalist: items; position r is the `index` r of everything else.
         labels: which labels are known at the start. None: as the datalist says (an item counts as labeled if its
             ``labeled`` flag says so or, without a flag, if it has a ``label``). A whole number: a class-balanced draw
-            of as many items. A fraction below 1: likewise, of all items that have a label. A path: the labels in that
+            of as many items. A fraction below 1: likewise, of all items that have a label (both draw anew,
+            whatever the flags say). A path: the labels in that
             file, written by `save` or a CSV table with the columns ``id`` and ``label``.
         num_classes: K; 0 if unknown. Labels out of range are refused.
         classes: names of the classes, accepted in place of an index.
@@ -67,6 +68,8 @@ class LabelPool:
         self._labels: list[Label | None] = [None] * len(self.ids)
         self._targets: Tensor | None = None
         known = {position: item["label"] for position, item in enumerate(datalist) if item.get("label") is not None}
+        if labels in ("null", "None"):  # as a command line may pass it
+            labels = None
         if isinstance(labels, (str, Path)):
             self._load(Path(labels))
             return
@@ -196,13 +199,29 @@ class LabelPool:
     def _load(self, path: Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"`labels` names {path}, and there is no such file.")
+        table: dict[str, Any] = {}
         if path.suffix == ".csv":
-            table = {name: label for name, label in read_annotations(path, self.classes) if label is not None}
+            for name, label in read_annotations(path, self.classes):
+                if label is not None and table.setdefault(name, label) != label:
+                    raise ValueError(f"{path} has two labels for {name!r}: {table[name]!r} and {label!r}.")
         else:
             content = json.loads(path.read_text(encoding="utf-8"))
             table, self.query_size = content["labels"], tuple(content["query_size"])
+            if self.classes and content["classes"] and list(self.classes) != content["classes"]:
+                table = {name: self._translate(label, content["classes"], path) for name, label in table.items()}
         self._check_known(table, str(path))
         self._set_all({self.position[name]: label for name, label in table.items()}, labeled=False, source=f"{path}: ")
+
+    def _translate(self, label: Label, names: Sequence[str], path: Path) -> Label:
+        """The label of a file whose classes are in another order, by their names."""
+        lost = [name for name in names if name not in self.classes]
+        if lost and (isinstance(label, list) or (isinstance(label, int) and names[label] in lost)):
+            raise ValueError(f"{path} has the classes {list(names)}, the datalist lacks {lost}; mend its class names.")
+        if isinstance(label, int):
+            return self.classes.index(names[label])
+        if isinstance(label, list):
+            return [label[names.index(name)] if name in names else -1 for name in self.classes]
+        return label
 
     def _set(self, position: int, label: Label | None) -> None:
         self._labels[position], self._targets = label, None
@@ -266,11 +285,19 @@ def read_annotations(path: str | Path, classes: Sequence[str] = ()) -> list[tupl
     Raises:
         ValueError: if the file lacks one of the columns.
     """
+    names, rows = read_table(path)
+    if not {"id", "label"} <= set(names):
+        raise ValueError(f"{path} must have the columns 'id' and 'label', got {names}.")
+    return [(row["id"].strip(), _parse_label((row["label"] or "").strip(), classes)) for row in rows]
+
+
+def read_table(path: str | Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Column names and rows of a CSV file, with commas or, as spreadsheets of many countries write it, semicolons."""
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"id", "label"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} must have the columns 'id' and 'label', got {reader.fieldnames}.")
-        return [(row["id"].strip(), _parse_label((row["label"] or "").strip(), classes)) for row in reader]
+        head = file.readline()
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter=";" if ";" in head and "," not in head else ",")
+        return list(reader.fieldnames or ()), list(reader)
 
 
 def _parse_label(text: str, classes: Sequence[str]) -> Label | None:

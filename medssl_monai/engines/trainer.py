@@ -23,8 +23,9 @@ PrepareViews = Callable[[Mapping[str, Any], torch.Generator], dict[str, Any]]
 class SSLTrainer(Trainer):
     """Batch to device, labels by index, views, forward, backward, optimizer step, `after_step`.
 
-    ``engine.state.output`` holds the scalars that the method returned, detached and not decollated, so that a handler
-    can log them. Fires the usual `monai.engines.IterationEvents`. Nothing in a step waits for the device.
+    ``engine.state.output`` is a list of one dict with the scalars that the method returned, detached: what MONAI's
+    handlers expect of a trainer (``from_engine(["loss"], first=True)``). Fires the usual
+    `monai.engines.IterationEvents`. Nothing in a step waits for the device.
 
     Args:
         device: where to train.
@@ -74,6 +75,8 @@ class SSLTrainer(Trainer):
         self.add_event_handler(Events.STARTED, self._start)  # after the handlers of the list, which may load weights
 
     def _start(self) -> None:
+        if self.pool.targets(torch.zeros(1, dtype=torch.long)).ndim > 1:
+            raise ValueError("the labels are multi-hot, and the methods here learn one class per image.")
         if self.core.steps_done == 0:
             self.core.on_start()
 
@@ -100,7 +103,7 @@ class SSLTrainer(Trainer):
         batch = cast(dict[str, Any], convert_tensor(batch, self.state.device, self.non_blocking))
         return batch if self.views is None else self.views(batch, self.generator)
 
-    def _iteration(self, engine: SSLTrainer, batchdata: Mapping[str, Any]) -> Output:
+    def _iteration(self, engine: SSLTrainer, batchdata: Mapping[str, Any]) -> list[Output]:  # type: ignore[override]
         batch = engine.prepare(batchdata)
         engine.method.train()
         engine.optimizer.zero_grad(set_to_none=True)
@@ -115,6 +118,6 @@ class SSLTrainer(Trainer):
 
         output = {name: value.detach() for name, value in output.items()}
         engine.core.after_step(batch, output)
-        engine.state.output = {name: value for name, value in output.items() if value.ndim == 0}
+        engine.state.output = [{name: value for name, value in output.items() if value.ndim == 0}]
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output

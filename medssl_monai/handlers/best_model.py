@@ -12,6 +12,7 @@ from torch import nn
 
 from medssl_monai.distributed import is_first
 from medssl_monai.files import save_tensors
+from medssl_monai.methods.base import SSLMethod
 from medssl_monai.networks.pretrained import describe
 
 
@@ -27,13 +28,19 @@ class BestModel:
         network: usually ``method.inference_network``.
         metric: name in ``engine.state.metrics``; higher is better.
         metadata: plain values to keep with the weights, see `medssl_monai.networks.describe`.
+        method: its confidence threshold is kept with the weights, for later queries.
     """
 
     def __init__(
-        self, path: str | Path, network: nn.Module, metric: str = "auroc", metadata: Mapping[str, Any] | None = None
+        self,
+        path: str | Path,
+        network: nn.Module,
+        metric: str = "auroc",
+        metadata: Mapping[str, Any] | None = None,
+        method: SSLMethod | None = None,
     ) -> None:
         self.path, self.network, self.metric = Path(path), network, metric
-        self.metadata = dict(metadata or {})
+        self.metadata, self.method = dict(metadata or {}), method
         self.best: float | None = None
         self.epoch = 0
 
@@ -55,7 +62,8 @@ class BestModel:
 
     def _save(self, epoch: int, value: float | None) -> None:
         if is_first():
-            metadata = {**self.metadata, "epoch": epoch, "metric": self.metric, "value": value}
+            known = {"threshold": self.method.confidence_threshold} if self.method is not None else {}
+            metadata = {**self.metadata, **known, "epoch": epoch, "metric": self.metric, "value": value}
             save_tensors(self.path, describe(self.network, metadata))
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -38,7 +36,7 @@ class EpochMean:
 
     def add(self, engine: Engine) -> None:
         """Take in one step's output."""
-        output: Mapping[str, Any] = engine.state.output
+        (output,) = engine.state.output
         for name, value in output.items():
             self.total[name] = self.total[name] + value if name in self.total else value.clone()
 

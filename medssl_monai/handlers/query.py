@@ -15,6 +15,7 @@ from medssl_monai.data.pool import Label, LabelPool
 from medssl_monai.distributed import from_first, is_first
 from medssl_monai.engines.pool import predict_pool, weights_sha256
 from medssl_monai.methods.base import SSLMethod
+from medssl_monai.networks.pretrained import weights_metadata
 from medssl_monai.query.base import QueryStrategy
 from medssl_monai.query.record import query_record, read_query, write_query
 
@@ -122,10 +123,15 @@ def ask(
     generator: torch.Generator,
     device: torch.device | str,
     batch_size: int = 128,
+    threshold: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """One query: its record (see `medssl_monai.query.record`), and the image path of every id."""
+    """One query: its record (see `medssl_monai.query.record`), and the image path of every id.
+
+    `threshold` stands in for the method's present one; see `QueryHandler` for the other arguments.
+    """
     network = method.inference_network
-    outputs = predict_pool(network, dataset, pool, device, batch_size, method.confidence_threshold)
+    threshold = method.confidence_threshold if threshold is None else threshold
+    outputs = predict_pool(network, dataset, pool, device, batch_size, threshold)
     query = strategy(outputs, budget, generator)
     name = getattr(strategy, "__name__", type(strategy).__name__)
     record = query_record(query, outputs, pool, strategy=name, budget=budget, model_sha256=weights_sha256(network))
@@ -141,10 +147,15 @@ def write_one_query(
     budget: int,
     seed: int,
     device: torch.device | str,
+    weights: str | Path,
 ) -> None:
-    """`ask` outside of a run, and write the query; see `QueryHandler` for the arguments."""
+    """`ask` outside of a run, and write the query; see `QueryHandler` for the arguments.
+
+    `weights` is the file that the method's network was loaded from; it knows the threshold at which it was saved.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003)
-    record, images = ask(method.to(device), dataset, pool, strategy, budget, generator, device)
+    threshold = weights_metadata(weights).get("threshold")
+    record, images = ask(method.to(device), dataset, pool, strategy, budget, generator, device, threshold=threshold)
     write_query(path, record, images)
 
 

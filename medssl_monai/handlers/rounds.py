@@ -66,7 +66,9 @@ class RoundReport:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Start the clock."""
+        """Start the clock, and refuse a validation list that cannot measure anything, before anything is trained."""
+        if len(self.validation_pool.indices("labeled")) == 0:
+            raise ValueError("no validation image has a label; split the data anew with `medssl prepare`.")
         self.started = time.monotonic()
 
     def measure(self, engine: Engine) -> None:

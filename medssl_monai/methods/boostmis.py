@@ -47,7 +47,8 @@ class AdaptiveThreshold(nn.Module):
         beta: likewise, 0.05.
         period: optimizer steps from one comparison to the next, the unit of t, which the paper does not give; one
             epoch is our proposal.
-        scope: count over the ``epoch`` (all samples, last confidence known) or over each ``batch``, every step.
+        scope: count over the ``epoch`` (all samples, last confidence known) or over each ``batch``, every step; what is
+            counted in one period, or batch, sets the threshold of the next.
         last_step: optimizer step from which on the threshold is ``alpha + beta`` (T_max, which the code lacks); None:
             never.
         minimum: lower bound. The literal rule falls to about ``beta`` and accepts everything when no sample is

@@ -222,7 +222,8 @@ class BoostMISQuery:
     Args:
         instability: AUS; None switches it off.
         density_entropy: BUS; None switches it off.
-        pool: ``unselected``: samples below the learner's threshold (paper); ``all``: every unlabeled one (code).
+        pool: ``unselected``: samples below the learner's threshold (paper), by the averaged network on the image as it
+            is; ``all``: every unlabeled one (code).
         exact_budget: top the union up, alternately with the next best of each selector, so that annotators always
             get K per selector.
 
@@ -245,7 +246,11 @@ class BoostMISQuery:
         self.pool, self.exact_budget = pool, exact_budget
 
     def __call__(self, outputs: PoolOutputs, budget: int, generator: torch.Generator) -> Query:
-        """K is `budget`, per selector; a pool with fewer candidates gives what it has."""
+        """K is `budget`, per selector; a pool with fewer candidates gives what it has.
+
+        K is cut to the number of candidates, also in `Query.limit`: what is fed back to the threshold is how much the
+        selectors overlap, not that the pool is nearly used up.
+        """
         candidate = ~outputs.labeled
         if self.pool == "unselected" and outputs.threshold is not None:
             candidate &= outputs.probs.amax(dim=1) < outputs.threshold

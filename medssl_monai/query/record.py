@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.data.pool import LabelPool
+from medssl_monai.data.pool import LabelPool, read_table
 from medssl_monai.files import write_json, write_text
 from medssl_monai.query.base import PoolOutputs, Query
 
@@ -67,11 +68,12 @@ def write_query(path: str | Path, record: Mapping[str, Any], images: Mapping[str
     for item in record["items"]:
         table.writerow([item["id"], item["rank"], item["reason"], (images or {}).get(item["id"], ""), ""])
     filled = Path(path).with_suffix(".csv")
-    rows = _rows(filled)
-    if not filled.exists() or {row.get("id") for row in rows} != {item["id"] for item in record["items"]}:
-        if any((row.get("label") or "").strip() for row in rows):  # a person's work on another query
-            os.replace(filled, filled.with_suffix(".previous.csv"))
-            logger.warning(f"{filled} had labels for another query; it is {filled.stem}.previous.csv now.")
+    names, rows = read_table(filled) if filled.exists() else ([], [])
+    if not rows or {row.get("id") for row in rows} != {item["id"] for item in record["items"]}:
+        if rows and ("label" not in names or any((row["label"] or "").strip() for row in rows)):
+            kept = next(p for n in itertools.count(1) if not (p := filled.with_suffix(f".previous{n}.csv")).exists())
+            os.replace(filled, kept)  # a person's work on another query
+            logger.warning(f"{filled} was filled in for another query; it is {kept.name} now.")
         write_text(filled, text.getvalue())
     write_json(path, record)
 
@@ -79,10 +81,3 @@ def write_query(path: str | Path, record: Mapping[str, Any], images: Mapping[str
 def read_query(path: str | Path) -> dict[str, Any]:
     """Read what `write_query` wrote."""
     return dict(json.loads(Path(path).read_text(encoding="utf-8")))
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))

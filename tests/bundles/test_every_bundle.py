@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import monai.bundle
@@ -93,6 +94,23 @@ class TestConfig:
         text = (BUNDLES / name / "docs" / "README.md").read_text()
         assert [section for section in README_SECTIONS if section not in text] == []
         assert "not a medical device" in text
+
+    def test_has_what_the_model_zoo_asks_for(self, name):
+        """The steps of its acceptance script that need no weights; the others are below."""
+        metadata = json.loads((BUNDLES / name / "configs" / "metadata.json").read_text())
+        assert (BUNDLES / name / "LICENSE").is_file()
+        assert metadata["version"] in metadata["changelog"]
+
+    def test_a_wheel_has_every_file(self, name):
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+        patterns = project["package-data"]["medssl_monai.bundles"]
+        shipped = {path for pattern in patterns for path in BUNDLES.glob(pattern)}
+        made = {"models", "eval", "__pycache__"}
+        wanted = {p for p in (BUNDLES / name).rglob("*") if p.is_file() and not made & set(p.parts)}
+        assert wanted <= shipped
+        folders = {p.parent for p in (ROOT / "medssl_monai").rglob("*.py")}
+        packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"medssl_monai.bundles"}
+        assert set(project["packages"]) == packages
 
     def test_metadata_fit_the_schema(self, name, tmp_path):
         schema = ROOT.parent / "shared" / "schema" / "meta_schema_20240725.json"
@@ -298,6 +316,7 @@ def test_whole_volumes(own_bundle, tmp_path):
         {"labels": 0.5},
         {"method_def": "@methods::mean_teacher", "query::strategy": "@strategies::entropy"},
         {"network_def": "@networks::densenet121", "image_size": [32, 32]},
+        {"network_def": "@networks::resnet50", "image_size": [32, 32]},
         {"amp": True},
         {"query::annotator": None},
     ],

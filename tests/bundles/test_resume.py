@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,52 @@ def test_a_damaged_checkpoint_is_an_error_and_stays_where_it_is(run_bundle, tmp_
         run_bundle()
     assert "cannot be read" in str(error.value.__cause__)
     assert path.read_bytes() == damaged
+
+
+def test_new_labels_or_another_method_do_not_continue_an_old_state(run_bundle, tmp_path):
+    """They would be dropped in silence."""
+    run_bundle(rounds=1)
+    for change, message in (
+        ({"labels": str(tmp_path / "run" / "pool.json")}, "with labels '6', this one has"),
+        ({"method_def": "@methods::supervised"}, "with method 'BoostMIS', this one has 'Supervised'"),
+    ):
+        with pytest.raises(RuntimeError) as error:
+            run_bundle(**change)
+        assert message in str(error.value.__cause__)
+
+
+def test_a_run_that_is_refused_has_changed_nothing(run_bundle, own_bundle, toy_datalist, tmp_path):
+    run_bundle(rounds=1)
+    metadata = own_bundle("boostmis") / "configs" / "metadata.json"
+    before = metadata.read_bytes()
+    other = tmp_path / "other.json"
+    other.write_text(toy_datalist.read_text().replace('"left"', '"port"').replace('"labeled"', '"labeled"'))
+    content = json.loads(other.read_text())
+    content["training"] = content["training"][:-1]
+    other.write_text(json.dumps(content))
+    with pytest.raises(RuntimeError):
+        run_bundle(datalist=str(other), dataset_dir=str(toy_datalist.parent))
+    assert metadata.read_bytes() == before
+
+
+def test_a_validation_list_without_labels_is_refused_before_training(run_bundle, toy_datalist, tmp_path):
+    content = json.loads(toy_datalist.read_text())
+    content["validation"] = [{k: v for k, v in item.items() if k != "label"} for item in content["validation"]]
+    blind = tmp_path / "blind.json"
+    blind.write_text(json.dumps(content))
+    with pytest.raises(RuntimeError) as error:
+        run_bundle(datalist=str(blind), dataset_dir=str(toy_datalist.parent))
+    assert "no validation image has a label" in str(error.value.__cause__)
+    assert not (tmp_path / "run" / "state.pt").exists()
+
+
+def test_multi_hot_labels_are_refused_with_words(run_bundle, toy_datalist, tmp_path):
+    content = json.loads(toy_datalist.read_text())
+    for section in ("training", "validation"):
+        for item in content[section]:
+            item["label"] = [item["label"], 1]
+    several = tmp_path / "several.json"
+    several.write_text(json.dumps(content))
+    with pytest.raises(RuntimeError) as error:
+        run_bundle(datalist=str(several), dataset_dir=str(toy_datalist.parent))
+    assert "the labels are multi-hot" in str(error.value.__cause__)

@@ -142,7 +142,6 @@ def test_a_misspelt_class_in_a_table_of_labels_is_refused(tmp_path):
         ("id,label\ns0,0\nelsewhere,1\n", r"labels.csv knows 1 samples that the datalist lacks.*'elsewhere'"),
         ("id,label\ns0,2\n", r"labels.csv: the label of 's0' must be a class index from 0 to 1"),
         ("name,label\ns0,0\n", r"must have the columns 'id' and 'label', got \['name', 'label'\]"),
-        ("id;label\ns0;0\n", "must have the columns 'id' and 'label'"),
     ],
 )
 def test_a_table_of_labels_that_does_not_fit_is_refused(tmp_path, table, match):
@@ -455,3 +454,28 @@ def test_random_transforms_are_seeded_by_epoch_and_stream():
     assert draws(one, 2) == draws(two, 2) != draws(two, 3)
     a, b = draws(two, 4)[0]
     assert a != b
+
+
+def test_a_pool_file_of_other_classes_is_read_by_name(tmp_path):
+    """A class that is new and sorted first must not turn every label into its neighbour."""
+    LabelPool(Datalist(items(0, 1, None), classes=["low", "zzz"])).save(tmp_path / "pool.json")
+    pool = LabelPool(Datalist(items(None, None, None), classes=["b_new", "low", "zzz"]), labels=tmp_path / "pool.json")
+    assert labels_of(pool) == [1, 2, None]
+    with pytest.raises(ValueError, match="the datalist lacks"):
+        LabelPool(Datalist(items(None, None, None), classes=["low", "high"]), labels=tmp_path / "pool.json")
+
+
+def test_two_labels_for_one_id_in_a_table_are_refused(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,label\ns0,0\ns0,1\n")
+    with pytest.raises(ValueError, match="two labels for 's0'"):
+        LabelPool(items(None), labels=tmp_path / "labels.csv")
+
+
+def test_a_table_with_semicolons_is_read(tmp_path):
+    (tmp_path / "labels.csv").write_text("id;label\ns0;1\n")
+    assert labels_of(LabelPool(items(None), labels=tmp_path / "labels.csv")) == [1]
+
+
+@pytest.mark.parametrize("word", ["null", "None"])
+def test_a_command_line_may_say_null(word):
+    assert labels_of(LabelPool(items(1, None), labels=word)) == [1, None]

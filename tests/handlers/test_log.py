@@ -11,7 +11,7 @@ from medssl_monai.handlers import EpochMean
 
 def run(outputs, epochs=1, later=None):
     """An engine whose steps give these outputs, again in each epoch."""
-    engine = Engine(lambda engine, batch: {name: torch.tensor(value) for name, value in batch.items()})
+    engine = Engine(lambda engine, batch: [{name: torch.tensor(value) for name, value in batch.items()}])
     EpochMean().attach(engine)
     if later:
         engine.add_event_handler(Events.EPOCH_COMPLETED, later)
@@ -48,15 +48,15 @@ def test_another_scalar_may_be_undefined():
 
 def test_the_steps_own_output_is_not_summed_into():
     seen = []
-    engine = Engine(lambda engine, batch: {"loss": torch.tensor(1.0)})
-    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.output["loss"]))
+    engine = Engine(lambda engine, batch: [{"loss": torch.tensor(1.0)}])
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.output[0]["loss"]))
     EpochMean().attach(engine)
     engine.run([0, 0, 0])
     assert [float(loss) for loss in seen] == [1.0, 1.0, 1.0]
 
 
 def test_a_scalar_of_half_precision_is_averaged_in_full():
-    engine = Engine(lambda engine, batch: {"loss": torch.tensor(0.1, dtype=torch.float64)})
+    engine = Engine(lambda engine, batch: [{"loss": torch.tensor(0.1, dtype=torch.float64)}])
     EpochMean().attach(engine)
     engine.run(range(1000))
     assert engine.state.metrics["loss"] == pytest.approx(0.1)

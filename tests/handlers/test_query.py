@@ -10,7 +10,7 @@ from ignite.engine import Engine
 from medssl_monai.data import Datalist, ImageDataset, LabelPool
 from medssl_monai.handlers import Oracle, QueryHandler, write_one_query
 from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch
-from medssl_monai.networks import small_resnet
+from medssl_monai.networks import describe, small_resnet
 from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, entropy, random
 from medssl_monai.query.record import read_query
 
@@ -200,8 +200,10 @@ def test_the_oracle_answers_what_the_datalist_hides_and_nothing_else(data):
 
 
 def test_one_query_outside_of_a_run(data, dataset, method, tmp_path):
+    weights = tmp_path / "model.pt"
+    torch.save(describe(method.inference_network, {"threshold": 0.7}), weights)
     for name in ("a", "b"):
-        write_one_query(tmp_path / f"{name}.json", method, dataset, LabelPool(data), entropy, 4, 0, "cpu")
+        write_one_query(tmp_path / f"{name}.json", method, dataset, LabelPool(data), entropy, 4, 0, "cpu", weights)
     record = read_query(tmp_path / "a.json")
     assert len(record["items"]) == 4
     assert record == read_query(tmp_path / "b.json")

@@ -105,7 +105,7 @@ def test_a_filled_table_of_another_query_is_moved_aside(record, tmp_path):
     (tmp_path / "q.csv").write_text("\n".join([filled[0], filled[1] + "low", *filled[2:]]) + "\n")
     write_query(tmp_path / "q.json", {**record, "items": record["items"][:1]})
     assert [row["label"] for row in table_of(tmp_path / "q.csv")] == [""]
-    assert "low" in [row["label"] for row in table_of(tmp_path / "q.previous.csv")]
+    assert "low" in [row["label"] for row in table_of(tmp_path / "q.previous1.csv")]
 
 
 def test_an_empty_query(record, tmp_path):
