@@ -1,0 +1,74 @@
+"""Predicting many images, and measuring them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medssl_monai.data import Datalist, ImageDataset, LabelPool
+from medssl_monai.engines import evaluate, predict, predict_pool, weights_sha256
+from medssl_monai.networks import small_resnet
+
+ITEMS = Datalist(
+    [{"image": str(i), "id": f"i{i}", "group": f"g{i // 2}", "label": i % 2} for i in range(9)],
+    classes=["a", "b"],
+    synthetic=True,
+)
+
+
+def images_of(item):
+    generator = torch.Generator().manual_seed(int(item["image"]))
+    return {"image": torch.rand(1, 16, 16, generator=generator)}
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return small_resnet(2, width=2).eval()
+
+
+@pytest.fixture
+def dataset():
+    return ImageDataset(ITEMS, images_of)
+
+
+def test_batches_do_not_change_predictions_and_keep_the_order(network, dataset):
+    whole, parts = predict(network, dataset, "cpu", 9), predict(network, dataset, "cpu", 2)
+    torch.testing.assert_close(whole.probs, parts.probs)
+    some = predict(network, dataset, "cpu", index=torch.tensor([7, 1]))
+    torch.testing.assert_close(some.probs, whole.probs[[7, 1]])
+    torch.testing.assert_close(network.head(whole.embedding).softmax(dim=1), whole.probs)
+
+
+def test_prediction_leaves_the_network_as_it_was(network, dataset):
+    network.train()
+    before = weights_sha256(network)
+    predict(network, dataset, "cpu")
+    assert network.training
+    assert weights_sha256(network) == before
+
+
+def test_pool_outputs_know_what_is_labeled_and_show_images(network, dataset):
+    outputs = predict_pool(network, dataset, LabelPool(ITEMS, labels=3), "cpu", threshold=0.9)
+    assert int(outputs.labeled.sum()) == 3
+    assert outputs.threshold == 0.9
+    assert outputs.images(torch.tensor([2])).shape == (1, 1, 16, 16)
+    assert outputs.images(torch.tensor([2])).dtype == torch.float32
+
+
+def test_images_without_a_label_are_counted_and_not_measured(network, dataset):
+    figures = evaluate(network, dataset, LabelPool(ITEMS, labels=6), "cpu")
+    assert (figures["n"], figures["unlabeled"]) == (6, 3)
+    assert figures["synthetic"] is True and "SYNTHETIC" in figures["notice"]
+    assert figures["model_sha256"] == weights_sha256(network)
+
+
+def test_nothing_to_measure_is_an_error(network, dataset):
+    with pytest.raises(ValueError, match="no image of this list has a label"):
+        evaluate(network, dataset, LabelPool(ITEMS, labels=0), "cpu")
+
+
+def test_the_hash_follows_weights_and_buffers(network):
+    before = weights_sha256(network)
+    network.backbone.bn1.running_mean += 1
+    assert weights_sha256(network) != before

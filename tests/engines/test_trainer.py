@@ -1,0 +1,105 @@
+"""The one trainer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from medssl_monai.data import Datalist, ImageDataset, LabelPool, MultiStreamLoader, pool_loader
+from medssl_monai.engines import SSLTrainer
+from medssl_monai.handlers import EpochSeed
+from medssl_monai.methods import FixMatch
+from medssl_monai.transforms import GaussianNoise, Views
+
+ITEMS = Datalist([{"image": str(i), "id": str(i), "label": i % 2, "labeled": i < 4} for i in range(12)], classes="ab")
+
+
+def images_of(item):
+    generator = torch.Generator().manual_seed(int(item["id"]))
+    return {"image": torch.rand(1, 4, 4, generator=generator)}
+
+
+@pytest.fixture
+def make():
+    """A trainer of two epochs of two steps, on images of 4 x 4."""
+
+    def _make(**arguments):
+        torch.manual_seed(0)
+        pool, dataset = LabelPool(ITEMS), ImageDataset(ITEMS, images_of)
+        method = FixMatch(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), threshold=0.0)
+        streams = {name: pool_loader(dataset, pool, name, 3, epoch_length=2) for name in ("labeled", "unlabeled")}
+        optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.1)
+        return SSLTrainer(
+            "cpu",
+            2,
+            MultiStreamLoader(streams),
+            method,
+            optimizer,
+            pool,
+            views=Views(GaussianNoise(0.1), GaussianNoise(0.3)),
+            **{"train_handlers": [EpochSeed(0)], **arguments},
+        )
+
+    return _make
+
+
+def test_labels_join_by_index_and_only_the_labeled_stream(make):
+    trainer = make()
+    batch = trainer.prepare(next(iter(trainer.data_loader)))
+    assert torch.equal(batch["labeled"]["label"], batch["labeled"]["index"] % 2)
+    assert set(batch["unlabeled"]) == {"weak", "strong", "index"}
+    assert bool((batch["unlabeled"]["index"] >= 4).all())
+
+
+def test_a_corrected_label_is_in_the_next_batch(make):
+    trainer = make()
+    trainer.pool.correct(range(4), [1, 1, 1, 1])
+    assert bool((trainer.prepare(next(iter(trainer.data_loader)))["labeled"]["label"] == 1).all())
+
+
+def test_output_holds_scalars_as_monai_handlers_expect_them(make):
+    trainer = make()
+    trainer.run()
+    (output,) = trainer.state.output
+    assert {"loss", "supervised", "unsupervised", "mask_rate"} == set(output)
+    assert not output["loss"].requires_grad
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(make):
+    weights = []
+    for seed in (0, 0, 1):
+        trainer = make(train_handlers=[EpochSeed(seed)])
+        trainer.run()
+        weights.append(trainer.core.network[1].weight.detach().clone())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_bfloat16_on_the_cpu_trains(make):
+    trainer = make(amp=True)
+    trainer.run()
+    assert trainer.amp_dtype == torch.bfloat16
+    assert all(torch.isfinite(p).all() for p in trainer.core.parameters())
+
+
+def test_float16_without_cuda_is_refused(make):
+    with pytest.raises(ValueError, match="float16 needs CUDA, and the device is cpu"):
+        make(amp=True, amp_dtype="float16")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("amp_dtype", ["float16", "bfloat16"])
+def test_amp_on_cuda(amp_dtype):
+    pool, dataset = LabelPool(ITEMS), ImageDataset(ITEMS, images_of)
+    method = FixMatch(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), threshold=0.0).cuda()
+    streams = {name: pool_loader(dataset, pool, name, 3, epoch_length=2) for name in ("labeled", "unlabeled")}
+    optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.1)
+    views = Views(GaussianNoise(0.1), GaussianNoise(0.3))
+    trainer = SSLTrainer(
+        "cuda", 2, MultiStreamLoader(streams), method, optimizer, pool, views, [EpochSeed(0)], True, amp_dtype
+    )
+    trainer.run()
+    assert trainer.grad_scaler.is_enabled() == (amp_dtype == "float16")
+    assert all(torch.isfinite(p).all() for p in method.parameters())
