@@ -16,6 +16,9 @@ Item = dict[str, Any]
 multi-hot list of 1, 0 and -1 for unknown, or path of a mask), ``labeled`` (False hides the label from training),
 ``slice`` (index along the last axis of a volume, or frame) and ``meta`` (the user's own columns)."""
 
+SYNTHETIC = "SYNTHETIC DATA: phantoms, not patients"
+"""What every output of a run on phantoms says."""
+
 SECTIONS = ("training", "validation", "testing")
 KEYS = {"image", "label", "labeled", "group", "id", "slice", "meta"}
 

@@ -14,7 +14,7 @@ from monai.data import DataLoader, set_rnd
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from medssl_monai.data.datalist import Item, check_label, hash_items
+from medssl_monai.data.datalist import SYNTHETIC, Item, check_label, hash_items
 from medssl_monai.files import write_json
 
 Subset = Literal["labeled", "unlabeled", "all"]
@@ -163,6 +163,7 @@ class LabelPool:
             path,
             {
                 "synthetic": self.synthetic,
+                **({"notice": SYNTHETIC} if self.synthetic else {}),
                 "datalist_sha256": self.datalist_sha256,
                 "classes": list(self.classes),
                 "query_size": list(self.query_size),

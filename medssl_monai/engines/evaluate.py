@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medssl_monai.data.datalist import SYNTHETIC
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool
 from medssl_monai.engines.pool import predict, weights_sha256
@@ -58,7 +59,7 @@ def evaluate(
     figures = evaluate_predictions(probs.numpy(), pool.targets(index).numpy(), group, classes=pool.classes)
     return {
         "synthetic": pool.synthetic,
-        **({"notice": "SYNTHETIC DATA: phantoms, not patients"} if pool.synthetic else {}),
+        **({"notice": SYNTHETIC} if pool.synthetic else {}),
         "unlabeled": len(pool) - len(index),
         "datalist_sha256": pool.datalist_sha256,
         "model_sha256": weights_sha256(network),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medssl_monai.data.datalist import SYNTHETIC
 from medssl_monai.data.pool import LabelPool, read_table
 from medssl_monai.files import write_json, write_text
 from medssl_monai.query.base import PoolOutputs, Query
@@ -46,6 +47,7 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
     returned, possible = query.size
     return {
         "synthetic": pool.synthetic,
+        **({"notice": SYNTHETIC} if pool.synthetic else {}),
         **facts,
         "datalist_sha256": pool.datalist_sha256,
         "classes": list(pool.classes),
@@ -64,9 +66,11 @@ def write_query(path: str | Path, record: Mapping[str, Any], images: Mapping[str
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["id", "rank", "reason", "image", "label"])
+    note = {"data": "SYNTHETIC"} if record["synthetic"] else {}
+    table.writerow(["id", "rank", "reason", "image", *note, "label"])
     for item in record["items"]:
-        table.writerow([item["id"], item["rank"], item["reason"], (images or {}).get(item["id"], ""), ""])
+        image = (images or {}).get(item["id"], "")
+        table.writerow([item["id"], item["rank"], item["reason"], image, *note.values(), ""])
     filled = Path(path).with_suffix(".csv")
     names, rows = read_table(filled) if filled.exists() else ([], [])
     if not rows or {row.get("id") for row in rows} != {item["id"] for item in record["items"]}:
