@@ -109,7 +109,7 @@ def main() -> int:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
-            wait = chance.uniform(0.3, 1.0) * whole_seconds
+            wait = chance.uniform(0.4, 0.9) * whole_seconds
             try:
                 process.communicate(timeout=wait)
                 ended = True
