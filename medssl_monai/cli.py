@@ -106,7 +106,7 @@ def parse_overrides(flags: Sequence[str]) -> dict[str, Any]:
 
 def _number(text: str) -> int | float:
     value = float(text)
-    return int(value) if value >= 1 else value
+    return int(value) if value > 1 or text.isdigit() else value
 
 
 def _bundle(arguments: argparse.Namespace) -> int:

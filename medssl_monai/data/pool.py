@@ -33,7 +33,7 @@ class LabelPool:
         datalist: items; position r is the `index` r of everything else.
         labels: which labels are known at the start. None: as the datalist says (an item counts as labeled if its
             ``labeled`` flag says so or, without a flag, if it has a ``label``). A whole number: a class-balanced draw
-            of as many items. A fraction below 1: likewise, of all items that have a label (both draw anew,
+            of as many items. A fraction up to 1.0: likewise, of all items that have a label (both draw anew,
             whatever the flags say). A path: the labels in that
             file, written by `save` or a CSV table with the columns ``id`` and ``label``.
         num_classes: K; 0 if unknown. Labels out of range are refused.
@@ -76,7 +76,7 @@ class LabelPool:
         if labels is None:
             chosen = [position for position in known if datalist[position].get("labeled", True)]
         else:
-            count = round(labels * len(known)) if isinstance(labels, float) and labels < 1 else int(labels)
+            count = round(labels * len(known)) if isinstance(labels, float) and labels <= 1 else int(labels)
             positions = sorted(known)
             chosen = [positions[i] for i in balanced_draw([known[p] for p in positions], count, seed)]
         self._set_all({position: known[position] for position in chosen}, labeled=False)

@@ -479,3 +479,8 @@ def test_a_table_with_semicolons_is_read(tmp_path):
 @pytest.mark.parametrize("word", ["null", "None"])
 def test_a_command_line_may_say_null(word):
     assert labels_of(LabelPool(items(1, None), labels=word)) == [1, None]
+
+
+def test_a_fraction_of_one_is_all_and_a_count_of_one_is_one():
+    assert labels_of(LabelPool(items(0, 1, 1), labels=1.0)) == [0, 1, 1]
+    assert len(LabelPool(items(0, 1, 1), labels=1).indices("labeled")) == 1
