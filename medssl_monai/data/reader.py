@@ -37,6 +37,19 @@ DICOM_ELEMENTS: list[Any] = [
 """What describes an image; names and dates are not among them."""
 
 
+class UnreadableImageError(ValueError):
+    """A file that cannot be read as an image.
+
+    Attributes:
+        path: which one; it may name a person, so logs and reports name the item's id and `reason` instead.
+        reason: what is wrong and how to mend it, without the path.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path, self.reason = path, reason
+
+
 class ClinicalReader(ImageReader):
     """Read images of any of the formats, told apart by content, as channel-first arrays of one convention.
 
@@ -129,7 +142,9 @@ def _read(path: Path) -> tuple[Array, dict[str, Any]]:
 def _guarded(path: Path, functions: dict[str, Any]) -> Any:
     kind = image_format(path)
     if kind is None:
-        raise ValueError(f"{path} is neither PNG, JPEG, NIfTI nor DICOM; convert it, or take it out of the datalist.")
+        raise UnreadableImageError(
+            path, "is neither PNG, JPEG, NIfTI nor DICOM; convert it, or take it out of the datalist."
+        )
     try:
         return functions[kind](path)
     except FileNotFoundError:
@@ -137,10 +152,12 @@ def _guarded(path: Path, functions: dict[str, Any]) -> Any:
             f"there is no file {path}; mend its path in the datalist, or set `dataset_dir`."
         ) from None
     except Exception as error:  # decoders fail in any way; whoever reads the message needs the file, not the stack
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{path} cannot be read as {kind} ({type(error).__name__}: {reason}). If it is cut short or damaged, copy "
-            "it anew from its source; else take it out of the datalist."
+        text = error.reason if isinstance(error, UnreadableImageError) else str(error)
+        text = " ".join(text.replace(str(path), "the file").split())[:200]
+        raise UnreadableImageError(
+            path,
+            f"cannot be read as {kind} ({type(error).__name__}: {text}). If it is cut short or damaged, copy it anew "
+            "from its source; else take it out of the datalist.",
         ) from None
 
 

@@ -1,0 +1,62 @@
+"""Names for people and files that say nothing to whoever lacks the key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+
+def default_key_file() -> Path:
+    """``$MEDSSL_KEY_FILE``, else ``medssl_monai/pseudonym.key`` in ``$XDG_CONFIG_HOME``, by default ``~/.config``."""
+    if named := os.environ.get("MEDSSL_KEY_FILE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "medssl_monai" / "pseudonym.key"
+
+
+def load_key(path: str | Path | None = None) -> bytes:
+    """The private key of pseudonyms; made at the first call, readable by its owner only (mode 0600).
+
+    Whoever has the key can tell which pseudonym a known person got. Another key gives other pseudonyms, so keep it
+    with the data that it was used on, and never beside what is passed on.
+
+    Args:
+        path: file of 32 bytes in hexadecimal; default: `default_key_file`.
+
+    Raises:
+        PermissionError: if others may read the file.
+        ValueError: if the file holds no key.
+    """
+    path = Path(path or default_key_file())
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        pass
+    else:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise PermissionError(f"others may read the key file {path}: protect it with `chmod 600`, or name another.")
+    text = path.read_text(encoding="ascii", errors="replace").strip()
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) < 16:
+        raise ValueError(f"{path} holds no key (at least 16 bytes in hexadecimal); restore it, or name another file.")
+    return key
+
+
+def pseudonym(key: bytes, kind: str, name: str) -> str:
+    """Twelve hexadecimal digits of an HMAC-SHA256 of `name`, after a letter for its kind.
+
+    Args:
+        key: from `load_key`.
+        kind: what is named, such as ``"patient"``; the same name of another kind gets another pseudonym.
+        name: what must not be seen.
+    """
+    digest = hmac.new(key, f"{kind}\0{name}".encode("utf-8", errors="surrogatepass"), hashlib.sha256).hexdigest()
+    return f"{kind[0]}{digest[:12]}"
