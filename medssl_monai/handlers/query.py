@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,12 +97,12 @@ class QueryHandler:
         if not is_first():  # batch-norm statistics differ between processes, so only one of them asks
             return
         number = engine.state.epoch // self.every - 1
-        record, images = ask(
+        record = ask(
             self.method, self.dataset, self.pool, self.strategy, self.budget,
             torch.Generator().manual_seed(self.seed * 1_000_003 + engine.state.epoch),
             engine.state.device, self.batch_size,
         )  # fmt: skip
-        write_query(self.path(number), {**record, "round": number, "epoch": engine.state.epoch}, images)
+        write_query(self.path(number), {**record, "round": number, "epoch": engine.state.epoch})
         engine.logger.info(f"Round {number}: asks for {len(record['items'])} labels, {self.path(number)}")
 
     def annotate(self, engine: Engine) -> None:
@@ -124,18 +125,25 @@ def ask(
     device: torch.device | str,
     batch_size: int = 128,
     threshold: float | None = None,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """One query: its record (see `medssl_monai.query.record`), and the image path of every id.
+) -> dict[str, Any]:
+    """The record of one query, see `medssl_monai.query.record`.
 
     `threshold` stands in for the method's present one; see `QueryHandler` for the other arguments.
     """
     network = method.inference_network
     threshold = method.confidence_threshold if threshold is None else threshold
     outputs = predict_pool(network, dataset, pool, device, batch_size, threshold)
+    kept = pool.indices("all")  # without images in quarantine
+    outputs = replace(
+        outputs,
+        index=outputs.index[kept],
+        labeled=outputs.labeled[kept],
+        probs=outputs.probs[kept],
+        embedding=None if outputs.embedding is None else outputs.embedding[kept],
+    )
     query = strategy(outputs, budget, generator)
     name = getattr(strategy, "__name__", type(strategy).__name__)
-    record = query_record(query, outputs, pool, strategy=name, budget=budget, model_sha256=weights_sha256(network))
-    return record, {pool.ids[i]: str(dataset.data[i]["image"]) for i in query.index.tolist()}
+    return query_record(query, outputs, pool, strategy=name, budget=budget, model_sha256=weights_sha256(network))
 
 
 def write_one_query(
@@ -155,8 +163,7 @@ def write_one_query(
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003)
     threshold = weights_metadata(weights).get("threshold")
-    record, images = ask(method.to(device), dataset, pool, strategy, budget, generator, device, threshold=threshold)
-    write_query(path, record, images)
+    write_query(path, ask(method.to(device), dataset, pool, strategy, budget, generator, device, threshold=threshold))
 
 
 def annotate(pool: LabelPool, method: SSLMethod, record: Mapping[str, Any], labels: Mapping[str, Label]) -> None:

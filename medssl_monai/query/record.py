@@ -56,21 +56,21 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
     }
 
 
-def write_query(path: str | Path, record: Mapping[str, Any], images: Mapping[str, str] | None = None) -> None:
+def write_query(path: str | Path, record: Mapping[str, Any]) -> None:
     """Write a query twice: ``path`` as JSON, and beside it as a CSV table with an empty column ``label`` to fill in.
+
+    Both name images by id; which file that is stands in the datalist, and nowhere else.
 
     Args:
         path: file to write, ending in ``.json``.
         record: as from `query_record`.
-        images: id to image path, for the table.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     note = {"data": "SYNTHETIC"} if record["synthetic"] else {}
-    table.writerow(["id", "rank", "reason", "image", *note, "label"])
+    table.writerow(["id", "rank", "reason", *note, "label"])
     for item in record["items"]:
-        image = (images or {}).get(item["id"], "")
-        table.writerow([item["id"], item["rank"], item["reason"], image, *note.values(), ""])
+        table.writerow([item["id"], item["rank"], item["reason"], *note.values(), ""])
     filled = Path(path).with_suffix(".csv")
     names, rows = read_table(filled) if filled.exists() else ([], [])
     if not rows or {row.get("id") for row in rows} != {item["id"] for item in record["items"]}:

@@ -52,11 +52,11 @@ def test_it_holds_no_label_and_no_path(record):
 
 
 def test_written_twice_as_json_and_as_a_table_to_fill_in(record, tmp_path):
-    write_query(tmp_path / "round_00.json", record, {IDS[0]: "/data/0.png"})
+    write_query(tmp_path / "round_00.json", record)
     assert read_query(tmp_path / "round_00.json") == record
     assert table_of(tmp_path / "round_00.csv") == [
-        {"id": IDS[1], "rank": "1", "reason": "both", "image": "", "data": "SYNTHETIC", "label": ""},
-        {"id": IDS[0], "rank": "2", "reason": "unstable", "image": "/data/0.png", "data": "SYNTHETIC", "label": ""},
+        {"id": IDS[1], "rank": "1", "reason": "both", "data": "SYNTHETIC", "label": ""},
+        {"id": IDS[0], "rank": "2", "reason": "unstable", "data": "SYNTHETIC", "label": ""},
     ]
 
 
@@ -64,7 +64,7 @@ def test_the_table_comes_back_as_annotations(record, tmp_path):
     write_query(tmp_path / "q.json", record)
     path = tmp_path / "q.csv"
     path.write_text(
-        path.read_text(encoding="utf-8").replace("both,,SYNTHETIC,\n", "both,,SYNTHETIC,high\n"), encoding="utf-8"
+        path.read_text(encoding="utf-8").replace("both,SYNTHETIC,\n", "both,SYNTHETIC,high\n"), encoding="utf-8"
     )
     assert read_annotations(path, record["classes"]) == [(IDS[1], 1), (IDS[0], None)]
 
@@ -112,7 +112,7 @@ def test_a_filled_table_of_another_query_is_moved_aside(record, tmp_path):
 
 def test_an_empty_query(record, tmp_path):
     write_query(tmp_path / "q.json", {**record, "items": []})
-    assert (tmp_path / "q.csv").read_text() == "id,rank,reason,image,data,label\n"
+    assert (tmp_path / "q.csv").read_text() == "id,rank,reason,data,label\n"
     assert json.loads((tmp_path / "q.json").read_text())["items"] == []
 
 
