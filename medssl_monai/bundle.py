@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medssl_monai.data.datalist import Datalist, load_datalist
+from medssl_monai.data.datalist import Datalist, load_datalist, write_datalist
 from medssl_monai.distributed import is_first, wait_for_all
 from medssl_monai.files import sha256, write_json
 
@@ -47,7 +47,10 @@ def load_data(
 
 
 def load_images(
-    datalist: str | Path | None, section: str = "testing", dataset_dir: str | Path | None = None
+    datalist: str | Path | None,
+    section: str = "testing",
+    dataset_dir: str | Path | None = None,
+    list_to: str | Path | None = None,
 ) -> Datalist:
     """Images to predict: a section of a datalist or, without one, everything readable below a folder.
 
@@ -57,6 +60,7 @@ def load_images(
         datalist: path of a datalist file, or None.
         section: of the datalist.
         dataset_dir: folder to search, or that the datalist's paths start from.
+        list_to: where to write the datalist of the images of a folder: which id is which file.
 
     Raises:
         ValueError: if neither is named, or the folder has no image.
@@ -67,11 +71,13 @@ def load_images(
         raise ValueError("name the images to predict: `--dataset_dir FOLDER` or `--datalist FILE`.")
     from medssl_monai.data.prepare import list_images
 
-    items, unreadable = list_images(dataset_dir)
-    items += [{"image": str(Path(dataset_dir) / name), "id": name, "group": name} for name in unreadable]
+    items, unusable = list_images(dataset_dir)
+    items += [{"image": bad["image"], "id": bad["id"], "group": bad["id"]} for bad in unusable]
     if not items:
         raise ValueError(f"{dataset_dir} holds no PNG, JPEG, NIfTI or DICOM image.")
-    return Datalist(items, name=Path(dataset_dir).name)
+    if list_to:  # the user's own, as any datalist: results name ids only
+        write_datalist(list_to, {"testing": [{**item, "image": os.path.abspath(item["image"])} for item in items]})
+    return Datalist(items)
 
 
 def cache_dir() -> Path:
@@ -101,6 +107,13 @@ def channels_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> int:
     """Channels of the images, from the datalist or else from the bundle's metadata."""
     names = getattr(data, "modality", ())
     return len(names) or int(metadata["network_data_format"]["inputs"]["image"]["num_channels"])
+
+
+def feature_size(data: Sequence[Any]) -> int:
+    """Width of the feature table that the items of a datalist are rows of."""
+    import numpy as np
+
+    return int(np.load(data[0]["image"], mmap_mode="r", allow_pickle=False).shape[1])
 
 
 def describe_data(

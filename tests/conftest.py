@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ from support import ROOT
 from medssl_monai.data import write_datalist
 
 torch.set_num_threads(1)  # tests compare runs; small tensors gain nothing from threads
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keys and caches of tests are not those of the person who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDSSL_KEY_FILE", str(tmp_path_factory.mktemp("key") / "pseudonym.key"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medssl_monai.data.datalist import SECTIONS, Item, write_datalist
+from medssl_monai.files import write_text
 
 Array = npt.NDArray[Any]  # of float32, where nothing else is said
 Rng = np.random.Generator
@@ -84,7 +85,8 @@ def make_phantom(
     """Write a synthetic data set, unless it is there already, and return the path of its ``datalist.json``.
 
     The datalist is written last: a folder without it, or with files missing, is incomplete and is written anew.
-    Paths in it are relative to `folder`, also those of masks, under ``meta``. All depends on the arguments alone.
+    Paths in it are relative to `folder`, also those of masks, under ``meta``. ``labels.csv`` says the same as a user's
+    table would. All depends on the arguments alone.
 
     Args:
         folder: where to write; made if needed.
@@ -124,6 +126,9 @@ def make_phantom(
             for items in phantom.write(folder, section, count, seed):
                 sections[section] += items
                 bar.update()
+    items = [item for section in sections.values() for item in section]
+    rows = [f"{i['image']},{i.get('slice', '')},{i['group']},{phantom.classes[i['label']]}" for i in items]
+    write_text(folder / "labels.csv", "\n".join(["image,slice,patient,label", *rows]) + "\n")
     write_datalist(
         path,
         sections,

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from medssl_monai.data.datalist import load_datalist
-from medssl_monai.data.prepare import Table, list_images, prepare
+from medssl_monai.data.prepare import list_images, prepare
 from medssl_monai.data.reader import ClinicalReader
 
 DATA = Path(os.environ.get("MEDSSL_DATA", Path(__file__).parents[3] / "shared/data"))
@@ -59,7 +59,7 @@ def folder(tmp_path):
     return tmp_path / "cxr"
 
 
-COLUMNS = {"label_column": "diagnosis", "group_column": "patient"}
+COLUMNS = {"label_column": "diagnosis", "group_column": "patient", "clear_names": True}
 
 
 # a folder with a table
@@ -116,7 +116,7 @@ def test_column_with_the_split(folder, tmp_path):
     path = prepare(folder, tmp_path / "out", **COLUMNS, split_column="fold")
     assert [len(section(path, name)) for name in ("training", "validation", "testing")] == [12, 2, 2]
     table.write_text(table.read_text().replace("im1.png,normal,p0,Train", "im1.png,normal,p0,val"))
-    with pytest.raises(ValueError, match="'fold' puts group 'p0' into several sections"):
+    with pytest.raises(ValueError, match="puts 1 groups into several sections, for example 'p0'"):
         prepare(folder, tmp_path / "out", **COLUMNS, split_column="fold")
     table.write_text(table.read_text().replace("p0,val", "p0,maybe"))
     path = prepare(folder, tmp_path / "out", **COLUMNS, split_column="fold")
@@ -168,22 +168,6 @@ def test_report_and_log_show_no_cell_of_the_table(folder, tmp_path, caplog):
     assert "1 x label that is no class" in caplog.text
 
 
-def test_quoted_cells_may_span_lines():
-    table = Table.parse(b'id,text,label\na,"two\nlines, and ""more""",1\nb,plain,0\n', "t.csv")
-    assert table.rows == [
-        (2, {"id": "a", "text": 'two\nlines, and "more"', "label": "1"}),
-        (4, {"id": "b", "text": "plain", "label": "0"}),
-    ]
-    assert not table.bad
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_tables_as_spreadsheets_write_them(encoding, delimiter):
-    table = Table.parse(f"id{delimiter} größe \r\na{delimiter} ü \r\n".encode(encoding), "t.csv")
-    assert table.rows == [(2, {"id": "a", "größe": "ü"})]
-
-
 @pytest.mark.parametrize(
     ("labels", "classes", "indices"),
     [
@@ -232,9 +216,10 @@ def test_volumes_become_slices_of_one_group(tmp_path):
     nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), tmp_path / "in" / "v.nii.gz")
     shutil.copy(sample("MR_small.dcm"), tmp_path / "in" / "slice")
     (tmp_path / "in" / "t.csv").write_text("image,label\nv.nii.gz,ill\nslice,normal\n")
-    items = section(prepare(tmp_path / "in", tmp_path / "out", split=(1, 0, 0)))
+    items = section(prepare(tmp_path / "in", tmp_path / "out", split=(1, 0, 0), clear_names=True))
     assert list(items) == ["slice", "v.nii.gz#0", "v.nii.gz#1", "v.nii.gz#2", "v.nii.gz#3"]
-    assert {item["group"] for item in items.values()} == {"slice", "v.nii.gz"}
+    assert len({item["group"] for item in items.values()}) == 2
+    assert "4MR1" not in items["slice"]["group"]  # the patient of a DICOM file is a pseudonym in any case
     assert [item.get("slice") for item in items.values()] == [None, 0, 1, 2, 3]
     assert items["v.nii.gz#2"]["label"] == 0
 
@@ -277,7 +262,7 @@ def test_unknown_sources(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         prepare(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "x.tar").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"no known layout; known are .*MedMNIST"):
+    with pytest.raises(ValueError, match=r"no known layout; known are: .*MedMNIST"):
         prepare(tmp_path / "x.tar", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no usable image; dropped: nothing"):
@@ -370,14 +355,17 @@ def test_list_images_tells_images_from_the_rest(tmp_path):
     shutil.copy(sample("examples_ybr_color.dcm"), study / "us.dcm")
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 3), dtype=np.int16), np.eye(4)), study / "v.nii")
     items, unusable = list_images(tmp_path)
-    assert [item["id"] for item in items] == [
-        *("MR0001", "im9.png", "im10.png"),
-        *(f"study/us.dcm#{k}" for k in range(30)),
-        *(f"study/v.nii#{k}" for k in range(3)),
+    places = [(Path(item["image"]).relative_to(tmp_path).as_posix(), item.get("slice")) for item in items]
+    assert places == [
+        *(("MR0001", None), ("im9.png", None), ("im10.png", None)),
+        *(("study/us.dcm", k) for k in range(30)),
+        *(("study/v.nii", k) for k in range(3)),
     ]
-    assert items[0] == {"image": str(tmp_path / "MR0001"), "id": "MR0001", "group": "MR0001"}
-    assert items[-1] == {"image": str(study / "v.nii"), "id": "study/v.nii#2", "group": "study", "slice": 2}
-    assert unusable == {}
+    assert unusable == []
+    assert not any(name in json.dumps([i["id"] + i["group"] for i in items]) for name in ("MR0001", "im9", "study"))
+    assert len({item["id"] for item in items}) == len(items)
+    assert items[-1]["id"] == items[-1]["group"] + "#2"
+    assert list_images(tmp_path)[0] == items
 
 
 @pytest.mark.parametrize("cut", [10, 1000])
@@ -396,8 +384,11 @@ def test_list_images_gives_the_reason_for_files_that_cannot_be_used(tmp_path, cu
     shutil.copy(sample("reportsi.dcm"), tmp_path / "h.dcm")
     (tmp_path / "i.png").write_bytes(b"")
     items, unusable = list_images(tmp_path)
-    assert {item["id"] for item in items} <= ({"e.dcm"} if cut == 10 else set())  # ten bytes of padding are no loss
+    left = {Path(item["image"]).name for item in items}
+    assert left <= ({"e.dcm"} if cut == 10 else set())  # ten bytes of padding are no loss
+    unusable = {Path(bad["image"]).name: bad["reason"] for bad in unusable}
     assert {name[0] for name in unusable} >= set("abcdfghi")
+    assert not any(str(tmp_path) in reason for reason in unusable.values())
     assert all("cut short" in unusable[name] for name in ("a.png", "b.jpg", "c.nii", "d.nii.gz", "f.dcm"))
     assert "segmentation" in unusable["g.dcm"]
     assert "no image" in unusable["h.dcm"]

@@ -1,0 +1,187 @@
+"""What a layout is asked for, and what it hands back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medssl_monai.data.datalist import Item
+from medssl_monai.data.pseudonym import load_key, pseudonym
+
+Array = NDArray[Any]
+Findings = dict[str, list[str]]
+"""Reason to what it applies to: ids, or rows of the table."""
+
+SECTION_NAMES = {
+    **{"train": "training", "training": "training", "test": "testing", "testing": "testing"},
+    **{"val": "validation", "valid": "validation", "validation": "validation"},
+}
+EMPTY = {"", "na", "n/a", "nan", "none", "null", "?"}
+"""Cells that say nothing, in lower case."""
+SUFFIX = re.compile(r"\.(png|jpe?g|dcm|dicom|ima|nii|nii\.gz)$", re.IGNORECASE)
+KERMANY = re.compile(r"(?P<patient>person\d+|(?:NORMAL2-)?IM-\d+)[_-]")
+EACH_ITS_OWN = "every file its own: nothing keeps images of one patient in one section"
+Policy = Literal["ignore", "zero", "one"]
+
+
+class Names:
+    """Ids and groups in place of what may name a person.
+
+    Args:
+        clear: keep paths and the groups of tables as they are, for images that are public anyway.
+        key_file: see `medssl_monai.data.pseudonym.load_key`.
+    """
+
+    def __init__(self, clear: bool = False, key_file: str | Path | None = None) -> None:
+        self.clear, self.key_file = clear, key_file
+
+    @cached_property
+    def key(self) -> bytes:
+        """Made when first needed."""
+        return load_key(self.key_file)
+
+    def file(self, path: str, uid: str = "") -> str:
+        """Id of a file, by its path relative to the source or, wherever it lies, by its DICOM UID."""
+        return path if self.clear else pseudonym(self.key, "file", uid or path)
+
+    def group(self, text: str) -> str:
+        """Group of a cell in a table."""
+        return text if self.clear else self.patient(text)
+
+    def patient(self, patient_id: str) -> str:
+        """Group of a DICOM PatientID; the same as for a table's cell with that text."""
+        return pseudonym(self.key, "patient", patient_id)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller said about the source; see `medssl_monai.data.prepare.prepare`. None: by layout."""
+
+    source: Path
+    out_dir: Path
+    table: Path | None = None
+    image_column: str = "image"
+    label_column: str = "label"
+    id_column: str | None = None
+    group_column: str | None = None
+    split_column: str | None = None
+    masks: str | None = None
+    class_folders: bool = False
+    ignore: tuple[str, ...] = ()
+    volumes: bool = False
+    classes: tuple[str, ...] = ()
+    uncertain: Policy = "ignore"
+    blank: Policy = "ignore"
+    label_list: str | None = None
+    keep_duplicates: bool = False
+    names: Names = field(default_factory=Names)
+
+
+@dataclass
+class Found:
+    """What a layout holds.
+
+    Attributes:
+        items: ``image`` relative to the output folder, ``id``, ``group`` and, where known, ``label``, ``labeled``,
+            ``slice`` and ``meta``.
+        classes: names in the order of their index.
+        sections: the publisher's section by id.
+        pixels: images to write, by id; the others lie where their item says.
+        copies: files to copy into the folder that is the item's ``image``, by that image: DICOM series that share
+            their folder with others.
+        files: names of the files for `pixels` without suffix, in lower case.
+        dropped: what is not in `items`, by reason.
+        noted: what is, but not as the source says, by reason.
+        quarantine: files that cannot be used: ``id``, ``image``, ``reason``.
+        grouping: what the groups are.
+        features: the items are rows of feature tables, not images.
+        synthetic: the images are phantoms.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    sections: dict[str, str] = field(default_factory=dict)
+    pixels: dict[str, Array] = field(default_factory=dict)
+    copies: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
+    dropped: Findings = field(default_factory=dict)
+    noted: Findings = field(default_factory=dict)
+    quarantine: list[dict[str, str]] = field(default_factory=list)
+    grouping: str = EACH_ITS_OWN
+    features: bool = False
+    synthetic: bool = False
+
+    def add(self, kind: Literal["dropped", "noted"], reason: str, *what: str) -> None:
+        """Add to a list of the report."""
+        if what:
+            getattr(self, kind).setdefault(reason, []).extend(what)
+
+    def add_once(self, kind: Literal["dropped", "noted"], reason: str, what: str) -> None:
+        """`add`, but for what the list ends with already: the slices of a volume share a row."""
+        if getattr(self, kind).get(reason, [""])[-1] != what:
+            self.add(kind, reason, what)
+
+    def add_pixels(self, pixels: Array, name: str, group: str, label: Any, section: str | None) -> str:
+        """Add an image that is no file yet; returns its id, which is `name`, with a number if that is taken.
+
+        Args:
+            pixels: ``(H, W)`` or ``(H, W, 3)``, uint8.
+            name: the publisher's name of it.
+            group: patient, lesion or the name.
+            label: class index (negative: unknown), multi-hot values, or None.
+            section: the publisher's, or None.
+        """
+        unique, again = name, 1
+        while unique in self.pixels:
+            again += 1
+            unique = f"{name}~{again}"
+        safe = re.sub(r"[^\w.~-]", "_", SUFFIX.sub("", unique))
+        if safe.lower() in self.files:  # ids may differ in what a file name cannot hold
+            safe += "-" + hashlib.sha256(unique.encode()).hexdigest()[:8]
+        self.files.add(safe.lower())
+        item: Item = {"image": f"images/{safe}.png", "id": unique, "group": group}
+        values = [] if label is None else np.atleast_1d(label).tolist()
+        if len(values) > 1:
+            item["label"] = [int(value) for value in values]
+        elif values and values[0] >= 0:
+            item["label"] = int(values[0])
+        if section:
+            self.sections[unique] = section
+        self.items.append(item)
+        self.pixels[unique] = pixels
+        return unique
+
+
+def numbered(items: Iterable[Item]) -> tuple[str, ...]:
+    """Class names ``0``, ``1``, ... for labels that have no others."""
+    labels = [item["label"] for item in items if not isinstance(item.get("label"), str | None)]
+    count = max((len(label) if isinstance(label, list) else label + 1 for label in labels), default=0)
+    return tuple(str(k) for k in range(count))
+
+
+def natural(text: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts ``slice2`` before ``slice10``."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text)]
+
+
+def first(header: Sequence[str], *names: str) -> str | None:
+    """The first of the names that the header has, whatever its case."""
+    lower = {column.lower(): column for column in reversed(header)}
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Path as seen from `folder`; absolute where there is no way, as between drives."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return str(path.resolve())

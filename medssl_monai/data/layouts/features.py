@@ -1,0 +1,105 @@
+"""Tables of features, ``*-features.npy`` with ``*-targets.npy``, as BoostMIS published its MESCC data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from medssl_monai.data.layouts.base import (
+    EACH_ITS_OWN,
+    SECTION_NAMES,
+    Array,
+    Found,
+    Request,
+    natural,
+    numbered,
+    relative,
+)
+from medssl_monai.data.layouts.table import Table
+
+FEATURES, TARGETS, ITEMS, DESCRIPTION = "-features.npy", "-targets.npy", "-items.csv", "features.json"
+
+
+def fits(source: Path) -> bool:
+    """Whether a folder holds such tables."""
+    return source.is_dir() and any(source.glob(f"*{FEATURES}"))
+
+
+def read(request: Request) -> Found:
+    """``NAME-features.npy`` ``(N, D)`` and ``NAME-targets.npy`` ``(N,)`` or one-hot ``(N, K)``; -1 is unlabeled.
+
+    An item is a row: ``image`` is the file and ``slice`` the row. NAME is the publisher's section if it is train,
+    val or test. `medssl_monai.features.write_features` adds ``NAME-items.csv`` with ``id`` and ``group`` of each row;
+    without it every row is its own group; and ``features.json`` with the names of the classes.
+
+    Raises:
+        ValueError: if tables do not fit together.
+    """
+    if request.table or request.id_column or request.group_column or request.split_column:
+        raise ValueError("feature tables bring ids and groups in NAME-items.csv; leave `table` and the columns out.")
+    found, widths = Found(features=True), set()
+    for path in sorted(request.source.glob(f"*{FEATURES}"), key=lambda path: natural(path.name)):
+        stem = path.name.removesuffix(FEATURES)
+        features = _load(path, 2)
+        targets = _targets(path.with_name(stem + TARGETS), len(features))
+        rows = _items(path.with_name(stem + ITEMS), stem, len(features))
+        widths.add(features.shape[1])
+        bad = set(np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist())
+        for k, ((name, group), target) in enumerate(zip(rows, targets, strict=True)):
+            if k in bad:
+                found.add("dropped", "row with values that are not finite", name)
+                continue
+            item = {"image": relative(path, request.out_dir), "id": name, "group": group, "slice": k}
+            if target >= 0:
+                item["label"] = target
+            found.items.append(item)
+            if section := SECTION_NAMES.get(stem.lower()):
+                found.sections[name] = section
+    if len(widths) > 1:
+        raise ValueError(f"the feature tables differ in width: {sorted(widths)}; they must come from one network.")
+    if len(found.sections) < len(found.items):
+        found.sections = {}
+    grouped = any(item["group"] != item["id"] for item in found.items)
+    found.grouping = "as in NAME-items.csv" if grouped else EACH_ITS_OWN.replace("file", "row")
+    told = request.source / DESCRIPTION
+    content = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+    found.classes = request.classes or tuple(content.get("classes", ())) or numbered(found.items)
+    found.synthetic = bool(content.get("synthetic", False))
+    return found
+
+
+def _load(path: Path, ndim: int) -> Array:
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name} cannot be read as an array of numbers ({error}).") from None
+    if array.ndim != ndim or not np.issubdtype(array.dtype, np.number):
+        raise ValueError(f"{path.name} must hold numbers in {ndim} dimensions, got {array.dtype} {array.shape}.")
+    return array
+
+
+def _targets(path: Path, count: int) -> list[int]:
+    if not path.exists():
+        return [-1] * count
+    targets = _load(path, np.load(path, mmap_mode="r", allow_pickle=False).ndim)
+    if targets.ndim == 2 and targets.shape[1] > 1:
+        if not np.isin(targets, (0, 1)).all() or not (targets.sum(axis=1) == 1).all():
+            raise ValueError(f"{path.name} has {targets.shape[1]} columns that are not one-hot; keep the one to learn.")
+        targets = targets.argmax(axis=1)
+    targets = targets.reshape(-1)
+    if len(targets) != count:
+        raise ValueError(f"{path.name} has {len(targets)} targets for {count} rows of features.")
+    if (targets != np.round(targets)).any():
+        raise ValueError(f"{path.name} must hold class indices, or -1 for unlabeled.")
+    return [int(target) for target in targets]
+
+
+def _items(path: Path, stem: str, count: int) -> list[tuple[str, str]]:
+    if not path.exists():
+        return [(f"{stem}_{k:06d}",) * 2 for k in range(count)]
+    table = Table.parse(path.read_bytes(), path.name)
+    if not {"id", "group"} <= set(table.header) or len(table.rows) != count:
+        raise ValueError(f"{path.name} must have the columns id and group and {count} rows; write both files anew.")
+    return [(row["id"], row["group"]) for _, row in table.rows]

@@ -1,0 +1,56 @@
+"""A folder of images, with a table, with classes as folders, or with nothing."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from medssl_monai.data.layouts.base import KERMANY, SECTION_NAMES, Found, Request
+from medssl_monai.data.layouts.files import image_files
+from medssl_monai.data.layouts.table import Table, join
+
+
+def read(request: Request) -> Found:
+    """PNG, JPEG, NIfTI and DICOM files, wherever they lie below the folder."""
+    files = [
+        name
+        for name in image_files(request.source)
+        if not any(fnmatchcase(name, pattern) or fnmatchcase(Path(name).name, pattern) for pattern in request.ignore)
+    ]
+    if request.class_folders:
+        if request.table:
+            raise ValueError("give either a `table` or `class_folders`, not both.")
+        table = _folders_as_table(files)
+    else:
+        path = find_table(request)
+        table = Table.parse(path.read_bytes(), path.name) if path else Table()
+    return join(table, request.source, files, request, request.names)
+
+
+def find_table(request: Request) -> Path | None:
+    """The table that was named, or else the only one in the folder.
+
+    Raises:
+        ValueError: if there are several.
+    """
+    if request.table:
+        return request.table
+    there = sorted(request.source.glob("*.csv"))
+    if len(there) > 1:
+        raise ValueError(f"{request.source} holds {len(there)} CSV files; name one as `table`.")
+    return there[0] if there else None
+
+
+def _folders_as_table(files: list[str]) -> Table:
+    """``train/ill/1.png``: class ``ill``, section ``train``; groups from the names where they are Kermany's."""
+    parts = [Path(name).parts for name in files]
+    if any(len(part) < 2 for part in parts):
+        raise ValueError("with `class_folders`, every image must lie in a folder that is named after its class.")
+    split = all(len(part) > 2 and part[0].lower() in SECTION_NAMES for part in parts)
+    patients = [KERMANY.match(part[-1]) for part in parts]
+    header = ["image", "label", *(["split"] if split else []), *(["patient"] if all(patients) else [])]
+    rows = []
+    for number, (name, part, patient) in enumerate(zip(files, parts, patients, strict=True), start=1):
+        values = {"image": name, "label": part[-2], "split": part[0], "patient": patient["patient"] if patient else ""}
+        rows.append((number, {key: values[key] for key in header}))
+    return Table(header, rows)

@@ -1,0 +1,125 @@
+"""Masks of images: where they are, whether they fit, what they hold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medssl_monai.data.layouts.base import SUFFIX, Found, Request, relative
+from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
+
+if TYPE_CHECKING:
+    from medssl_monai.data.layouts.table import Table
+
+
+class MaskFinder:
+    """The mask of each image.
+
+    Args:
+        root: folder of the files.
+        masks: a column of the table with paths, a folder below `root` with files named as the images are, or what
+            ends the names of masks (``_seg`` for ``case1_seg.nii.gz`` beside ``case1.nii.gz``); None: no masks.
+        table: the table.
+        files: relative paths of images and masks.
+
+    Attributes:
+        files: which of the files are masks.
+
+    Raises:
+        ValueError: if `masks` is none of the three.
+    """
+
+    def __init__(self, root: Path, masks: str | None, table: Table, files: Sequence[str]) -> None:
+        self.root, self.column = root, masks if masks is not None and masks in table.header else None
+        self.files: set[str] = set()
+        self.by_stem: dict[str, list[str]] = defaultdict(list)
+        if masks is None:
+            return
+        there = set(files)
+        if self.column:
+            self.files = {path for _, row in table.rows if (path := _tidy(row[masks])) in there}
+            return
+        if (root / masks).is_dir():
+            folder = masks.strip("/") + "/"
+            self.files = {name for name in files if name.startswith(folder)}
+            for name in self.files:
+                self.by_stem[PurePosixPath(_stem(name)).name].append(name)
+        else:
+            self.files = {name for name in files if _stem(name).endswith(masks)}
+            for name in self.files:
+                self.by_stem[_stem(name).removesuffix(masks)].append(name)
+        if not self.files:
+            raise ValueError(
+                f"`masks` {masks!r} is no column of the table, no folder of images below the source, and ends the name "
+                "of no file."
+            )
+
+    def of(self, name: str, row: Mapping[str, str]) -> Path | None:
+        """Path of the mask of the image with this relative path and row."""
+        if self.column:
+            path = _tidy(row.get(self.column, ""))
+            return self.root / path if path else None
+        stem = _stem(name)
+        fits = self.by_stem.get(stem) or self.by_stem.get(PurePosixPath(stem).name) or []
+        return self.root / fits[0] if len(fits) == 1 else None
+
+
+def read_masks(found: Found, request: Request) -> None:
+    """Put masks in place as labels if they fit their images; `found` has them by absolute path until then.
+
+    The mask's pixels are read: shape (and affine, in NIfTI files) must be the image's, and the values whole numbers,
+    which are the classes; of two values the greater is the foreground, as in masks of 0 and 255.
+    """
+    values: set[int] = set()
+    problems: dict[str, str | None] = {}
+    for item in found.items:
+        path = item.get("label")
+        if path is None:
+            found.add("noted", "no mask", item["id"])
+            continue
+        if path not in problems:
+            image = None if item["image"] in found.copies else request.out_dir / item["image"]
+            problems[path], held = _check(image, Path(path))
+            values.update(held)
+        if problems[path]:
+            found.add("noted", f"mask {problems[path]}", item["id"])
+            del item["label"]
+        else:
+            item["label"] = relative(Path(path), request.out_dir)
+    two = ("background", "foreground")
+    found.classes = request.classes or (two if len(values) < 3 else tuple(str(k) for k in range(max(values) + 1)))
+
+
+def _check(image: Path | None, mask: Path) -> tuple[str | None, list[int]]:
+    """What is wrong with a mask, and its values; None: an image that is still to be put together."""
+    if not mask.is_file() and not mask.is_dir():
+        return "whose file is missing", []
+    reader = ClinicalReader()
+    try:
+        pixels, meta = reader.get_data([mask])
+        if image:
+            picture, grid = reader.get_data([image])
+            if picture.shape[1:] != pixels.shape[1:]:
+                return "of another shape than its image", []
+            if not np.allclose(meta["affine"], grid["affine"], atol=1e-3):
+                return "that lies elsewhere than its image: the affines differ", []
+    except UnreadableImageError as error:
+        return f"that {error.reason}", []
+    values = np.unique(pixels)
+    if not np.isfinite(values).all() or (values != np.round(values)).any() or values.min() < 0:
+        return "with values that are no whole numbers from 0", []
+    if len(values) > 256:
+        return f"with {len(values)} different values; it seems to be an image", []
+    return None, [int(value) for value in values]
+
+
+def _stem(name: str) -> str:
+    return SUFFIX.sub("", name)
+
+
+def _tidy(path: str) -> str:
+    return path.replace("\\", "/").removeprefix("./")

@@ -1,0 +1,381 @@
+"""Tables, and how their rows come to images."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from medssl_monai.data.datalist import Item
+from medssl_monai.data.layouts.base import (
+    EMPTY,
+    SECTION_NAMES,
+    SUFFIX,
+    Found,
+    Names,
+    Policy,
+    Request,
+    first,
+    natural,
+    relative,
+)
+from medssl_monai.data.layouts.files import Unit, find_units
+from medssl_monai.data.layouts.masks import MaskFinder, read_masks
+
+CONTRADICTION = "\0"
+POLICIES = {"ignore": -1, "zero": 0, "one": 1}
+Row = dict[str, str]
+
+
+@dataclass
+class Table:
+    """A CSV file: its header, rows by line number, and line numbers of rows that cannot be read."""
+
+    header: list[str] = field(default_factory=list)
+    rows: list[tuple[int, Row]] = field(default_factory=list)
+    bad: list[int] = field(default_factory=list)
+
+    @classmethod
+    def parse(cls, content: bytes, name: str) -> Table:
+        """Read comma, semicolon or tab separated text, in UTF-8 or Windows' encoding, row by row.
+
+        A quote that is never closed would swallow all further rows into one cell; here it costs its own row.
+        """
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252", errors="replace")
+        lines = text.splitlines()
+        if not lines:
+            raise ValueError(f"{name} is empty; its first line must name the columns.")
+        delimiter = max(",;\t", key=lines[0].count)
+        header = [cell.strip() for cell in _cells(lines[0], delimiter)]
+        table = cls(header, [], [])
+        position = 1
+        while position < len(lines):
+            number, end = position + 1, position + 1
+            if lines[position].count('"') % 2:
+                end = _end_of_quote(lines, position, delimiter, len(header))
+            joined = "\n".join(lines[position:end])
+            cells = _cells(joined, delimiter)
+            if len(cells) == len(header) and joined.count('"') % 2 == 0:
+                table.rows.append((number, {key: cell.strip() for key, cell in zip(header, cells, strict=True)}))
+            elif joined.strip():
+                table.bad.append(number)
+            position = end
+        return table
+
+
+def _cells(text: str, delimiter: str) -> list[str]:
+    return next(csv.reader([text], delimiter=delimiter), [])
+
+
+def _end_of_quote(lines: Sequence[str], start: int, delimiter: str, width: int) -> int:
+    """Line after the row whose quoted cell goes on over several lines; the next one if its quote is a mistake."""
+    for position in range(start + 1, len(lines)):
+        if lines[position].count('"') % 2:
+            return position + 1
+        if len(_cells(lines[position], delimiter)) == width:
+            break  # a whole row by itself
+    return start + 1
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column says what; None or empty: none does. Several `labels` are findings, a column each."""
+
+    image: str
+    labels: tuple[str, ...] = ()
+    id: str | None = None
+    group: str | None = None
+    split: str | None = None
+    class_name: str | None = None
+    slice: str | None = None
+
+    @classmethod
+    def of(cls, table: Table, request: Request) -> Columns:
+        """What the caller named, and where they named nothing, what the header suggests.
+
+        Raises:
+            ValueError: if a column that was named is not there.
+        """
+        labels = tuple(part.strip() for part in request.label_column.split(",")) if request.label_column else ()
+        if labels == (request.masks,) or (labels == ("label",) and request.masks):
+            labels = ()
+        image = request.image_column
+        if image == "image" and image not in table.header:
+            image = first(table.header, "file", "path", "filename") or image
+        columns = cls(
+            image,
+            labels,
+            request.id_column or first(table.header, "id"),
+            request.group_column or first(table.header, "patient", "patient_id", "patientid", "lesion_id", "group"),
+            request.split_column or first(table.header, "split"),
+            first(table.header, "label_name") if labels == ("label",) else None,
+            first(table.header, "slice"),
+        )
+        wanted = [columns.image, *columns.labels, columns.id, columns.group, columns.split]
+        missing = [name for name in wanted if name and name not in table.header]
+        if missing:
+            raise ValueError(f"the table has no column {missing[0]!r}, only {table.header}; say which one is meant.")
+        return columns
+
+
+def join(table: Table, root: Path, files: Sequence[str], request: Request, names: Names) -> Found:
+    """Bring rows and files together; nothing is lost without a line in the report.
+
+    Args:
+        table: may be empty.
+        root: folder of the files.
+        files: relative paths, masks among them.
+        request: what the caller said.
+        names: makes ids and groups.
+
+    Raises:
+        ValueError: if columns are missing, or ids not unique.
+    """
+    if request.masks is None and holds_paths(table, request.label_column):
+        request = replace(request, masks=request.label_column)
+    columns = Columns.of(table, request) if table.header else Columns(request.image_column)
+    if not table.header and any((request.id_column, request.group_column, request.split_column)):
+        raise ValueError(f"there is no CSV file in {root} for the columns that were named; pass one as `table`.")
+    found = Found()
+    found.add("dropped", "row with another number of cells than the header, or an open quote", *_rows(table.bad))
+    masks = MaskFinder(root, request.masks, table, files)
+    images = [name for name in files if name not in masks.files]
+    paths = _Paths(images)
+    named = {fits[0] for _, row in table.rows if len(fits := paths.fitting(row[columns.image])) == 1}
+    units, alias = find_units(
+        root, images, request.out_dir, names, request.volumes, named, found, request.keep_duplicates
+    )
+    refused = [Path(bad["image"]).relative_to(root).as_posix() for bad in found.quarantine]
+    rows = _match(table, [*images, *refused], units, alias, columns, found)
+    labeler = _Labeler([row for _, row in rows.values()], columns, request)
+    found.classes = labeler.classes
+    if columns.group:
+        units = [_with_group(unit, rows, columns.group, found, names) for unit in units]
+    for unit in units:
+        for item in unit.items(request.out_dir):
+            own = (unit.name, item.get("slice"))
+            number, row = rows.get(own) or rows.get((unit.name, None)) or (0, {})
+            if not _complete(item, unit, number, row, columns, labeler, found, names, own in rows):
+                continue
+            if mask := masks.of(unit.name, row):
+                item["label"] = str(mask)  # replaced or taken away below
+            found.items.append(item)
+        if unit.copies:
+            found.copies[relative(unit.path, request.out_dir)] = unit.copies
+    if request.masks is not None:
+        read_masks(found, request)
+    twice = [name for name, count in Counter(item["id"] for item in found.items).items() if count > 1]
+    if twice:
+        raise ValueError(f"column {columns.id!r} has {twice[0]!r} for several images; ids must be unique.")
+    if columns.group:
+        found.grouping = f"column {columns.group!r}"
+    elif any(item["group"] != item["id"].partition("#")[0] for item in found.items):
+        found.grouping = "PatientID of DICOM files, as a pseudonym; every other file its own"
+    return found
+
+
+def holds_paths(table: Table, column: str) -> bool:
+    """Whether the cells of a column are names of files, as a column of masks has."""
+    return column in table.header and any(SUFFIX.search(row[column]) for _, row in table.rows)
+
+
+class _Paths:
+    """Paths, to be found by as much of their end as is unique, whatever the suffix."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.exact = set(names)
+        self.by_name: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
+        for name in sorted(self.exact):
+            parts = PurePosixPath(SUFFIX.sub("", name)).parts
+            self.by_name[parts[-1] if parts else ""].append((parts, name))
+
+    def fitting(self, text: str) -> list[str]:
+        value = text.replace("\\", "/").removeprefix("./")
+        if value.rstrip("/") in self.exact:
+            return [value.rstrip("/")]
+        wanted = PurePosixPath(SUFFIX.sub("", value)).parts or ("",)
+        return [
+            name
+            for parts, name in self.by_name[wanted[-1]]
+            if all(a == b for a, b in zip(parts[::-1], wanted[::-1], strict=False))
+        ]
+
+
+def _rows(numbers: Iterable[int]) -> list[str]:
+    return [f"row {number}" for number in numbers]
+
+
+def _match(
+    table: Table, files: Sequence[str], units: Sequence[Unit], alias: dict[str, str], columns: Columns, found: Found
+) -> dict[tuple[str, int | None], tuple[int, Row]]:
+    """The row of each unit or slice, with its line number; rows without a file and contradicting ones are reported."""
+    there = {unit.name for unit in units}
+    paths = _Paths([*files, *there])
+    rows: dict[tuple[str, int | None], tuple[int, Row]] = {}
+    for number, row in table.rows:
+        fits = paths.fitting(row[columns.image])
+        if len(fits) != 1:
+            reason = "row whose file is missing" if not fits else "row that fits several files"
+            found.add("dropped", reason, f"row {number}")
+            continue
+        name = alias.get(fits[0], fits[0])
+        if name not in there:
+            found.add("dropped", "row whose file cannot be used", f"row {number}")
+            continue
+        if fits[0] in alias and fits[0] != name:
+            found.add("noted", "row that names one file of a series or a copy, and stands for the image itself", f"row {number}")
+        text = _tidy(row[columns.slice]) if columns.slice else ""
+        if text and not text.isdecimal():
+            found.add("dropped", "row whose slice is no number from 0", f"row {number}")
+            continue
+        start, known = rows.setdefault((name, int(text) if text else None), (number, dict(row)))
+        if start != number:
+            _merge(known, row, columns, f"rows {start} and {number}", found)
+    return rows
+
+
+def _merge(known: Row, row: Row, columns: Columns, where: str, found: Found) -> None:
+    """Take over a second row of the same file."""
+    kinds = [*(("label", name) for name in columns.labels), ("id", columns.id), ("group", columns.group)]
+    for kind, column in [*kinds, ("split", columns.split)]:
+        if not column or row[column] == known[column]:
+            continue
+        if kind == "label" and EMPTY.issuperset({known[column].lower()}) and known[column] != CONTRADICTION:
+            known[column] = row[column]
+        elif row[column].lower() not in EMPTY:
+            found.add("noted", f"rows of one file that contradict in {kind}", where)
+            known[column] = CONTRADICTION
+
+
+def _with_group(
+    unit: Unit, rows: dict[tuple[str, int | None], tuple[int, Row]], column: str, found: Found, names: Names
+) -> Unit:
+    """The unit with the group of its rows, so that slices without a row stay with the others."""
+    if unit.slices is None:
+        return unit
+    told = [row[column] for k in (None, *range(unit.slices)) if (row := rows.get((unit.name, k), (0, {}))[1])]
+    groups = sorted({text for text in told if text.lower() not in EMPTY and text != CONTRADICTION})
+    if len(groups) > 1:
+        found.add("noted", "volume whose slices are in several groups", unit.id)
+    return replace(unit, group=names.group(groups[0])) if groups else unit
+
+
+def _complete(
+    item: Item,
+    unit: Unit,
+    number: int,
+    row: Row,
+    columns: Columns,
+    labeler: _Labeler,
+    found: Found,
+    names: Names,
+    of_slice: bool,
+) -> bool:
+    """Fill in what the row says of an item; False if the item cannot be used. `of_slice`: the row is of it alone."""
+    if not row:
+        if columns.labels:
+            found.add("noted", "file without a row", item["id"])
+        if columns.split:
+            found.sections[item["id"]] = "training"
+        return True
+    where = f"row {number}"
+    for kind, column in (("id", columns.id), ("group", columns.group), ("split", columns.split)):
+        if column and (row[column].lower() in EMPTY or row[column] == CONTRADICTION):
+            found.add_once("dropped", f"no {kind}", where)
+            return False
+    if columns.split and row[columns.split].lower() not in SECTION_NAMES:
+        found.add_once("dropped", "split that is neither train, val nor test", where)
+        return False
+    label, problem = labeler.label(row)
+    if label is not None:
+        item["label"] = label
+    if problem:
+        found.add_once("noted", problem, where)
+    if columns.id:
+        item["id"] = row[columns.id] + ("" if of_slice else item["id"][len(unit.id) :])
+    if columns.group:
+        item["group"] = names.group(row[columns.group])
+    elif unit.group == unit.id and columns.id and not of_slice:
+        item["group"] = row[columns.id]
+    if columns.split:
+        found.sections[item["id"]] = SECTION_NAMES[row[columns.split].lower()]
+    used = {columns.image, *columns.labels, columns.id, columns.group, columns.split, columns.slice}
+    if meta := {key: text for key, text in row.items() if key not in used and text}:
+        item["meta"] = meta
+    return True
+
+
+class _Labeler:
+    """From the label columns of a row to a class index or a multi-hot list."""
+
+    def __init__(self, rows: Sequence[Row], columns: Columns, request: Request) -> None:
+        self.columns, self.request = columns, request
+        if len(columns.labels) > 1:
+            self.classes = request.classes or columns.labels
+            self.index: dict[str, int] = {}
+            if len(self.classes) != len(columns.labels):
+                raise ValueError(f"{len(self.classes)} classes are named for {len(columns.labels)} label columns.")
+        else:
+            self.classes, self.index = _classes(rows, columns, request.classes)
+
+    def label(self, row: Row) -> tuple[int | list[int] | None, str | None]:
+        """The label, and what the report should note."""
+        if not self.columns.labels:
+            return None, None
+        if len(self.columns.labels) > 1:
+            values = [
+                finding(row[column], self.request.uncertain, self.request.blank) for column in self.columns.labels
+            ]
+            if None in values:
+                return None, "finding that is neither 1, 0, -1 nor blank"
+            return [value for value in values if value is not None], None
+        text = _tidy(row[self.columns.labels[0]])
+        if text in self.index:
+            return self.index[text], None
+        if text == CONTRADICTION:
+            return None, None
+        return None, "no label" if text.lower() in EMPTY else "label that is no class"
+
+
+def finding(text: str, uncertain: Policy, blank: Policy) -> int | None:
+    """1, 0 or -1 (unknown) of a cell; None if it is something else.
+
+    Args:
+        text: the cell: 1, 0, -1 (uncertain), or nothing.
+        uncertain: what -1 counts as.
+        blank: what an empty cell counts as.
+    """
+    tidy = re.sub(r"^(-?\d+)\.0+$", r"\1", text.strip())
+    if tidy.lower() in EMPTY or tidy == CONTRADICTION:
+        return POLICIES[blank]
+    return {"1": 1, "0": 0, "-1": POLICIES[uncertain]}.get(tidy)
+
+
+def _classes(rows: Sequence[Row], columns: Columns, given: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Names of the classes, and the index of each text that may stand in the label column."""
+    if not columns.labels:
+        return given, {}
+    column = columns.labels[0]
+    texts = [_tidy(row[column]) for row in rows]
+    texts = [text for text in texts if text.lower() not in EMPTY and text != CONTRADICTION]
+    whole = [text for text in texts if text.isdecimal()]
+    if columns.class_name and not given:
+        names = {_tidy(row[column]): row[columns.class_name] for row in rows}
+        given = tuple(names.get(str(k), str(k)) for k in range(1 + max(map(int, whole), default=-1)))
+    if given:
+        by_index = {} if any(name.isdecimal() for name in given) else {str(k): k for k in range(len(given))}
+        return given, by_index | {name: k for k, name in enumerate(given)}
+    # where most labels are numbers, a text among them is a slip and no class
+    classes = tuple(sorted(set(whole if 2 * len(whole) > len(texts) else texts), key=natural))
+    return classes, {name: k for k, name in enumerate(classes)}
+
+
+def _tidy(text: str) -> str:
+    """``1`` for the ``1.0`` that a table with empty cells is often saved with."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", text)

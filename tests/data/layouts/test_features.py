@@ -1,0 +1,71 @@
+import json
+
+import numpy as np
+import pytest
+
+from medssl_monai.data.datalist import load_datalist
+from medssl_monai.data.prepare import prepare
+
+
+def write(folder, stem, rows, targets=None, items=None, width=4):
+    folder.mkdir(exist_ok=True)
+    features = np.random.default_rng(rows).normal(size=(rows, width)).astype(np.float32)
+    np.save(folder / f"{stem}-features.npy", features)
+    if targets is not None:
+        np.save(folder / f"{stem}-targets.npy", np.array(targets))
+    if items:
+        (folder / f"{stem}-items.csv").write_text("\n".join(["id,group", *items]))
+    return features
+
+
+def test_tables_as_published_keep_their_sections(tmp_path):
+    write(tmp_path / "in", "train", 6, [0, 1, 2, 0, 1, -1])
+    write(tmp_path / "in", "val", 3, [0, 1, 2])
+    path = prepare(tmp_path / "in", tmp_path / "out")
+    training, validation = load_datalist(path), load_datalist(path, "validation")
+    assert [item.get("label") for item in training] == [0, 1, 2, 0, 1, None]
+    assert [(item["id"], item["slice"]) for item in validation] == [(f"val_{k:06d}", k) for k in range(3)]
+    assert training.classes == ("0", "1", "2")
+    assert training.modality == ("feature",)
+
+
+def test_one_hot_targets_and_a_split_by_group(tmp_path):
+    items = [f"im{k},p{k // 2}" for k in range(12)]
+    write(tmp_path / "in", "all", 12, np.eye(2, dtype=int)[[k // 2 % 2 for k in range(12)]], items)
+    path = prepare(tmp_path / "in", tmp_path / "out", split=(0.5, 0.5, 0))
+    groups = [{item["group"] for item in load_datalist(path, name)} for name in ("training", "validation")]
+    assert not groups[0] & groups[1] and len(groups[0] | groups[1]) == 6
+    assert {item["id"]: item["label"] for item in load_datalist(path)}.items() <= {
+        f"im{k}": k // 2 % 2 for k in range(12)
+    }.items()
+
+
+def test_rows_that_are_not_finite_are_left_out(tmp_path):
+    features = write(tmp_path / "in", "train", 3, [0, 1, 0])
+    features[1, 2] = np.nan
+    np.save(tmp_path / "in" / "train-features.npy", features)
+    path = prepare(tmp_path / "in", tmp_path / "out")
+    assert [item["slice"] for item in load_datalist(path)] == [0, 2]
+    report = json.loads((path.parent / "prepare_report.json").read_text())
+    assert report["dropped"]["row with values that are not finite"]["items"] == ["train_000001"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: np.save(folder / "train-targets.npy", np.zeros(2)), "2 targets for 3 rows"),
+        (lambda folder: np.save(folder / "train-targets.npy", np.full(3, 0.5)), "must hold class indices"),
+        (lambda folder: np.save(folder / "train-targets.npy", np.array([[0, 3], [1, 1], [0, 0]])), "not one-hot"),
+        (lambda folder: np.save(folder / "train-features.npy", np.zeros(3)), r"numbers in 2 dimensions, got .* \(3,\)"),
+        (lambda folder: np.save(folder / "train-features.npy", np.array([["a"]])), "must hold numbers"),
+        (lambda folder: np.save(folder / "train-features.npy", np.array([[{}]])), "cannot be read as an array"),
+        (lambda folder: (folder / "train-features.npy").write_bytes(b"x"), "cannot be read as an array"),
+        (lambda folder: (folder / "train-items.csv").write_text("id,group\na,b\n"), "3 rows"),
+        (lambda folder: write(folder, "val", 2, width=5), r"differ in width: \[4, 5\]"),
+    ],
+)
+def test_tables_that_do_not_fit_together(tmp_path, change, message):
+    write(tmp_path / "in", "train", 3, [0, 1, 0])
+    change(tmp_path / "in")
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path / "in", tmp_path / "out")
