@@ -1,7 +1,7 @@
 """Networks and what wraps them."""
 
 from medssl_monai.networks.ema import EMATeacher
-from medssl_monai.networks.embedding import EmbeddingClassifier, densenet121, resnet50, small_resnet
+from medssl_monai.networks.embedding import EmbeddingClassifier, densenet121, feature_head, resnet50, small_resnet
 from medssl_monai.networks.pretrained import describe, load_weights, prepare_network, weights_metadata
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "EmbeddingClassifier",
     "densenet121",
     "describe",
+    "feature_head",
     "load_weights",
     "prepare_network",
     "resnet50",

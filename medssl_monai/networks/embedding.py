@@ -89,3 +89,9 @@ def densenet121(num_classes: int, in_channels: int = 1, spatial_dims: int = 2) -
     backbone = DenseNet121(spatial_dims=spatial_dims, in_channels=in_channels, out_channels=1)
     backbone.class_layers.out = nn.Identity()
     return EmbeddingClassifier(backbone, 1024, num_classes)
+
+
+def feature_head(num_classes: int, num_features: int) -> EmbeddingClassifier:
+    """A linear head on features ``(B, 1, D)`` of a network that is not trained; each vector is standardised first."""
+    backbone = nn.Sequential(nn.Flatten(), nn.LayerNorm(num_features, elementwise_affine=False))
+    return EmbeddingClassifier(backbone, num_features, num_classes)

@@ -1,4 +1,4 @@
-"""Transforms that MONAI lacks: random views of batches on the device, and reading of clinical files."""
+"""Transforms that MONAI lacks: random views of batches on the device, clinical files, and MR images."""
 
 from medssl_monai.transforms.augment import (
     Affine,
@@ -14,7 +14,9 @@ from medssl_monai.transforms.augment import (
     Views,
     to_unit,
 )
+from medssl_monai.transforms.features import FeatureDropout, FeatureNoise, LoadFeaturesd
 from medssl_monai.transforms.load import Channelsd, TakeSliced
+from medssl_monai.transforms.mri import KnownSpacingd, N4BiasFieldCorrectiond, RobustIntensityd
 
 __all__ = [
     "Affine",
@@ -24,10 +26,16 @@ __all__ = [
     "Compose",
     "Contrast",
     "Cutout",
+    "FeatureDropout",
+    "FeatureNoise",
     "Gamma",
     "GaussianBlur",
     "GaussianNoise",
+    "KnownSpacingd",
+    "LoadFeaturesd",
+    "N4BiasFieldCorrectiond",
     "RandomSubset",
+    "RobustIntensityd",
     "TakeSliced",
     "Views",
     "to_unit",
