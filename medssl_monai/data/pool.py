@@ -66,6 +66,7 @@ class LabelPool:
         self.synthetic = bool(getattr(datalist, "synthetic", False))
         self.query_size = (0, 0)
         self._labels: list[Label | None] = [None] * len(self.ids)
+        self._excluded = torch.zeros(len(self.ids), dtype=torch.bool)
         self._targets: Tensor | None = None
         known = {position: item["label"] for position, item in enumerate(datalist) if item.get("label") is not None}
         if labels in ("null", "None"):  # as a command line may pass it
@@ -93,14 +94,18 @@ class LabelPool:
         """The known label of one sample, or None."""
         return self._labels[index]
 
+    def exclude(self, index: Iterable[int]) -> None:
+        """Leave samples out of `indices` and `targets`, whose images cannot be read; their labels stay known."""
+        self._excluded[list(index)] = True
+        self._targets = None
+
     def indices(self, subset: Subset) -> Tensor:
-        """Positions of `subset`, ascending, as a 1-d long tensor."""
-        if subset == "all":
-            return torch.arange(len(self))
-        return (self.mask if subset == "labeled" else ~self.mask).nonzero().squeeze(1)
+        """Positions of `subset`, ascending, as a 1-d long tensor; without those that `exclude` named."""
+        chosen = {"labeled": self.mask, "unlabeled": ~self.mask, "all": torch.ones(len(self), dtype=torch.bool)}[subset]
+        return (chosen & ~self._excluded).nonzero().squeeze(1)
 
     def targets(self, index: Tensor) -> Tensor:
-        """Labels as a tensor: ``(B,)`` class indices or ``(B, K)`` multi-hot; -1 where nothing is known.
+        """Labels as a tensor: ``(B,)`` class indices or ``(B, K)`` multi-hot; -1 where nothing is known or excluded.
 
         Raises:
             TypeError: for masks, which are read from `label` as files.
@@ -111,6 +116,7 @@ class LabelPool:
                 raise TypeError("the labels of this pool are masks: read the files that `LabelPool.label` names.")
             unknown = [-1] * len(known) if isinstance(known, list) else -1
             self._targets = torch.tensor([unknown if label is None else label for label in self._labels])
+            self._targets[self._excluded] = -1
         self._targets = self._targets.to(index.device)
         return self._targets[index]
 
@@ -371,9 +377,11 @@ class PoolSampler(Sampler[int]):
         if len(positions) == 0 and self.subset == "unlabeled":
             positions = self.pool.indices("all")
         if len(positions) == 0:
+            lost = len(self.pool) - len(self.pool.indices("all"))
             raise ValueError(
-                f"no {self.subset} samples to draw from; the pool has {len(self.pool)} samples. Give some items a "
-                "label, or name a table of labels with `labels`."
+                f"no {self.subset} samples to draw from; the pool has {len(self.pool)} samples"
+                f"{f', {lost} of them unreadable' if lost else ''}. Give some items a label, or name a table of labels "
+                "with `labels`."
             )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         rank, world_size = idist.get_rank(), idist.get_world_size()

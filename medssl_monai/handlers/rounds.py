@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from torch import Tensor
 
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool
@@ -30,6 +31,9 @@ class RoundReport:
 
     The weights are those at the end of the round, not the best of the round, so that nothing is selected on the
     images that the figures are from. Figures are files (``rounds/round_00.json``), equal for equal runs.
+
+    Images that cannot be read (`ImageDataset.unreadable`) are put in quarantine when the run starts: the pools leave
+    them out, so that they are neither trained nor measured on, nor queried; files, table and page list them.
 
     Args:
         output_dir: where ``rounds/``, ``rounds.csv``, ``pool.json`` and ``report.html`` go, and ``queries/`` is.
@@ -66,10 +70,24 @@ class RoundReport:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Start the clock, and refuse a validation list that cannot measure anything, before anything is trained."""
-        if len(self.validation_pool.indices("labeled")) == 0:
-            raise ValueError("no validation image has a label; split the data anew with `medssl prepare`.")
+        """Start the clock, put unreadable images in quarantine, and refuse a validation list that measures nothing.
+
+        Raises:
+            ValueError: if images cannot be read and are not to be skipped (it names those of both lists), or no
+                validation image that can be read has a label; before anything is trained.
+        """
         self.started = time.monotonic()
+        refused = []
+        for pool, dataset in ((self.pool, self.dataset), (self.validation_pool, self.validation)):
+            try:
+                pool.exclude(dataset.unreadable)
+            except ValueError as error:
+                refused.append(str(error))
+        if refused:
+            raise ValueError("\n".join(refused))
+        if len(self.validation_pool.indices("labeled")) == 0:
+            bad = f" that can be read ({len(self.validation.unreadable)} cannot)" if self.validation.unreadable else ""
+            raise ValueError(f"no validation image{bad} has a label; split the data anew with `medssl prepare`.")
 
     def measure(self, engine: Engine) -> None:
         """Write the figures of the round that ends with this epoch."""
@@ -77,8 +95,13 @@ class RoundReport:
             return
         number = engine.state.epoch // self.every - 1
         figures = evaluate(self.method.inference_network, self.validation, self.validation_pool, engine.state.device)
-        labels = int(self.pool.mask.sum())
-        record = {"round": number, "epoch": engine.state.epoch, "labels": labels, "evaluation": figures}
+        record = {
+            "round": number,
+            "epoch": engine.state.epoch,
+            "labels": len(self.pool.indices("labeled")),
+            "evaluation": figures,
+            "quarantine": [*quarantine("training", self.dataset), *quarantine("validation", self.validation)],
+        }
         write_json(self.output_dir / "rounds" / f"round_{number:02d}.json", record)
         self.pool.save(self.output_dir / "pool.json")
 
@@ -100,6 +123,25 @@ class RoundReport:
             seconds=time.monotonic() - self.started,
             notes=self.notes,
         )
+
+
+def quarantine(section: str, dataset: ImageDataset) -> list[dict[str, str]]:
+    """The images of a section that cannot be read, by id, each with its reason."""
+    return [
+        {"section": section, "id": str(dataset.data[position].get("id", position)), "reason": reason}
+        for position, reason in dataset.unreadable.items()
+    ]
+
+
+def quarantine_lines(entries: Sequence[dict[str, str]]) -> list[str]:
+    """What `quarantine` found as text, a line per section and reason; nothing if it is empty."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        names.setdefault((entry["section"], entry["reason"]), []).append(entry["id"])
+    lines = [f"{section}, {', '.join(ids)}: {reason}" for (section, reason), ids in names.items()]
+    return (
+        [f"Quarantine: {len(entries)} images cannot be read and are left out of everything.", *lines] if lines else []
+    )
 
 
 def write_report(
@@ -128,6 +170,7 @@ def write_report(
         return
     from medssl_monai.report.page import format_table, write_page
 
+    left_out = quarantine_lines(rounds[-1].get("quarantine", ()))
     write_text(output_dir / "rounds.csv", rounds_table(rounds))
     page = write_page(
         output_dir / "report.html",
@@ -142,10 +185,10 @@ def write_report(
             "command": "",
             "rounds": list(rounds),
             "queries": [_with_images(query, pool, dataset) for query in queries],
-            "notes": [*notes, "Figures: weights at the end of each round, validation images."],
+            "notes": [*notes, "Figures: weights at the end of each round, validation images.", *left_out],
         },
     )
-    logger.info("Rounds of this run:\n" + format_table(rounds, synthetic=pool.synthetic))
+    logger.info("\n".join(["Rounds of this run:", format_table(rounds, synthetic=pool.synthetic), *left_out]))
     logger.info(f"Learning curve and queried images: {page}")
 
 
@@ -154,15 +197,20 @@ def _with_images(record: dict[str, Any], pool: LabelPool, dataset: ImageDataset)
     items = []
     for item in record["items"]:
         index = pool.position[item["id"]]
-        image = dataset.images[index]
-        image = image if image.dtype == torch.uint8 else image.clamp(0, 1).mul(255).byte()
-        plane = image if image.ndim == 3 else image[..., image.shape[-1] // 2]  # the middle slice of a volume
-        shown = plane.transpose(1, 2)  # MONAI's first spatial axis is x
         label = pool.label(index)
         name = pool.classes[label] if isinstance(label, int) and pool.classes else label
-        pixels = (shown.permute(1, 2, 0) if len(shown) == 3 else shown[0]).numpy()
-        items.append({**item, "image": pixels, "annotated": name})
+        items.append({**item, "image": _picture(dataset.images[index]), "annotated": name})
     return {**record, "items": items}
+
+
+def _picture(image: Tensor) -> Any:
+    """What a person sees of an image ``(C, *spatial)``: uint8 ``(H, W)`` or ``(H, W, 3)``; nothing of features."""
+    if image.ndim < 3:
+        return None
+    image = image if image.dtype == torch.uint8 else image.clamp(0, 1).mul(255).byte()
+    plane = image if image.ndim == 3 else image[..., image.shape[-1] // 2]  # the middle slice of a volume
+    shown = plane.transpose(1, 2)  # MONAI's first spatial axis is x
+    return (shown.permute(1, 2, 0) if len(shown) == 3 else shown[0]).numpy()
 
 
 def rounds_table(rounds: Sequence[dict[str, Any]]) -> str:

@@ -7,6 +7,8 @@ import torch
 from monai.data import MetaTensor
 
 from medssl_monai.data import ImageDataset, LabelPool, batch_loader, pool_loader
+from medssl_monai.data import images as images_module
+from medssl_monai.data.reader import ClinicalReader
 
 
 class Reader:
@@ -80,6 +82,18 @@ def test_a_meta_tensor_leaves_its_history_behind():
     assert type(dataset.images) is torch.Tensor
 
 
+def test_the_transform_sees_neither_label_nor_group():
+    seen = []
+
+    def look(item):
+        seen.append(set(item))
+        return {"image": torch.zeros(1, 2, 2)}
+
+    data = [{**item, "group": "p", "labeled": False, "slice": 3, "meta": {}} for item in items("x")]
+    assert len(ImageDataset(data, look).images) == 1
+    assert seen == [{"image", "id", "slice", "meta"}]
+
+
 def test_the_transform_cannot_change_the_datalist():
     data = items("0.0")
 
@@ -96,28 +110,73 @@ def test_all_unreadable_files_are_listed_with_their_first_cause():
     with pytest.raises(ValueError, match="3 of 4 images cannot be read") as error:
         _ = dataset.images
     text = str(error.value)
-    assert "id broken a: RuntimeError: no decoder for broken a" in text
-    assert "id broken b" in text
+    assert "id broken a: OSError: no decoder for id broken a" in text
+    assert "id broken b: " in text
     assert "id nan: ValueError: the image holds NaN or infinite values" in text
-    assert "Mend these files, or take their items out of the datalist" in text
+    assert "Mend these files, take their items out of the datalist, or set `on_bad_file: skip`" in text
 
 
 def test_unreadable_files_can_be_skipped_and_leave_a_black_image_in_their_place(caplog):
-    dataset = ImageDataset(items("broken", "1.0"), Reader(), skip_unreadable=True)
+    dataset = ImageDataset(items("broken", "1.0"), Reader(), on_bad_file="skip")
     with caplog.at_level(logging.WARNING):
         images = dataset.images
     assert images[:, 0, 0, 0].tolist() == [0, 255]
-    assert dataset.unreadable == {0: "RuntimeError: no decoder for broken"}
-    assert "1 of 2 images cannot be read" in caplog.text
+    assert dataset.unreadable == {0: "OSError: no decoder for id broken"}
+    assert "1 of 2 images cannot be read:\n  id broken: OSError" in caplog.text
+
+
+def test_what_cannot_be_read_is_known_before_an_image_was_asked_for():
+    assert set(ImageDataset(items("0.5", "broken"), Reader(), on_bad_file="skip").unreadable) == {1}
+
+
+def test_what_else_to_do_with_a_bad_file_is_refused():
+    with pytest.raises(ValueError, match="`on_bad_file` is stop or skip, got 'ignore'"):
+        ImageDataset([], Reader(), on_bad_file="ignore")
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A folder of a person's name with a file of her name that is no image."""
+    folder = tmp_path / "Secret^Susan"
+    folder.mkdir()
+    (folder / "susan scan.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.parametrize("whole_folder", [True, False])
+def test_a_reason_names_the_id_and_no_path(secret, absolute, whole_folder, monkeypatch):
+    monkeypatch.chdir(secret.parent)
+    file = secret / "susan scan.png"
+    path = secret if whole_folder else file
+
+    def read(item):
+        raise OSError(f"cannot identify {file}: 'susan scan.png' in {secret} is odd")
+
+    item = {"image": str(path if absolute else path.relative_to(secret.parent)), "id": "case 7"}
+    with pytest.raises(ValueError, match="OSError: cannot identify case 7") as error:
+        _ = ImageDataset([item], read).images
+    assert "usan" not in str(error.value)
+    assert "is odd" in str(error.value)
+
+
+def test_a_reader_s_own_reason_is_taken_as_it_is(secret):
+    def read(item):
+        return {"image": ClinicalReader().get_data([secret / "susan scan.png"])[0]}
+
+    with pytest.raises(ValueError, match="case 7: cannot be read as PNG") as error:
+        _ = ImageDataset([{"image": str(secret / "susan scan.png"), "id": "case 7"}], read).images
+    assert "usan" not in str(error.value)
 
 
 def test_nothing_readable_is_an_error_even_when_skipping():
     with pytest.raises(ValueError, match="2 of 2 images cannot be read"):
-        _ = ImageDataset(items("broken a", "broken b"), Reader(), skip_unreadable=True).images
+        _ = ImageDataset(items("broken a", "broken b"), Reader(), on_bad_file="skip").images
 
 
 def test_images_of_different_size_are_named():
-    with pytest.raises(ValueError, match=r"images differ in size.*id (0\.5|large).*resize them in the preprocessing"):
+    match = r"images differ in size: id 0\.5 \(1, 4, 3\), id large \(1, 9, 9\); resize them in the preprocessing"
+    with pytest.raises(ValueError, match=match):
         _ = ImageDataset(items("0.5", "large"), Reader()).images
 
 
@@ -127,3 +186,16 @@ def test_an_empty_datalist():
 
 def test_volumes():
     assert ImageDataset(items("0.5"), Reader(size=(4, 3, 2))).images.shape == (1, 1, 4, 3, 2)
+
+
+def test_processes_decode_what_one_does_in_the_same_order_and_leave_the_random_state_alone(monkeypatch):
+    data = [{"image": "broken" if i == 5 else str(i / 64), "id": f"id{i}"} for i in range(64)]
+    alone = ImageDataset(data, Reader(), on_bad_file="skip")
+    expected, state = alone.images, torch.get_rng_state()
+    monkeypatch.setattr(images_module, "WORTH_WORKERS", 2)
+    reader = Reader()
+    several = ImageDataset(data, reader, on_bad_file="skip")
+    assert torch.equal(several.images, expected)
+    assert reader.calls == 0  # somebody else did it
+    assert several.unreadable == alone.unreadable == {5: "OSError: no decoder for id5"}
+    assert torch.equal(torch.get_rng_state(), state)

@@ -287,6 +287,34 @@ def test_a_class_whose_name_is_a_number_is_meant_by_its_name(tmp_path):
 # ---- state ------------------------------------------------------------------------------------------------------
 
 
+def test_excluded_samples_are_drawn_and_measured_nowhere_and_keep_their_labels(tmp_path):
+    pool = LabelPool(items(0, 1, None, None))
+    before = pool.state_dict()
+    pool.exclude({0: "damaged", 3: "empty"})
+    pool.exclude([])
+    assert [pool.indices(subset).tolist() for subset in ("labeled", "unlabeled", "all")] == [[1], [2], [1, 2]]
+    assert pool.targets(torch.arange(4)).tolist() == [-1, 1, -1, -1]
+    assert set(PoolSampler(pool, "unlabeled", num_samples=8)) == {2}
+    assert pool.state_dict() == before
+    assert pool.mask.tolist() == [True, True, False, False]
+    pool.save(tmp_path / "pool.json")
+    assert json.loads((tmp_path / "pool.json").read_text())["labels"] == {"s0": 0, "s1": 1}
+
+
+def test_excluded_samples_have_no_findings():
+    pool = LabelPool(items([1, 0], [0, 1]))
+    assert pool.targets(torch.tensor([0])).tolist() == [[1, 0]]
+    pool.exclude([0])
+    assert pool.targets(torch.arange(2)).tolist() == [[-1, -1], [0, 1]]
+
+
+def test_no_readable_label_is_an_error_that_says_how_many_are_lost():
+    pool = LabelPool(items(0, None, None))
+    pool.exclude([0])
+    with pytest.raises(ValueError, match="no labeled samples to draw from; the pool has 3 samples, 1 of them unreadab"):
+        list(PoolSampler(pool, "labeled", num_samples=1))
+
+
 def test_state_goes_by_id_into_a_longer_and_reordered_datalist():
     pool = LabelPool(items(0, None, 0, None))
     pool.annotate([3], [1])

@@ -9,32 +9,39 @@ from ignite.engine import Engine
 
 from medssl_monai.data import Datalist, ImageDataset, LabelPool
 from medssl_monai.handlers import QueryHandler, RoundReport
-from medssl_monai.handlers.rounds import rounds_table
+from medssl_monai.handlers.rounds import quarantine_lines, rounds_table
 from medssl_monai.methods import FixMatch
 from medssl_monai.networks import small_resnet
-from medssl_monai.query import random
+from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, entropy, random
 
 
-def make_data(count, synthetic, spatial=(12, 12)):
+def make_data(count, synthetic, spatial=(12, 12), broken=()):
+    """Images of noise, of which those at the positions `broken` cannot be read."""
     items = [{"image": f"{i}.png", "id": f"id{i}", "group": f"g{i // 2}", "label": i % 2} for i in range(count)]
     images = torch.rand(count, 1, *spatial, generator=torch.Generator().manual_seed(count))
     data = Datalist(items, classes=["low", "high"], synthetic=synthetic, name="toy")
-    return data, ImageDataset(data, lambda item: {"image": images[int(item["id"][2:])]})
+
+    def read(item):
+        if int(item["id"][2:]) in broken:
+            raise OSError(f"{item['image']} is damaged")
+        return {"image": images[int(item["id"][2:])]}
+
+    return data, ImageDataset(data, read, on_bad_file="skip")
 
 
 @pytest.fixture
 def report(tmp_path):
     """A report after two rounds of one epoch each, with a query in between; nothing is trained."""
 
-    def _report(synthetic=True, spatial=(12, 12)):
+    def _report(synthetic=True, spatial=(12, 12), broken=(), broken_validation=(), strategy=random, budget=2):
         torch.manual_seed(0)
-        data, dataset = make_data(12, synthetic, spatial)
-        validation_data, validation = make_data(16, synthetic, spatial)
+        data, dataset = make_data(12, synthetic, spatial, broken)
+        validation_data, validation = make_data(16, synthetic, spatial, broken_validation)
         method = FixMatch(small_resnet(2, spatial_dims=len(spatial), width=2))
         pool = LabelPool(data, labels=4)
         engine = Engine(lambda engine, batch: None)
         engine.state.device = "cpu"
-        QueryHandler(pool, dataset, method, random, 2, every=1, folder=tmp_path / "queries",
+        QueryHandler(pool, dataset, method, strategy, budget, every=1, folder=tmp_path / "queries",
                      annotator=lambda ids: dict.fromkeys(ids, 1)).attach(engine)  # fmt: skip
         RoundReport(
             tmp_path, pool, dataset, method, validation, LabelPool(validation_data), every=1, title="Toy", notes=["Hm."]
@@ -87,6 +94,84 @@ def test_the_page_shows_queries_with_the_label_they_got(report):
     asked = [item["id"] for item in json.loads((report() / "queries" / "round_00.json").read_text())["items"]]
     for text in ("Toy", "toy", "high", "Hm.", *asked):
         assert text in page
+
+
+BOOSTMIS = BoostMISQuery(Instability(), DensityEntropy())
+
+
+@pytest.mark.parametrize("strategy", [random, entropy, BOOSTMIS])
+def test_images_that_cannot_be_read_are_not_queried_and_not_measured(report, strategy):
+    folder = report(broken=(0, 5, 11), broken_validation=(3, 4), strategy=strategy, budget=12)
+    bad = {"id0", "id5", "id11"}
+    records = [json.loads((folder / "rounds" / f"round_0{i}.json").read_text()) for i in (0, 1)]
+    queries = [json.loads((folder / "queries" / f"round_0{i}.json").read_text()) for i in (0, 1)]
+    asked = {item["id"] for item in queries[0]["items"]}
+    known = set(json.loads((folder / "pool.json").read_text())["labels"])
+    assert not asked & bad
+    assert asked | known == {f"id{i}" for i in range(12)} - (bad - known)  # everything else there is
+    assert queries[1]["items"] == []
+    assert [record["evaluation"]["n"] for record in records] == [14, 14]
+    assert records[1]["labels"] == len(known - bad) == 9
+
+
+def test_a_label_of_an_image_in_quarantine_is_kept(report):
+    drawn = LabelPool(make_data(12, synthetic=True)[0], labels=4).indices("labeled").tolist()
+    folder = report(broken=drawn[:2])
+    assert {f"id{i}" for i in drawn} <= json.loads((folder / "pool.json").read_text())["labels"].keys()
+    assert json.loads((folder / "rounds" / "round_00.json").read_text())["labels"] == 2
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_file_table_and_page_list_the_quarantine_by_id_with_reasons(report, caplog, synthetic):
+    with caplog.at_level("INFO", logger="medssl_monai.handlers.rounds"):
+        folder = report(synthetic, broken=(5,), broken_validation=(3,))
+    expected = [
+        {"section": "training", "id": "id5", "reason": "OSError: id5 is damaged"},
+        {"section": "validation", "id": "id3", "reason": "OSError: id3 is damaged"},
+    ]
+    assert json.loads((folder / "rounds" / "round_01.json").read_text())["quarantine"] == expected
+    for text in (caplog.text, (folder / "report.html").read_text()):
+        assert "Quarantine: 2 images cannot be read" in text
+        assert "training, id5: OSError: id5 is damaged" in text
+        assert "validation, id3: OSError: id3 is damaged" in text
+        assert "5.png" not in text
+
+
+def test_images_of_one_reason_share_a_line():
+    pairs = [("training", "a"), ("validation", "b"), ("training", "c")]
+    lines = quarantine_lines([{"section": section, "id": name, "reason": "empty"} for section, name in pairs])
+    assert lines[1:] == ["training, a, c: empty", "validation, b: empty"]
+
+
+def test_a_run_without_bad_files_says_nothing_of_a_quarantine(report, caplog):
+    with caplog.at_level("INFO", logger="medssl_monai.handlers.rounds"):
+        folder = report()
+    assert "uarantine" not in caplog.text + (folder / "report.html").read_text()
+    assert json.loads((folder / "rounds" / "round_00.json").read_text())["quarantine"] == []
+
+
+def test_a_validation_list_of_which_nothing_labeled_can_be_read_stops_the_run(tmp_path):
+    data, dataset = make_data(4, synthetic=True)
+    validation_data, validation = make_data(4, synthetic=True, broken=(0, 1))
+    pool = LabelPool(validation_data, labels=0)
+    pool.annotate([0, 1], [0, 1])
+    engine = Engine(lambda engine, batch: None)
+    method = FixMatch(small_resnet(2, width=2))
+    RoundReport(tmp_path, LabelPool(data), dataset, method, validation, pool, every=1).attach(engine)
+    with pytest.raises(ValueError, match=r"no validation image that can be read \(2 cannot\) has a label; split the"):
+        engine.run([0], max_epochs=1)
+
+
+def test_bad_files_of_both_lists_are_named_at_once(tmp_path):
+    data, dataset = make_data(4, synthetic=True, broken=(1,))
+    validation_data, validation = make_data(4, synthetic=True, broken=(2,))
+    dataset.on_bad_file = validation.on_bad_file = "stop"
+    engine = Engine(lambda engine, batch: None)
+    method = FixMatch(small_resnet(2, width=2))
+    pools = LabelPool(data), LabelPool(validation_data)
+    RoundReport(tmp_path, pools[0], dataset, method, validation, pools[1], every=1).attach(engine)
+    with pytest.raises(ValueError, match=r"(?s)1 of 4 images cannot be read.*id1: .*1 of 4 images cannot be.*id2: "):
+        engine.run([0], max_epochs=1)
 
 
 def test_volumes_show_their_middle_slice(report):

@@ -22,7 +22,7 @@ def dataset():
         return {"image": torch.zeros(1, 2, 2)}
 
     data = [{"image": name, "id": f'study "{name}", 1'} for name in ("a", "broken", "c")]
-    dataset = ImageDataset(data, read, skip_unreadable=True)
+    dataset = ImageDataset(data, read, on_bad_file="skip")
     assert dataset.images.shape == (3, 1, 2, 2)
     return dataset
 
