@@ -32,8 +32,16 @@ def load_data(
         dataset_dir: folder that the file's paths start from, or that phantoms are kept in (default: the user's cache).
         allow_leaks: see `medssl_monai.data.load_datalist`.
         phantom: arguments of `medssl_monai.data.phantom.make_phantom`.
+
+    Raises:
+        ValueError: for the training section, if patients or exact copies of images are in other sections as well,
+            unless `allow_leaks`.
     """
     if datalist:
+        if section == "training":
+            from medssl_monai.data.audit import check_leaks
+
+            check_leaks(datalist, dataset_dir, allow_leaks)
         return load_datalist(datalist, section, dataset_dir, allow_leaks)
     from medssl_monai.data.phantom import make_phantom
 

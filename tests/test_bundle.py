@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from medssl_monai.bundle import (
     classes_of,
     copy_bundle,
     describe_data,
+    load_data,
     load_images,
     nested,
     shipped_bundles,
@@ -270,3 +272,20 @@ def test_images_to_predict_must_be_named():
 def test_a_folder_without_images(tmp_path):
     with pytest.raises(ValueError, match="holds no PNG, JPEG, NIfTI or DICOM image"):
         load_images(None, dataset_dir=tmp_path)
+
+
+def test_patients_or_copies_in_two_sections_stop_a_training(toy_datalist, tmp_path):
+    content = json.loads(toy_datalist.read_text())
+    for section in ("training", "validation", "testing"):
+        for item in content[section]:
+            item["image"] = str(toy_datalist.parent / item["image"])
+    path = tmp_path / "datalist.json"
+    path.write_text(json.dumps(content))
+    assert len(load_data(path, "training")) == 40
+    copy = tmp_path / "copy.png"
+    shutil.copy(content["training"][0]["image"], copy)
+    content["validation"][0]["image"] = str(copy)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="exact copies in training"):
+        load_data(path, "training")
+    assert len(load_data(path, "training", allow_leaks=True)) == 40
