@@ -15,17 +15,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = build_parser()
     known, rest = parser.parse_known_args(arguments)
-    if rest and known.command != "loop":
+    if rest and known.command not in ("loop", "features"):
         parser.error(f"unknown argument {rest[0]!r}")
     if known.command is None:
         parser.print_help()
         return 2
-    if known.command == "loop":
+    if known.command in ("loop", "features"):
         known.overrides = parse_overrides(rest)
     try:
         return int(COMMANDS[known.command](known))
-    except (ValueError, KeyError, OSError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        cause: BaseException = error
+        while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
+            cause = cause.__cause__  # MONAI wraps what a component says
+        if not isinstance(cause, ValueError | KeyError | OSError):
+            raise
+        text = cause.args[0] if isinstance(cause, KeyError) and cause.args else cause
         print(f"medssl {known.command}: {text}", file=sys.stderr)
         return 1
 
@@ -49,19 +54,45 @@ def build_parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=int, default=0)
 
     prepare = commands.add_parser("prepare", help="make a datalist from images and a table")
-    prepare.add_argument("source", type=Path, help="folder of images, .npz or .zip file")
-    prepare.add_argument("folder", type=Path, help="where datalist.json goes, and images that must be unpacked")
-    prepare.add_argument("--table", type=Path, help="CSV file, one row per image")
+    prepare.add_argument("source", type=Path, help="folder of images, .npz, .zip, dataset.json, ...")
+    prepare.add_argument("folder", type=Path, help="where datalist.json goes, and images that must be written")
+    prepare.add_argument("--table", type=Path, help="CSV file, one row per image or DICOM series")
     prepare.add_argument("--image_column", default="image")
-    prepare.add_argument("--label_column", default="label")
+    prepare.add_argument("--label_column", default="label", help="several findings: a comma between their columns")
     prepare.add_argument("--id_column")
     prepare.add_argument("--group_column", help="patient or lesion; groups are never split")
     prepare.add_argument("--split_column", help="column with training, validation or testing")
-    prepare.add_argument("--split", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="fractions by group")
+    prepare.add_argument("--masks", help="column of mask paths, folder of masks, or what ends their names (_seg)")
+    prepare.add_argument("--class_folders", action="store_true", help="the folder of an image names its class")
+    prepare.add_argument("--ignore", nargs="+", metavar="PATTERN", help="files to pass over, such as '*_overlay.png'")
+    prepare.add_argument("--volumes", action="store_true", help="keep volumes whole, for networks of 3 dimensions")
     prepare.add_argument("--classes", nargs="+", help="names of the classes in the order of their index")
+    prepare.add_argument("--positive", help="binary: this class against all others")
+    for name, text in (("uncertain", "-1"), ("blank", "nothing")):
+        policies = ["ignore", "zero", "one"]
+        prepare.add_argument(f"--{name}", choices=policies, default="ignore", help=f"what {text} as a finding means")
+    prepare.add_argument("--split", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="fractions by group")
     prepare.add_argument("--labels", type=_number, help="training items that count as labeled: a number or fraction")
+    prepare.add_argument("--label_list", help="published list of the labeled images: its name, or a file")
     prepare.add_argument("--keep_duplicates", action="store_true", help="keep exact copies of an image")
+    prepare.add_argument("--allow_leaks", action="store_true", help="keep a split that has patients on both sides")
+    prepare.add_argument("--clear_names", action="store_true", help="ids and groups as they are, for public images")
+    prepare.add_argument("--key_file", type=Path, help="private key of the pseudonyms")
     prepare.add_argument("--seed", type=int, default=0)
+
+    audit = commands.add_parser("audit", help="find leaks between the sections of a datalist, and copies")
+    audit.add_argument("source", type=Path, help="datalist.json, or what `prepare` takes, as its publisher split it")
+    audit.add_argument("folder", type=Path, nargs="?", help="where audit.json and audit.html go; default: beside it")
+    audit.add_argument("--allow_leaks", action="store_true", help="report leaks, and end without an error")
+
+    features = commands.add_parser(
+        "features",
+        help="write features of images as tables",
+        epilog="Further flags override the bundle's configuration: --weights FILE --network_def @networks::resnet50",
+    )
+    features.add_argument("bundle", type=Path, help="folder of a trained bundle")
+    features.add_argument("datalist", type=Path)
+    features.add_argument("folder", type=Path)
 
     loop = commands.add_parser(
         "loop",
@@ -124,12 +155,58 @@ def _phantom(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
+    import json
+
     from medssl_monai.data.prepare import prepare
 
     options = {k: v for k, v in vars(arguments).items() if k not in ("command", "source", "folder") and v is not None}
     if "split" in options:
         options["split"] = tuple(options["split"])
-    print(prepare(arguments.source, arguments.folder, **options))
+    path = prepare(arguments.source, arguments.folder, **options)
+    report = json.loads((path.parent / "prepare_report.json").read_text(encoding="utf-8"))
+    for name, section in report["sections"].items():
+        counts = ", ".join(f"{count} {label}" for label, count in section["classes"].items())
+        labels = f"{section['labeled']} labeled" + (f" ({counts} in all)" if counts else "")
+        print(f"{name}: {section['items']} images, {section['groups']} groups, {labels}")
+    print(f"groups: {report['groups']}; split: {report['split']}")
+    if report["label_list"]:
+        print(report["label_list"])
+    for bad in json.loads(path.read_text(encoding="utf-8")).get("quarantine", []):
+        print(f"  {bad['id']} is {bad['image']}: {bad['reason']}", file=sys.stderr)
+    if not any(section["labeled"] for section in report["sections"].values()):
+        print("no label: name a table (--table), masks (--masks) or --class_folders, or let `medssl loop` ask for them")
+    print(path)
+    return 0
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    import tempfile
+
+    from medssl_monai.data.audit import audit
+    from medssl_monai.data.prepare import prepare
+
+    source, folder = arguments.source, arguments.folder
+    if source.suffix == ".json" and source.name != "dataset.json":
+        folder = folder or source.parent
+        result = audit(source, folder)
+    else:
+        folder = folder or Path("audit")
+        with tempfile.TemporaryDirectory() as temporary:
+            result = audit(prepare(source, temporary, keep_duplicates=True, allow_leaks=True), folder)
+    for kind in ("leaks", "errors", "warnings"):
+        for text in result[kind]:
+            print(f"{kind.removesuffix('s')}: {text}")
+    bad = bool(result["leaks"] or result["errors"])
+    images = sum(section["items"] for section in result["sections"].values())
+    print(f"{images} images{'' if bad or result['warnings'] else ', nothing found'}; {folder / 'audit.html'}")
+    return int(bad and not arguments.allow_leaks)
+
+
+def _features(arguments: argparse.Namespace) -> int:
+    from medssl_monai.features import write_features
+
+    for path in write_features(arguments.bundle, arguments.datalist, arguments.folder, arguments.overrides):
+        print(path)
     return 0
 
 
@@ -147,7 +224,19 @@ def _loop(arguments: argparse.Namespace) -> int:
         arguments.weights,
         arguments.overrides,
     )
-    print(arguments.folder / "report.html" if done else "a query waits for labels")
+    if done:
+        print(arguments.folder / "report.html")
+        return 0
+    from medssl_monai.data import load_datalist
+    from medssl_monai.query.record import read_query
+
+    query = max(arguments.folder.glob("round_*/queries/round_00.json"))
+    print(f"a query waits for labels in {query.with_suffix('.csv')}")
+    if arguments.overrides.get("datalist"):  # which file an id is stands here, in the terminal, and in no result
+        settings = {name: arguments.overrides.get(name) for name in ("dataset_dir", "allow_leaks")}
+        data = {item["id"]: item for item in load_datalist(arguments.overrides["datalist"], **settings)}
+        for item in (data[asked["id"]] for asked in read_query(query)["items"]):
+            print(f"  {item['id']} is {item['image']}" + (f", slice {item['slice']}" if "slice" in item else ""))
     return 0
 
 
@@ -176,6 +265,8 @@ COMMANDS = {
     "bundle": _bundle,
     "phantom": _phantom,
     "prepare": _prepare,
+    "audit": _audit,
+    "features": _features,
     "loop": _loop,
     "annotate": _change_labels,
     "correct": _change_labels,

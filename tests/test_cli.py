@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 from support import ROOT
 
 from medssl_monai.cli import main, parse_overrides
@@ -18,7 +20,7 @@ def test_help_names_every_command_and_imports_nothing_heavy():
         "import sys; from medssl_monai.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    for command in ("prepare", "loop", "annotate", "correct", "bundle", "phantom"):
+    for command in ("prepare", "audit", "features", "loop", "annotate", "correct", "bundle", "phantom"):
         assert command in done.stdout
     assert "not a medical device" in " ".join(done.stdout.split())
     assert done.stdout.strip().endswith("False")
@@ -104,3 +106,58 @@ def test_the_size_of_the_query_is_fed_back(pool_file, toy_datalist, tmp_path):
     arguments = ["--datalist", str(toy_datalist), "--labels", str(pool_file), "--query", str(tmp_path / "query.json")]
     assert main(["annotate", str(tmp_path / "table.csv"), *arguments]) == 0
     assert json.loads(pool_file.read_text())["query_size"] == [5, 6]
+
+
+@pytest.fixture
+def leaky(tmp_path):
+    """Eight images of four patients with a split that tears one of them apart, and one file that is no image."""
+    (tmp_path / "in").mkdir()
+    rows = ["image,label,patient,split"]
+    for k in range(8):
+        pixels = np.random.default_rng(k).integers(0, 255, (16, 16), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{k}.png")
+        rows.append(f"{k}.png,{'ab'[k % 2]},p{k // 2},{'train' if k < 5 else 'val'}")
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+    (tmp_path / "in" / "t.csv").write_text("\n".join(rows))
+    return tmp_path / "in"
+
+
+def test_prepare_says_what_it_found_and_where_the_bad_file_is(leaky, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main(["prepare", str(leaky), out, "--split", "0.5", "0.5", "0"]) == 0
+    printed = capsys.readouterr()
+    assert "training: 4 images, 2 groups, 4 labeled (2 a, 2 b in all)" in printed.out
+    assert "bad.png: cannot be read as PNG" in printed.err
+    assert main(["prepare", str(leaky), out, "--split_column", "split"]) == 1
+    assert "puts 1 groups into several sections" in capsys.readouterr().err
+    assert main(["prepare", str(leaky), out, "--label_column", "", "--split", "1", "0", "0"]) == 0
+    assert "no label: name a table" in capsys.readouterr().out
+    assert main(["prepare", str(leaky), out, "--positive", "b", "--labels", "2", "--split", "1", "0", "0"]) == 0
+    assert "2 labeled (4 other, 4 b in all)" in capsys.readouterr().out
+    assert main(["prepare", str(leaky), out, "--positive", "c"]) == 1
+    assert "`positive` 'c' is none of the classes" in capsys.readouterr().err
+
+
+def test_audit_fails_on_leaks_unless_they_are_allowed(leaky, tmp_path, capsys):
+    folder = tmp_path / "out"
+    main(["prepare", str(leaky), str(folder), "--split_column", "split", "--allow_leaks"])
+    capsys.readouterr()
+    assert main(["audit", str(folder / "datalist.json")]) == 1
+    assert "leak: 1 groups" in capsys.readouterr().out
+    assert main(["audit", str(folder / "datalist.json"), str(tmp_path / "page"), "--allow_leaks"]) == 0
+    assert {path.name for path in (tmp_path / "page").iterdir()} == {"audit.json", "audit.html"}
+    assert main(["audit", str(leaky), str(tmp_path / "source")]) == 1  # as its publisher split it
+    assert "leak: 1 groups" in capsys.readouterr().out
+
+
+def test_the_terminal_says_which_file_a_person_is_asked_about(own_bundle, tiny, tmp_path, capsys):
+    settings = tiny("loop", labels=6)
+    flags = [part for key, value in settings.items() if key not in ("output_dir", "ckpt_dir", "rounds")
+             for part in (f"--{key}", str(value))]  # fmt: skip
+    command = ["loop", str(own_bundle("boostmis")), str(tmp_path / "loop"), "--annotator", "person", *flags]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    asked = json.loads((tmp_path / "loop" / "round_00" / "queries" / "round_00.json").read_text())["items"]
+    assert f"labels in {tmp_path / 'loop' / 'round_00' / 'queries' / 'round_00.csv'}" in printed
+    for item in asked:
+        assert f"{item['id']} is " in printed

@@ -20,6 +20,7 @@ from PIL import Image
 from support import BUNDLES, ROOT
 from sync_bundles import stale_files
 
+from medssl_monai.data import load_datalist
 from medssl_monai.networks import weights_metadata
 
 NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/train.yaml"))
@@ -185,7 +186,11 @@ def test_train_evaluate_query_infer_export(trained, tiny, toy_datalist, tmp_path
     infer.initialize()
     assert infer.check_properties() == []
     infer.run()
-    rows = {row["id"]: row for row in csv.DictReader((out / "probabilities.csv").read_text().splitlines())}
+    files = {
+        item["id"]: Path(item["image"]).relative_to(folder) for item in load_datalist(out / "images.json", "testing")
+    }
+    table = csv.DictReader((out / "probabilities.csv").read_text().splitlines())
+    rows = {files[row["id"]].as_posix(): row for row in table}
     assert set(rows) == {"a.png", "deep/b.png", "broken.png"}
     assert float(rows["a.png"]["left"]) + float(rows["a.png"]["right"]) == pytest.approx(1, abs=1e-5)
     assert rows["broken.png"]["error"] and not rows["broken.png"]["left"]

@@ -229,7 +229,11 @@ def _match(
             found.add("dropped", "row whose file cannot be used", f"row {number}")
             continue
         if fits[0] in alias and fits[0] != name:
-            found.add("noted", "row that names one file of a series or a copy, and stands for the image itself", f"row {number}")
+            found.add(
+                "noted",
+                "row that names one file of a series or a copy, and stands for the image itself",
+                f"row {number}",
+            )
         text = _tidy(row[columns.slice]) if columns.slice else ""
         if text and not text.isdecimal():
             found.add("dropped", "row whose slice is no number from 0", f"row {number}")
