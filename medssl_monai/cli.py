@@ -10,6 +10,9 @@ from typing import Any
 
 from medssl_monai import __version__
 
+SHOWN = 20
+"""Files that cannot be used, in the terminal."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
@@ -171,8 +174,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
     print(f"groups: {report['groups']}; split: {report['split']}")
     if report["label_list"]:
         print(report["label_list"])
-    for bad in json.loads(path.read_text(encoding="utf-8")).get("quarantine", []):
+    refused = json.loads(path.read_text(encoding="utf-8"))["quarantine"]
+    for bad in refused[:SHOWN]:
         print(f"  {bad['id']} is {bad['image']}: {bad['reason']}", file=sys.stderr)
+    if len(refused) > SHOWN:
+        print(f"  and {len(refused) - SHOWN} more, under 'quarantine' in {path}", file=sys.stderr)
     if not any(section["labeled"] for section in report["sections"].values()):
         print("no label: name a table (--table), masks (--masks) or --class_folders, or let `medssl loop` ask for them")
     print(path)

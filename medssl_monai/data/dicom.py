@@ -331,7 +331,7 @@ def _read_header(path: Path, tags: list[Any]) -> _Header | str:
         position=_numbers(groups, "ImagePositionPatient", 3),
         directions=_directions(groups),
         differences={name: str(_value(groups, name)) for name in DIFFERENCES},
-        cut_short=left < wanted,
+        cut_short=wanted > 0 and left < wanted,
         stack=_stack_of_frames(ds, frames) if frames > 1 else None,
     )
 

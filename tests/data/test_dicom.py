@@ -472,3 +472,10 @@ def test_instance_uid_or_the_hash_of_the_content(tmp_path):
     assert instance_uid(tmp_path / "b") == sha256(tmp_path / "b")
     (tmp_path / "c").write_text("hello")
     assert instance_uid(tmp_path / "c") == sha256(tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", ["image_dfl.dcm", "MR_small_RLE.dcm", "JPEG2000.dcm", "examples_ybr_color.dcm"])
+def test_a_whole_file_is_not_called_cut_short_whatever_its_encoding(name):
+    path = Path(get_testdata_file(name, download=False))
+    series, unusable = find_series([path])
+    assert [one.files for one in series] == [(path,)] and unusable == {}
