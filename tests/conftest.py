@@ -22,6 +22,7 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keys and caches of tests are not those of the person who runs them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDSSL_KEY_FILE", str(tmp_path_factory.mktemp("key") / "pseudonym.key"))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

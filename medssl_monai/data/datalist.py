@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +79,15 @@ def load_datalist(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no datalist at {path}; `medssl prepare` makes one from images and a table.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    content = validate_datalist(content, source=str(path), allow_leaks=allow_leaks)
+    content = _parse(path.read_text(encoding="utf-8"), str(path), allow_leaks)
     if section not in content:
         there = [name for name in SECTIONS if name in content]
         raise KeyError(f"{path} has no section {section!r}, only {there}; split it anew with `medssl prepare`.")
     root = Path(dataset_dir) if dataset_dir else path.parent
-    items = [{**item, "image": str(root / item["image"])} for item in content[section]]
+    items = [{**item, "image": os.path.join(root, item["image"])} for item in content[section]]
     for item in items:
         if isinstance(item.get("label"), str):
-            item["label"] = str(root / item["label"])
+            item["label"] = os.path.join(root, item["label"])
     return Datalist(
         items,
         classes=_names(content.get("labels", {})),
@@ -98,6 +96,16 @@ def load_datalist(
         sha256=hash_items(content[section]),
         modality=_names(content.get("modality", {"0": "image"})),
     )
+
+
+@lru_cache(maxsize=2)
+def _parse(text: str, source: str, allow_leaks: bool) -> dict[str, Any]:
+    """A whole valid file, kept since a start of a run asks for each section, and for all to look for leaks."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is not valid JSON: {error}") from error
+    return validate_datalist(content, source=source, allow_leaks=allow_leaks)
 
 
 def write_datalist(

@@ -60,7 +60,7 @@ def evaluate(
     return {
         "synthetic": pool.synthetic,
         **({"notice": SYNTHETIC} if pool.synthetic else {}),
-        "unlabeled": len(pool) - len(index),
+        "unlabeled": len(pool.indices("unlabeled")),
         "datalist_sha256": pool.datalist_sha256,
         "model_sha256": weights_sha256(network),
         **figures,
