@@ -143,11 +143,11 @@ def test_audit_fails_on_leaks_unless_they_are_allowed(leaky, tmp_path, capsys):
     main(["prepare", str(leaky), str(folder), "--split_column", "split", "--allow_leaks"])
     capsys.readouterr()
     assert main(["audit", str(folder / "datalist.json")]) == 1
-    assert "leak: 1 groups" in capsys.readouterr().out
+    assert "leak: groups (patients, lesions) in both training and validation: 1" in capsys.readouterr().out
     assert main(["audit", str(folder / "datalist.json"), str(tmp_path / "page"), "--allow_leaks"]) == 0
     assert {path.name for path in (tmp_path / "page").iterdir()} == {"audit.json", "audit.html"}
     assert main(["audit", str(leaky), str(tmp_path / "source")]) == 1  # as its publisher split it
-    assert "leak: 1 groups" in capsys.readouterr().out
+    assert "leak: groups (patients, lesions) in both training and validation: 1" in capsys.readouterr().out
 
 
 def test_the_terminal_says_which_file_a_person_is_asked_about(own_bundle, tiny, tmp_path, capsys):

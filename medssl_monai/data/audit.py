@@ -127,8 +127,7 @@ def check_leaks(datalist: str | Path, dataset_dir: str | Path | None = None, all
     leaks = [*_owner_leaks(owners, sections), *_equal_files(sections)]
     earlier = Path(datalist).with_name(RESULT)
     told = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
-    now = sha256(datalist), _state(sections)
-    if told and (told.get("datalist", {}).get("sha256"), told.get("files_sha256")) == now:
+    if told.get("datalist", {}).get("sha256") == sha256(datalist) and told.get("files_sha256") == _state(sections):
         leaks = told["leaks"] or leaks  # decoded pixels say more than files
         for text in [*told["errors"], *told["warnings"]]:
             logger.warning("audit of the data: %s", text)
@@ -479,24 +478,24 @@ def _state(sections: Sections) -> str:
     return hashlib.sha256(json.dumps([_content(image, _size) for image in images]).encode()).hexdigest()
 
 
-def _content(image: str, read: Callable[[Path], Any]) -> tuple[Any, ...]:
+def _content(image: str, read: Callable[[str], Any]) -> tuple[Any, ...]:
     """What `read` says of the file, or of the files of a folder (a DICOM series); empty if there is none."""
-    path = Path(image)
     try:
-        parts = sorted(part for part in path.iterdir() if part.is_file()) if path.is_dir() else [path]
-        return tuple(read(part) for part in parts)
+        if os.path.isdir(image):
+            return tuple(read(path) for path in sorted(file.path for file in os.scandir(image) if file.is_file()))
+        return (read(image),)
     except OSError:  # whoever reads the images says so
         return ()
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
+def _size(path: str) -> int:
+    return os.stat(path).st_size
 
 
-def _sample(path: Path) -> bytes:
+def _sample(path: str) -> bytes:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        end = max(0, _size(path) - SAMPLE)
+    with open(path, "rb") as file:
+        end = max(0, os.fstat(file.fileno()).st_size - SAMPLE)
         for start in sorted({0, end // 2, end}):
             file.seek(start)
             digest.update(file.read(SAMPLE))

@@ -1,4 +1,4 @@
-"""The page of an audit, and its words for the console."""
+"""The page of an audit: what was found, and the copies side by side."""
 
 from __future__ import annotations
 
@@ -18,20 +18,6 @@ SHOWN_OF_SET = 6
 LISTED = 50  # rows of a table
 
 Result = Mapping[str, Any]
-
-
-def format_audit(result: Result) -> str:
-    """What was found in words: leaks, errors and warnings, each on a line.
-
-    Args:
-        result: what `medssl_monai.data.audit.audit` returns.
-    """
-    lines = [SYNTHETIC] * result["datalist"]["synthetic"]
-    for name, section in result["sections"].items():
-        lines.append(f"{name}: {section['items']} images of {section['groups']} groups")
-    for kind in ("leaks", "errors", "warnings"):
-        lines += [f"{kind.removesuffix('s')}: {text}" for text in result[kind]]
-    return "\n".join([*lines, _verdict(result)])
 
 
 def write_audit_page(path: str | Path, result: Result, images: Mapping[str, np.ndarray]) -> Path:
