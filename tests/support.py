@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,30 @@ def outputs_of(folder: Path) -> dict[str, bytes]:
     """Content of every file that equal runs must leave equal: figures, queries, labels."""
     names = ["rounds/*.json", "queries/*", "pool.json", "rounds.csv"]
     return {str(path.relative_to(folder)): path.read_bytes() for name in names for path in folder.glob(name)}
+
+
+VOID = {"meta", "img", "br"}
+
+
+class Outline(HTMLParser):
+    """Tags and text of an HTML page; tags must be closed in order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]

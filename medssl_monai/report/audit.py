@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medssl_monai.files import write_text
-from medssl_monai.report.page import STYLE, SYNTHETIC, _list, _section, _table, _thumbnail
+from medssl_monai.report.page import _list, _section, _table, _thumbnail, frame
 
 SHOWN = 40
 """Sets of copies, and pairs of near copies, that the page shows."""
@@ -36,7 +36,6 @@ def write_audit_page(path: str | Path, result: Result, images: Mapping[str, np.n
     path = Path(path)
     data = result["datalist"]
     title = escape(f"Audit of {data['name']}")
-    banner = f'<p class="banner" role="note">{escape(SYNTHETIC)}</p>' if data["synthetic"] else ""
     facts = escape(f"created {result['created']} · took {result['seconds']:.0f} s · {result['package']}")
     sections = [
         _section("Verdict", _verdicts(result)),
@@ -50,30 +49,7 @@ def write_audit_page(path: str | Path, result: Result, images: Mapping[str, np.n
         _section("Files that cannot be read", _unreadable(result["unreadable"])) if result["unreadable"] else "",
         _section("Images of a single grey value", _ids(result["blank"])) if result["blank"] else "",
     ]
-    write_text(
-        path,
-        f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{"SYNTHETIC DATA: " if data["synthetic"] else ""}{title}</title>
-<style>{STYLE}{PAIRS}</style>
-</head>
-<body>
-<header>
-{banner}
-<h1>{title}</h1>
-<p class="facts">{facts}</p>
-<p class="warning">For research, not a medical device.</p>
-</header>
-<main>
-{"".join(sections)}</main>
-</body>
-</html>
-""",
-    )
+    write_text(path, frame(title, facts, sections, data["synthetic"], PAIRS))
     return path
 
 

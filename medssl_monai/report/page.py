@@ -71,7 +71,6 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
     """
     path = Path(path)
     title = escape(" on ".join(filter(None, (report["title"], report["data"]))))
-    banner = f'<p class="banner" role="note">{escape(SYNTHETIC)}</p>' if report["synthetic"] else ""
     rounds = report["rounds"]
     sections = [
         _section("Performance", _performance(rounds, report["section"])),
@@ -80,31 +79,34 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
         _section("Notes", _list(report["notes"])) if report["notes"] else "",
         _section("How this was made", f"<pre>{escape(report['command'])}</pre>") if report["command"] else "",
     ]
-    write_text(
-        path,
-        f"""<!DOCTYPE html>
+    write_text(path, frame(title, _facts(report), sections, report["synthetic"]))
+    return path
+
+
+def frame(title: str, facts: str, sections: Sequence[str], synthetic: bool, style: str = "") -> str:
+    """A whole page: no script, nothing from outside; `title`, `facts` and `sections` are escaped already."""
+    banner = f'<p class="banner" role="note">{escape(SYNTHETIC)}</p>' if synthetic else ""
+    return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{"SYNTHETIC DATA: " if report["synthetic"] else ""}{title}</title>
-<style>{STYLE}</style>
+<title>{"SYNTHETIC DATA: " if synthetic else ""}{title}</title>
+<style>{STYLE}{style}</style>
 </head>
 <body>
 <header>
 {banner}
 <h1>{title}</h1>
-<p class="facts">{_facts(report)}</p>
+<p class="facts">{facts}</p>
 <p class="warning">For research, not a medical device.</p>
 </header>
 <main>
 {"".join(sections)}</main>
 </body>
 </html>
-""",
-    )
-    return path
+"""
 
 
 def _facts(report: Mapping[str, Any]) -> str:

@@ -1,37 +1,12 @@
 """The page of an audit: complete, bounded, and safe to open."""
 
-from html.parser import HTMLParser
-
 import numpy as np
 import pytest
+from support import Outline
 
 from medssl_monai.report.audit import LISTED, SHOWN, SHOWN_OF_SET, write_audit_page
 
-VOID = {"meta", "img", "br"}
 EVIL = "<script>alert('&')</script>"
-
-
-class Outline(HTMLParser):
-    """Tags and text of a page whose tags are closed in order."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], ""
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.open += [tag] * (tag not in VOID)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, name):
-        return [attributes for tag, attributes in self.tags if tag == name]
 
 
 def entry(*names, crossing=True, conflict=False, **more):

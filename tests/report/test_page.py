@@ -5,40 +5,14 @@ import io
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
+from support import Outline
 
 from medssl_monai.metrics import evaluate_predictions
 from medssl_monai.report import format_table, write_page
-
-VOID = {"meta", "img", "br"}
-
-
-class Outline(HTMLParser):
-    """Checks that tags are closed in order, and collects them."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], ""
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, name):
-        return [attributes for tag, attributes in self.tags if tag == name]
 
 
 def evaluation(value, **interval):
