@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 WORKERS = 8
 """Processes that decode, at most; fewer on a machine with fewer cores."""
-WORTH_WORKERS = 512
+WORTH_WORKERS = 128
 """Images from which on processes are worth their start."""
 
 
