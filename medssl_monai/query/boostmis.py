@@ -7,6 +7,7 @@ classes. Their union is the query.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Literal
@@ -119,8 +120,11 @@ class Instability:
         return torch.cat(scores) if scores else torch.zeros(0, dtype=torch.double)
 
 
-def nearest_neighbors(features: Tensor, neighbors: int, chunk_elements: int = 2**25) -> tuple[Tensor, Tensor]:
+def nearest_neighbors(features: Tensor, neighbors: int, chunk_elements: int = 2**21) -> tuple[Tensor, Tensor]:
     """Cosine k-nearest neighbours without an N x N matrix.
+
+    A cosine is computed once for both of its samples, block by block, and a block is sorted for those of them only
+    whose best so far it can improve.
 
     Args:
         features: ``(N, D)``.
@@ -132,14 +136,29 @@ def nearest_neighbors(features: Tensor, neighbors: int, chunk_elements: int = 2*
     """
     unit = F.normalize(features, dim=1)
     others = max(0, min(neighbors, len(unit)) - 1)
-    index, cosine = [], []
-    for rows in torch.split(torch.arange(len(unit)), max(1, chunk_elements // max(1, len(unit)))):
-        similarity = unit[rows] @ unit.T
-        similarity[torch.arange(len(rows)), rows] = -torch.inf  # a twin must not push the sample itself into its list
-        best = similarity.topk(others, dim=1)
-        index.append(best.indices)
-        cosine.append(best.values)
-    return torch.cat(index), torch.cat(cosine)
+    index = torch.zeros(len(unit), others, dtype=torch.long)
+    cosine = torch.full((len(unit), others), -torch.inf, dtype=unit.dtype)
+    if others == 0:
+        return index, cosine
+
+    def improve(rows: Tensor, columns: Tensor, similarity: Tensor) -> None:
+        better = (similarity.amax(dim=1) > cosine[rows, -1]).nonzero().squeeze(1)
+        best = similarity[better].topk(min(others, len(columns)), dim=1)
+        rows = rows[better]
+        both = torch.cat([cosine[rows], best.values], dim=1).topk(others, dim=1)
+        cosine[rows] = both.values
+        index[rows] = torch.cat([index[rows], columns[best.indices]], dim=1).gather(1, both.indices)
+
+    blocks = torch.split(torch.arange(len(unit)), max(1, math.isqrt(chunk_elements)))
+    for position, rows in enumerate(blocks):
+        for columns in blocks[position:]:
+            similarity = unit[rows] @ unit[columns].T
+            if rows is columns:
+                similarity.fill_diagonal_(-torch.inf)  # a twin must not push the sample itself into its list
+            else:
+                improve(columns, rows, similarity.T)
+            improve(rows, columns, similarity)
+    return index, cosine
 
 
 def graph_degree(neighbor_index: Tensor, cosine: Tensor) -> Tensor:

@@ -252,11 +252,14 @@ def test_pools_with_hardly_a_neighbour(density, n):
     assert torch.isfinite(score).all()
 
 
-def test_neighbours_do_not_depend_on_the_chunk():
+@pytest.mark.parametrize("chunk_elements", [1, 4, 130, 49 * 49, 10**4])
+def test_neighbours_are_those_of_the_whole_matrix_whatever_the_chunk(chunk_elements):
     features = randn(50, 8)
-    whole, parts = nearest_neighbors(features, 6), nearest_neighbors(features, 6, chunk_elements=130)
-    assert torch.equal(whole[0], parts[0])
-    torch.testing.assert_close(whole[1], parts[1])
+    unit = features / features.norm(dim=1, keepdim=True)
+    whole = (unit @ unit.T).fill_diagonal_(-math.inf).topk(5, dim=1)
+    index, cosine = nearest_neighbors(features, 6, chunk_elements)
+    assert torch.equal(index, whole.indices)
+    torch.testing.assert_close(cosine, whole.values)
 
 
 class LargestTensor(TorchDispatchMode):
