@@ -1,7 +1,14 @@
 """Networks and what wraps them."""
 
 from medssl_monai.networks.ema import EMATeacher
-from medssl_monai.networks.embedding import EmbeddingClassifier, densenet121, feature_head, resnet50, small_resnet
+from medssl_monai.networks.embedding import (
+    EmbeddingClassifier,
+    densenet121,
+    feature_head,
+    resnet18,
+    resnet50,
+    small_resnet,
+)
 from medssl_monai.networks.pretrained import describe, load_weights, prepare_network, weights_metadata
 
 __all__ = [
@@ -12,6 +19,7 @@ __all__ = [
     "feature_head",
     "load_weights",
     "prepare_network",
+    "resnet18",
     "resnet50",
     "small_resnet",
     "weights_metadata",

@@ -68,6 +68,22 @@ def small_resnet(
     return EmbeddingClassifier(backbone, planes[-1], num_classes)
 
 
+def resnet18(num_classes: int, in_channels: int = 1, spatial_dims: int = 2) -> EmbeddingClassifier:
+    """ResNet-18 (He et al. 2016), laid out as torchvision's; D is 512."""
+    backbone = ResNet(
+        block="basic",
+        layers=[2, 2, 2, 2],
+        block_inplanes=[64, 128, 256, 512],
+        spatial_dims=spatial_dims,
+        n_input_channels=in_channels,
+        conv1_t_size=7,
+        conv1_t_stride=2,
+        feed_forward=False,
+        bias_downsample=False,
+    )
+    return EmbeddingClassifier(backbone, 512, num_classes)
+
+
 def resnet50(num_classes: int, in_channels: int = 3, spatial_dims: int = 2) -> EmbeddingClassifier:
     """ResNet-50 (He et al. 2016; BoostMIS's backbone), laid out as torchvision's; D is 2048."""
     backbone = ResNet(

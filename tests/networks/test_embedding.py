@@ -3,13 +3,15 @@
 import pytest
 import torch
 
-from medssl_monai.networks import densenet121, resnet50, small_resnet
+from medssl_monai.networks import densenet121, resnet18, resnet50, small_resnet
 
 NETWORKS = {
     "small, 2-D": (lambda: small_resnet(3, width=4), (1, 28, 28), 32),
     "small, 2-D, stride 2": (lambda: small_resnet(3, in_channels=3, width=4, stride=2), (3, 64, 64), 32),
     "small, 2-D, deeper": (lambda: small_resnet(3, width=2, layers=(2, 2, 1, 1)), (1, 28, 28), 16),
     "small, 3-D": (lambda: small_resnet(3, spatial_dims=3, width=2), (1, 16, 16, 8), 16),
+    "resnet18": (lambda: resnet18(3), (1, 64, 64), 512),
+    "resnet18, 3-D": (lambda: resnet18(3, spatial_dims=3), (1, 32, 32, 32), 512),
     "resnet50": (lambda: resnet50(3), (3, 64, 64), 2048),
     "densenet121, 2-D": (lambda: densenet121(3), (1, 64, 64), 1024),
     "densenet121, 3-D": (lambda: densenet121(3, spatial_dims=3), (1, 32, 32, 32), 1024),
