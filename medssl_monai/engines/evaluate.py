@@ -72,3 +72,33 @@ def write_evaluation(path: str | Path, **arguments: Any) -> dict[str, Any]:
     figures = evaluate(**arguments)
     write_json(path, figures)
     return figures
+
+
+def check_pseudo_labels(
+    network: nn.Module, dataset: ImageDataset, pool: LabelPool, device: torch.device | str, threshold: float
+) -> dict[str, float]:
+    """How many unlabeled images a learner would accept now, and how often it would be right.
+
+    The labels that the datalist hides tell; images without one are left out. Images are as they are and the network is
+    in evaluation mode, while a learner sees weak views in training mode: this is an audit beside training, not its log.
+
+    Args:
+        network: images to logits.
+        dataset: item ``i`` is sample ``i`` of `pool`.
+        pool: knows what is labeled.
+        device: where the network is.
+        threshold: confidence from which on a pseudo-label counts.
+
+    Returns:
+        ``threshold``; ``unlabeled`` and ``accepted`` (counts) and, if any was accepted, ``accuracy``. Nothing if no
+        unlabeled image has a hidden class index.
+    """
+    hidden = [i for i in pool.indices("unlabeled").tolist() if isinstance(dataset.data[i].get("label"), int)]
+    if not hidden:
+        return {}
+    index = torch.tensor(hidden)
+    confidence, predicted = predict(network, dataset, device, index=index).probs.max(dim=1)
+    accepted = confidence >= threshold
+    right = predicted == torch.tensor([dataset.data[i]["label"] for i in hidden])
+    counts = {"threshold": threshold, "unlabeled": len(hidden), "accepted": int(accepted.sum())}
+    return {**counts, **({"accuracy": float(right[accepted].double().mean())} if accepted.any() else {})}

@@ -18,7 +18,7 @@ from torch import Tensor
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool
 from medssl_monai.distributed import is_first
-from medssl_monai.engines.evaluate import evaluate
+from medssl_monai.engines.evaluate import check_pseudo_labels, evaluate
 from medssl_monai.files import write_json, write_text
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.query.record import read_query
@@ -94,11 +94,16 @@ class RoundReport:
         if not is_first():
             return
         number = engine.state.epoch // self.every - 1
-        figures = evaluate(self.method.inference_network, self.validation, self.validation_pool, engine.state.device)
+        network, device = self.method.inference_network, engine.state.device
+        figures = evaluate(network, self.validation, self.validation_pool, device)
+        threshold = self.method.confidence_threshold
+        checked = {} if threshold is None else check_pseudo_labels(network, self.dataset, self.pool, device, threshold)
         record = {
             "round": number,
             "epoch": engine.state.epoch,
             "labels": len(self.pool.indices("labeled")),
+            "training": dict(engine.state.metrics),  # means over the epoch, from `EpochMean`
+            "pseudo_labels": checked,
             "evaluation": figures,
             "quarantine": [*quarantine("training", self.dataset), *quarantine("validation", self.validation)],
         }

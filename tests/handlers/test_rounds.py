@@ -200,3 +200,9 @@ def test_a_run_that_ends_within_its_first_round_reports_nothing(tmp_path):
     RoundReport(tmp_path, LabelPool(data), dataset, method, dataset, LabelPool(data), every=5).attach(engine)
     engine.run([0], max_epochs=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pseudo_labels_are_checked_with_the_labels_that_the_datalist_hides(report):
+    record = json.loads((report() / "rounds" / "round_01.json").read_text())
+    assert record["pseudo_labels"] == {"threshold": 0.95, "unlabeled": 6, "accepted": 0}
+    assert record["training"] == {}
