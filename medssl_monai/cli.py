@@ -108,6 +108,18 @@ def build_parser() -> argparse.ArgumentParser:
     loop.add_argument("--annotator", choices=["oracle", "person"], default="oracle")
     loop.add_argument("--weights", choices=["fresh", "continued"], default="fresh")
 
+    benchmark = commands.add_parser("benchmark", help="run a grid of methods, queries and seeds; one table of all")
+    benchmark.add_argument("grid", type=Path, help="YAML file, such as benchmarks/boostmis/grid.yaml")
+    benchmark.add_argument("folder", type=Path, nargs="?", help="where cells and results go; default: runs/NAME")
+    benchmark.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    benchmark.add_argument("--dry_run", action="store_true", help="say what is left and what it costs")
+
+    speed = commands.add_parser("speed", help="compare a training step with its floor, and list where time goes")
+    speed.add_argument("bundle", type=Path, nargs="?", help="folder of a bundle; default: the shipped BoostMIS")
+    speed.add_argument("--datalist", type=Path)
+    speed.add_argument("--device")
+    speed.add_argument("--json", action="store_true")
+
     for name, text in (("annotate", "give new labels to a pool"), ("correct", "replace labels of a pool")):
         command = commands.add_parser(name, help=f"{text}, from a table with the columns id and label")
         command.add_argument("table", type=Path)
@@ -246,6 +258,27 @@ def _loop(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _benchmark(arguments: argparse.Namespace) -> int:
+    import logging
+
+    from medssl_monai.benchmark import run_benchmark
+
+    logging.basicConfig(level=logging.INFO)
+    states = run_benchmark(arguments.grid, arguments.folder, arguments.jobs, arguments.dry_run)
+    return 0 if arguments.dry_run or all(state == "finished" for state, _ in states.values()) else 1
+
+
+def _speed(arguments: argparse.Namespace) -> int:
+    import json
+
+    from medssl_monai.speed import as_text, speed
+
+    overrides = {name: str(value) for name in ("datalist", "device") if (value := getattr(arguments, name))}
+    report = speed(arguments.bundle, overrides)
+    print(json.dumps(report, indent=2) if arguments.json else as_text(report))
+    return 0
+
+
 def _change_labels(arguments: argparse.Namespace) -> int:
     from medssl_monai.data import LabelPool, load_datalist
     from medssl_monai.data.pool import annotate_from_table, read_annotations
@@ -274,6 +307,8 @@ COMMANDS = {
     "audit": _audit,
     "features": _features,
     "loop": _loop,
+    "benchmark": _benchmark,
+    "speed": _speed,
     "annotate": _change_labels,
     "correct": _change_labels,
 }

@@ -1,0 +1,597 @@
+"""Grids of runs: which cells there are, how they are run, and what is made of their figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from support import ROOT
+
+from medssl_monai.benchmark import differences, draw_figures, grid, load_grid, plan, run, run_benchmark, summarize
+from medssl_monai.bundle import copy_bundle
+from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch
+from medssl_monai.networks import small_resnet
+
+BASELINES = {"semi-supervision": ("supervised", "random")}
+
+FAKE = """
+import json, os, pathlib, signal, sys
+cell = json.loads(sys.argv[1])
+folder, moods = pathlib.Path(cell["folder"]), json.loads(os.environ.get("MOODS", "{}"))
+mood = moods.get(cell["name"], "")
+with open("calls.txt", "a") as file:
+    file.write(cell["name"] + (", probe" if cell["folder"].startswith("probes") else "") + chr(10))
+(folder / "run" / "rounds").mkdir(parents=True, exist_ok=True)
+(folder / "run" / "state.pt").touch()
+for number in range(cell["rounds"]):
+    auroc = 0.6 + 0.1 * (cell["method"] == "fixmatch") + 0.01 * cell["seed"] + 0.05 * number
+    metrics = {"auroc": {"value": auroc, "low": auroc - 0.1, "high": auroc + 0.1}, "ece": {"value": 0.2}}
+    labels = cell["start"] + number * cell["budget"] - (mood == "fewer labels" and number > 0)
+    record = {"round": number, "labels": labels, "training": {}, "pseudo_labels": {},
+              "evaluation": {"synthetic": True, "n": 20, "groups": 10, "metrics": metrics}}
+    if cell["method"] == "fixmatch":
+        record |= {"training": {"mask_rate": 0.5}, "pseudo_labels": {"accepted": 8, "accuracy": 0.75}}
+    (folder / "run" / "rounds" / f"round_{number:02d}.json").write_text(json.dumps(record))
+    if mood == "stopped":
+        os.kill(os.getpid(), signal.SIGTERM)
+    if mood == "out of memory":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if mood == "broken":
+        raise OSError("cannot read '/clinic/John Smith/head 1.dcm' or /clinic/jane.dcm, nor mary.png; id case_7")
+"""
+
+
+@pytest.fixture
+def grid_file(tmp_path, toy_datalist):
+    """Writes a grid: two methods, a random query, two seeds, on toy images; tiny enough to be run."""
+
+    def _write(**changes) -> Path:
+        content = {
+            "name": "toy grid",
+            "bundle": "boostmis",
+            "overrides": {
+                "device": "cpu",
+                "image_size": [16, 16],
+                "epochs_per_round": 1,
+                "epoch_length": 2,
+                "batch_size::labeled": 4,
+                "batch_size::unlabeled": 6,
+                "cache_dir": None,
+            },
+            "data": {"toy": {"datalist": str(toy_datalist)}},
+            "method": {
+                "supervised": {"method_def": "@methods::supervised"},
+                "fixmatch": {"method_def": "@methods::fixmatch"},
+            },
+            "query": {"random": {"query::strategy": "@strategies::random"}},
+            "labels": {"few": {"start": 6, "end": 9, "rounds": 2}},
+            "seeds": [0, 1],
+            "baselines": {"semi-supervision": {"method": "supervised", "query": "random"}},
+            **changes,
+        }
+        path = tmp_path / "grid.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    return _write
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Cells are run by a few lines of Python in place of MONAI; ``MOODS`` says what befalls a cell."""
+
+    def _arguments(cell, folder, **changes):
+        facts = {"name": f"{cell.method} {cell.seed}", "folder": folder, "method": cell.method, "seed": cell.seed}
+        schedule = {"start": cell.schedule.start, "budget": cell.schedule.budget, "rounds": cell.schedule.rounds}
+        return ["-c", FAKE, json.dumps({**facts, **schedule, **changes})]
+
+    monkeypatch.setattr(run, "arguments", _arguments)
+
+    def _moods(**moods):
+        monkeypatch.setenv("MOODS", json.dumps({name.replace("_", " "): mood for name, mood in moods.items()}))
+
+    return _moods
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def calls(folder: Path) -> list[str]:
+    return (folder / "calls.txt").read_text().splitlines()
+
+
+def states(result) -> dict[str, str]:
+    """State by ``METHOD SEED``."""
+    return {f"{name.split(', ')[1]} {name[-1]}": state for name, (state, _) in result.items()}
+
+
+# ---- the grid -------------------------------------------------------------------------------------------------------
+
+
+def test_cells_are_the_product_of_the_axes_with_the_first_seed_first(grid_file, tmp_path):
+    cells = plan(load_grid(grid_file()), tmp_path / "out")
+    assert [(c.data, c.method, c.query, c.labels, c.seed) for c in cells] == [
+        ("toy", method, "random", "few", seed) for seed in (0, 1) for method in ("supervised", "fixmatch")
+    ]
+    assert len({c.hash for c in cells}) == 4
+    assert len({c.kind for c in cells}) == 2
+    assert cells[1].overrides["method_def"] == "@methods::fixmatch"
+    asked = {name: cells[3].overrides[name] for name in ("labels", "rounds", "query::budget", "seed")}
+    assert asked == {"labels": 6, "rounds": 2, "query::budget": 3, "seed": 1}
+
+
+def test_rows_say_which_combinations_are_wanted_each_once(grid_file, tmp_path):
+    query = {"random": {}, "entropy": {"query::strategy": "@strategies::entropy"}}
+    labels = {20: {"start": 6, "end": 6, "rounds": 1}, "many": {"start": 8, "end": 12, "rounds": 3}}
+    rows = [
+        {"method": "supervised", "query": "random", "labels": [20]},
+        {"method": ["fixmatch"], "labels": "many", "seeds": 1},
+        {"method": "supervised", "query": "random"},
+    ]
+    cells = plan(load_grid(grid_file(query=query, labels=labels, rows=rows)), tmp_path)
+    assert Counter((c.method, c.query, c.labels, c.seed) for c in cells) == Counter(
+        [("supervised", "random", labels, seed) for labels in ("20", "many") for seed in (0, 1)]
+        + [("fixmatch", query, "many", 1) for query in ("random", "entropy")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": {}}, "unknown key 'methods', did you mean 'method'"),
+        ({"data": {"toy": {"datalists": "x"}}}, "data, toy: unknown key 'datalists', did you mean 'datalist'"),
+        ({"data": {"toy": {}}}, "data, toy: give either 'datalist'"),
+        ({"data": {"toy": {"prepare": {"source": "x", "splits": 1}}}}, "toy, prepare: unknown key 'splits', .*'split'"),
+        ({"data": {"toy": {"prepare": {"split": 1}}}}, "the key 'source' is missing"),
+        ({"method": {}}, "'method' is empty"),
+        (
+            {"method": {"new": {"method_deff": 1}}, "baselines": {}},
+            "method, new: .*`--method_deff` names nothing.*`--method_def`",
+        ),
+        ({"query": {"new": {"query::budgets": 1}}, "baselines": {}}, "query, new: .*did you mean `--query::budget`"),
+        ({"overrides": {"query::budget": 3}}, "overrides: leave 'query::budget' out, since the axis 'labels' decides"),
+        ({"overrides": {"output_dir": "x"}}, "leave 'output_dir' out, since every cell has a folder of its own"),
+        ({"overrides": [1]}, r"overrides must be a mapping of names to values, got \[1\]"),
+        ({"method": {"new": None}, "baselines": {}}, "method, new must be a mapping"),
+        ({"labels": {"few": {"start": 6, "end": 9}}}, "labels, few: the key 'rounds' is missing"),
+        (
+            {"labels": {"few": {"start": 6, "end": 9, "rounds": 3}}},
+            "2 queries of equal size cannot bring 6 labels to 9",
+        ),
+        ({"labels": {"few": {"start": 6, "end": 9, "rounds": 1}}}, "cannot bring 6 labels to 9"),
+        ({"labels": {"few": {"start": 9, "end": 6, "rounds": 2}}}, "needs 1 <= start <= end"),
+        ({"labels": {"few": {"start": 6, "end": 9.5, "rounds": 2}}}, "must be whole numbers"),
+        ({"seeds": 3}, "'seeds' must be a list of whole numbers, got 3"),
+        ({"rows": [{"methods": "fixmatch"}]}, r"rows\[0\]: unknown key 'methods'"),
+        ({"rows": [{}, {"method": "fixmach"}]}, r"rows\[1\], method: there is no 'fixmach', did you mean 'fixmatch'"),
+        ({"baselines": {"b": {"method": "supervised", "query": "none"}}}, "baselines, b: there is no 'none'"),
+        ({"baselines": {"b": {"method": "supervised"}}}, "baselines, b: the key 'query' is missing"),
+    ],
+)
+def test_a_wrong_key_or_name_is_an_error_that_says_where_and_what_was_meant(grid_file, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_grid(grid_file(**changes))
+
+
+def test_what_is_not_there_is_an_error(grid_file, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no grid file"):
+        load_grid(tmp_path / "nowhere.yaml")
+    with pytest.raises(FileNotFoundError, match="no bundle 'boostmiss'"):
+        load_grid(grid_file(bundle="boostmiss"))
+    (tmp_path / "broken.yaml").write_text("name: [")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        load_grid(tmp_path / "broken.yaml")
+
+
+def test_the_hash_changes_with_what_decides_the_result_and_with_nothing_else(
+    grid_file, tmp_path, toy_datalist, monkeypatch
+):
+    def first(**changes):
+        return plan(load_grid(grid_file(**changes)), tmp_path / "out")[0].hash
+
+    before = first()
+    overrides = yaml.safe_load(grid_file().read_text())["overrides"]
+    bundle = copy_bundle("boostmis", tmp_path / "own")
+    config = bundle / "configs" / "train.yaml"
+    config.write_text("# a remark\n" + config.read_text())
+    data, methods = {"toy": {"datalist": str(toy_datalist)}}, {"learner": {"method_def": "@methods::supervised"}}
+    same = {
+        "names": first(name="other", method=methods, baselines={}),
+        "order": first(overrides=dict(reversed(overrides.items()))),
+        "threads": first(threads=2),
+        "note": first(data={"tiny": {**data["toy"], "note": "tiny"}}),
+        "other seeds": first(seeds=[0, 7]),
+        "a remark in the bundle": first(bundle=str(bundle)),
+    }
+    assert same == dict.fromkeys(same, before)
+
+    content = json.loads(toy_datalist.read_text())
+    content["training"][0]["label"] = 1 - content["training"][0]["label"]
+    other = toy_datalist.with_name("other.json")
+    other.write_text(json.dumps(content))
+    config.write_text(config.read_text().replace("lr: 0.03", "lr: 0.04"))
+    different = {
+        "before": before,
+        "overrides": first(overrides={**overrides, "epoch_length": 3}),
+        "method": first(method={"supervised": {"method_def": "@methods::mean_teacher"}}),
+        "query": first(query={"random": {"query::strategy": "@strategies::entropy"}}),
+        "labels": first(labels={"few": {"start": 6, "end": 10, "rounds": 2}}),
+        "seed": first(seeds=[1]),
+        "datalist": first(data={"toy": {"datalist": str(other)}}),
+        "bundle": first(bundle=str(bundle)),
+        "of the data": first(data={"toy": {**data["toy"], "overrides": {"batch_size::labeled": 5}}}),
+    }
+    other.unlink()
+    monkeypatch.setattr(grid, "code_sha256", lambda: "other")
+    different["code"] = first()
+    assert len(set(different.values())) == len(different)
+
+
+def test_weights_count_by_their_content(grid_file, tmp_path):
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"one")
+    path = grid_file(method={"pretrained": {"pretrained": str(weights)}}, baselines={})
+    before = plan(load_grid(path), tmp_path)[0].hash
+    weights.write_bytes(b"two")
+    assert plan(load_grid(path), tmp_path)[0].hash != before
+
+
+def test_the_hash_of_the_code_is_that_of_what_a_cell_runs(monkeypatch, tmp_path):
+    package = tmp_path / "medssl_monai"
+    for name in ("__init__.py", "methods/base.py", "benchmark/run.py", "cli.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("one")
+    monkeypatch.setattr(grid.medssl_monai, "__file__", str(package / "__init__.py"))
+
+    def after(name):
+        (package / name).write_text("two")
+        return grid.code_sha256.__wrapped__()
+
+    before = grid.code_sha256.__wrapped__()
+    assert after("benchmark/run.py") == after("cli.py") == before
+    assert after("methods/base.py") != before
+
+
+def test_data_are_prepared_once_from_a_recipe(grid_file, tmp_path, toy_datalist, monkeypatch):
+    for item in json.loads(toy_datalist.read_text())["training"]:
+        target = tmp_path / "images" / str(item["label"]) / item["image"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(toy_datalist.with_name(item["image"]).read_bytes())
+    recipe = {"source": "images", "class_folders": True, "split": [0.5, 0.5, 0.0], "clear_names": True}
+    path = grid_file(data={"folder": {"prepare": recipe}})
+    (cell, *_) = plan(load_grid(path), tmp_path / "out")
+    assert (tmp_path / "out" / cell.datalist).is_file()
+    wanted = load_grid(path)
+    monkeypatch.setattr(grid, "prepare", None)
+    assert plan(wanted, tmp_path / "out")[0].hash == cell.hash
+
+
+def test_a_command_names_everything_from_the_output_folder_on(grid_file, tmp_path):
+    wanted = load_grid(grid_file())
+    cell = plan(wanted, tmp_path)[1]
+    copy, _, start = grid.command(cell, wanted).partition(" && ")
+    assert copy == f"medssl bundle boostmis cells/{cell.hash}/bundle"
+    assert start.startswith(f"OMP_NUM_THREADS=1 python -m monai.bundle run --config_file cells/{cell.hash}/bundle/")
+    assert "--image_size '[16, 16]'" in start
+    assert start.endswith(f"--output_dir cells/{cell.hash}/run")
+
+
+def test_the_grid_of_the_repository_is_valid():
+    wanted = load_grid(ROOT / "benchmarks" / "boostmis" / "grid.yaml")
+    assert wanted.labels["20-60"].budget == 10
+    assert len(wanted.rows) == 8
+
+
+def test_boostmis_without_its_adaptive_threshold_is_fixmatch():
+    """So that the grid of the repository has no cells for it."""
+    generator = torch.Generator().manual_seed(0)
+    images = {name: torch.rand(24, 1, 12, 12, generator=generator) for name in ("image", "weak", "strong")}
+    labeled = {"image": images["image"][:6], "label": torch.arange(6) % 2, "index": torch.arange(6)}
+    unlabeled = {"weak": images["weak"], "strong": images["strong"], "index": torch.arange(6, 30)}
+    outputs = []
+    for constant in (True, False):
+        torch.manual_seed(0)
+        network = small_resnet(2, width=2)
+        network.head.weight.data.mul_(20)
+        threshold = AdaptiveThreshold(num_samples=30, num_classes=2, last_step=0)
+        method = BoostMIS(network, threshold) if constant else FixMatch(network, 0.95)
+        outputs.append(method({"labeled": labeled, "unlabeled": unlabeled}))
+        assert method.confidence_threshold == pytest.approx(0.95)
+    assert 0 < float(outputs[0]["mask_rate"]) < 1
+    assert all(torch.equal(outputs[0][name], outputs[1][name]) for name in ("loss", "mask_rate"))
+
+
+# ---- running --------------------------------------------------------------------------------------------------------
+
+
+def test_every_cell_is_run_once_and_marked_synthetic_everywhere(grid_file, fake, tmp_path, caplog):
+    out = tmp_path / "out"
+    with caplog.at_level("INFO", logger="medssl_monai.benchmark"):
+        result = run_benchmark(grid_file(), out)
+    names = ["supervised 0", "fixmatch 0", "supervised 1", "fixmatch 1"]
+    assert states(result) == dict.fromkeys(names, "finished")
+    assert calls(out) == ["supervised 0, probe", "fixmatch 0, probe", *names]
+    assert "0 of 4 cells have finished, 4 open" in caplog.text
+    assert "(cells: 4 by the first round of one such cell, an upper bound)" in caplog.text
+    assert "2 of 4 cells have finished, 2 open" in caplog.text
+    assert "(cells: 2 by finished cells of the same data and method)" in caplog.text
+    assert "4 of 4 cells have finished." in caplog.text
+
+    caplog.clear()
+    run_benchmark(grid_file(), out)
+    assert len(calls(out)) == 6
+
+    rows = table(out / "results.csv")
+    assert len(rows) == 4 * 2 * 2 + 2 * 2 * 2  # cells x rounds x metrics, and two more of FixMatch
+    last = next(r for r in rows if (r["method"], r["seed"], r["round"], r["metric"]) == ("fixmatch", "1", "1", "auroc"))
+    assert [last[name] for name in ("value", "low", "high", "n", "groups", "labels", "kind", "query", "schedule")] == [
+        "0.76", "0.66", "0.86", "20", "10", "9", "SYNTHETIC", "random", "few",
+    ]  # fmt: skip
+    assert all(last[name] for name in ("cell", "cpu", "torch", "monai", "package", "threads", "date", "cpu_seconds"))
+    for name in ("summary.csv", "differences.csv"):
+        assert {row["kind"] for row in table(out / name)} == {"SYNTHETIC"}
+        assert {row["metric"] for row in table(out / name)} >= {"auroc", "ece"}
+    assert "SYNTHETIC" in (out / "summary.md").read_text()
+    assert (out / "curves.png").stat().st_size > 10_000
+    assert (out / "end.png").stat().st_size > 10_000
+
+
+def test_results_name_no_path(grid_file, fake, tmp_path):
+    out = tmp_path / "out"
+    run_benchmark(grid_file(), out)
+    for name in ("results.csv", "summary.csv", "differences.csv", "summary.md"):
+        assert str(tmp_path) not in (out / name).read_text()
+
+
+def test_a_failing_cell_leaves_the_others_alone_and_is_tried_again(grid_file, fake, tmp_path, caplog):
+    fake(fixmatch_0="broken", supervised_1="out of memory")
+    out = tmp_path / "out"
+    result = run_benchmark(grid_file(), out)
+    assert states(result) == {
+        "supervised 0": "finished", "fixmatch 0": "failed", "supervised 1": "failed", "fixmatch 1": "finished",
+    }  # fmt: skip
+    reason = next(reason for name, (_, reason) in result.items() if "fixmatch" in name and name.endswith("0"))
+    assert reason == "OSError: cannot read (a path) or (a path) nor (a file); id case_7"
+    assert "ended by signal 9" in str(result)
+    page = (out / "summary.md").read_text()
+    assert "2 of 4 cells have finished, 2 failed." in page
+    assert "- failed: toy, fixmatch, query random, labels few, seed 0" in page
+    assert reason in page
+    assert {row["method"] for row in table(out / "summary.csv")} == {"supervised", "fixmatch"}
+    assert table(out / "differences.csv") == []  # no seed has both
+    assert "This failed" in caplog.text  # the probe of FixMatch
+
+    fake()
+    assert set(states(run_benchmark(grid_file(), out)).values()) == {"finished"}
+    assert calls(out).count("fixmatch 1") == 1
+    assert calls(out).count("fixmatch 0") == 2
+    assert "Open" not in (out / "summary.md").read_text()
+
+
+def test_a_stopped_cell_is_interrupted_and_goes_on_in_its_folder(grid_file, fake, tmp_path, caplog):
+    fake(supervised_1="stopped")
+    out = tmp_path / "out"
+    assert states(run_benchmark(grid_file(), out))["supervised 1"] == "interrupted"
+    assert "- interrupted: toy, supervised" in (out / "summary.md").read_text()
+    fake()
+    with caplog.at_level("INFO", logger="medssl_monai.benchmark"):
+        assert states(run_benchmark(grid_file(), out))["supervised 1"] == "finished"
+    assert "3 of 4 cells have finished, 1 interrupted" in caplog.text
+    resumed = {(row["method"], row["seed"]): row["resumed"] for row in table(out / "results.csv")}
+    assert [key for key, value in resumed.items() if value == "True"] == [("supervised", "1")]
+
+
+def test_a_cell_that_another_process_is_at_is_left_alone(grid_file, fake, tmp_path):
+    out = tmp_path / "out"
+    cell = plan(load_grid(grid_file()), out)[1]
+    (out / cell.folder).mkdir(parents=True)
+    with run._lock(out / cell.folder) as lock:
+        assert lock is not None
+        assert states(run_benchmark(grid_file(), out))["fixmatch 0"] == "running"
+    assert "fixmatch 0" not in calls(out)
+    assert states(run_benchmark(grid_file(), out))["fixmatch 0"] == "finished"
+
+
+def test_a_run_that_ends_with_other_labels_than_asked_for_has_failed(grid_file, fake, tmp_path):
+    fake(fixmatch_1="fewer labels")
+    result = run_benchmark(grid_file(), tmp_path / "out")
+    assert states(result)["fixmatch 1"] == "failed"
+    assert "its rounds had [6, 8] labels, and the grid asks for [6, 9]" in str(result)
+
+
+def test_a_dry_run_tells_commands_and_costs_and_runs_nothing(grid_file, fake, tmp_path, caplog):
+    out = tmp_path / "out"
+    with caplog.at_level("INFO", logger="medssl_monai.benchmark"):
+        result = run_benchmark(grid_file(), out, dry_run=True)
+    assert set(states(result).values()) == {"open"}
+    assert "4 not measured, and not counted" in caplog.text
+    assert caplog.text.count("python -m monai.bundle run") == 4
+    assert sorted(path.name for path in out.iterdir()) == ["commands.sh"]
+
+
+def test_the_forecast_scales_with_the_rounds_that_are_left(grid_file, fake, tmp_path):
+    labels = {"few": {"start": 6, "end": 9, "rounds": 2}, "more": {"start": 6, "end": 14, "rounds": 5}}
+    out = tmp_path / "out"
+    cells = plan(load_grid(grid_file(labels=labels)), out)
+    mine = {(c.method, c.labels, c.seed): c for c in cells}
+    done = {"cpu_seconds": 7200.0, "wall_seconds": 3600.0, "resumed": False}
+    for key in (("supervised", "few", 0), ("supervised", "few", 1)):
+        (out / mine[key].folder).mkdir(parents=True)
+        (out / mine[key].folder / "done.json").write_text(json.dumps(done))
+    begun = out / mine["supervised", "more", 0].folder / "run" / "rounds"
+    begun.mkdir(parents=True)
+    for number in range(3):
+        (begun / f"round_{number:02d}.json").touch()
+    text = run._forecast(cells, out, jobs=2)  # an hour of CPU per round: two rounds of one cell, five of the other
+    assert text.startswith("2 of 8 cells have finished, 6 open; 7.00 CPU hours are left, 1.75 hours on the clock (")
+    assert "4 not measured, and not counted" in text
+
+
+def test_several_cells_at_a_time(grid_file, fake, tmp_path):
+    assert set(states(run_benchmark(grid_file(), tmp_path / "out", jobs=3)).values()) == {"finished"}
+    with pytest.raises(ValueError, match="`jobs` must be at least 1, got 0"):
+        run_benchmark(grid_file(), tmp_path / "out", jobs=0)
+
+
+def test_cells_of_one_configuration_share_a_run(grid_file, fake, tmp_path):
+    method = {name: {"method_def": "@methods::supervised"} for name in ("supervised", "again")}
+    out = tmp_path / "out"
+    run_benchmark(grid_file(method=method), out)
+    assert len(calls(out)) == 1 + 2
+    assert {row["method"] for row in table(out / "results.csv")} == {"supervised", "again"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ValueError: `rounds` must be at least 1.", "ValueError: `rounds` must be at least 1."),
+        ("OSError: [Errno 2] No such file: '/a b/c d.nii.gz'", "OSError: [Errno 2] No such file: (a path)"),
+        ("X: C:\\scans\\Smith.DCM is bad", "X: (a path) is bad"),
+        ("X: Smith.DCM is bad", "X: (a file) is bad"),
+    ],
+)
+def test_reasons_have_no_paths(text, expected):
+    assert run.without_paths(text) == expected
+
+
+# ---- figures --------------------------------------------------------------------------------------------------------
+
+
+def results(values: dict[tuple[str, int], list[float]], width: float | None = 0.2) -> list[dict]:
+    """Rows of AUROC by round, for values by method and seed."""
+    return [
+        {
+            "data": "d", "note": "", "kind": "real", "schedule": "s", "query": "random", "method": method,
+            "seed": seed, "metric": "auroc", "round": number, "labels": 10 + number, "value": value,
+            "low": None if width is None else value - width / 2, "high": None if width is None else value + width / 2,
+        }
+        for (method, seed), curve in values.items()
+        for number, value in enumerate(curve)
+    ]  # fmt: skip
+
+
+T_2 = 4.302652729911275  # 97.5 % quantile of Student's distribution with two degrees of freedom
+CURVES = {
+    ("supervised", 0): [0.60, 0.70], ("supervised", 1): [0.62, 0.74], ("supervised", 2): [0.61, 0.66],
+    ("fixmatch", 0): [0.60, 0.80], ("fixmatch", 1): [0.62, 0.78], ("fixmatch", 2): [0.61, 0.79],
+}  # fmt: skip
+
+
+def test_a_summary_by_hand():
+    (last,) = [r for r in summarize(results(CURVES)) if (r["method"], r["round"]) == ("supervised", 1)]
+    assert last["mean"] == pytest.approx(0.70)
+    half = T_2 * 0.04 / 3**0.5  # standard deviation of 0.70, 0.74, 0.66
+    assert [last["low"], last["high"]] == pytest.approx([0.70 - half, 0.70 + half])
+    assert last["within"] == pytest.approx(0.2)
+    assert (last["seeds"], last["labels"]) == (3, 11)
+
+
+def test_the_mean_over_rounds_is_of_cells_first():
+    (row,) = [r for r in summarize(results(CURVES)) if (r["method"], r["round"]) == ("supervised", "mean")]
+    means = [0.65, 0.68, 0.635]
+    assert row["mean"] == pytest.approx(statistics.fmean(means))
+    assert row["high"] - row["mean"] == pytest.approx(T_2 * statistics.stdev(means) / 3**0.5)
+    assert row["within"] is None
+
+
+def test_differences_are_paired_by_seed():
+    found = [r for r in differences(results(CURVES), BASELINES) if r["round"] == 1]
+    (row,) = found
+    assert row["by_seed"] == pytest.approx({0: 0.10, 1: 0.04, 2: 0.13})
+    assert row["mean"] == pytest.approx(0.09)
+    half = T_2 * statistics.stdev([0.10, 0.04, 0.13]) / 3**0.5
+    assert [row["low"], row["high"]] == pytest.approx([0.09 - half, 0.09 + half])
+    assert (row["baseline"], row["method"], row["query"]) == ("semi-supervision", "fixmatch", "random")
+
+
+def test_seeds_that_only_one_side_has_are_left_out_and_counted():
+    curves = {key: curve for key, curve in CURVES.items() if key not in (("fixmatch", 0), ("supervised", 1))}
+    (row,) = [r for r in differences(results(curves), BASELINES) if r["round"] == 1]
+    assert row["by_seed"] == pytest.approx({2: 0.13})
+    assert (row["mean"], row["low"], row["seeds"]) == (pytest.approx(0.13), None, 1)
+
+
+def test_one_seed_has_no_interval_and_undefined_ones_are_left_out():
+    (row,) = [r for r in summarize(results({("supervised", 0): [0.6]}, width=None)) if r["round"] == 0]
+    assert (row["mean"], row["low"], row["high"], row["within"], row["seeds"]) == (0.6, None, None, None, 1)
+
+
+def test_a_metric_that_a_round_lacks_has_no_mean_over_rounds():
+    rows = results({("supervised", 0): [0.6, 0.7]})
+    rows.append({**rows[0], "metric": "ap"})
+    assert {r["metric"] for r in summarize(rows) if r["round"] == "mean"} == {"auroc"}
+
+
+def test_the_page_shows_ends_means_and_differences(grid_file, fake, tmp_path):
+    note = {"toy": {**yaml.safe_load(grid_file().read_text())["data"]["toy"], "note": "patients overlap"}}
+    run_benchmark(grid_file(data=note), tmp_path / "out")
+    page = (tmp_path / "out" / "summary.md").read_text()
+    assert "## toy: 6 to 9 labels in 2 rounds (SYNTHETIC; patients overlap)" in page
+    for name in ("results.csv", "summary.csv", "differences.csv"):
+        assert {row["note"] for row in table(tmp_path / "out" / name)} == {"patients overlap"}
+    assert "Measured on 20 images of 10 groups." in page
+    lines = [line for line in page.splitlines() if line.startswith("| fixmatch | random | 2 |")]
+    half = 12.706204736174698 * 0.01 / 2  # two seeds, 0.75 and 0.76
+    assert f"| 0.755 [{0.755 - half:.3f}, {0.755 + half:.3f}] (0.200) | 0.200 [0.200, 0.200] | 0.750" in lines[0]
+    assert "| 0.730 [" in lines[1]
+    assert "### At the end, less supervised + random (semi-supervision)" in page
+    assert "+0.100 [+0.100, +0.100]: +0.100 +0.100" in page
+    assert "- 4 cells, 0.00 CPU hours" in page
+
+
+def test_without_matplotlib_the_log_says_so(monkeypatch, tmp_path, caplog):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert draw_figures(summarize(results(CURVES)), tmp_path) is False
+    assert "There are no figures, since Matplotlib is missing" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_finished_still_gives_a_list_of_open_cells(grid_file, fake, tmp_path):
+    fake(**dict.fromkeys(("supervised_0", "supervised_1", "fixmatch_0", "fixmatch_1"), "broken"))
+    run_benchmark(grid_file(), tmp_path / "out")
+    page = (tmp_path / "out" / "summary.md").read_text()
+    assert "0 of 4 cells have finished, 4 failed." in page
+    assert page.count("\n- failed: ") == 4
+    assert table(tmp_path / "out" / "results.csv") == []
+
+
+# ---- for real -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_grid_that_is_killed_in_the_middle_is_finished_by_the_next_call(grid_file, tmp_path):
+    exact = {"_target_": "medssl_monai.query.budget.ExactBudget", "strategy": "@strategies::boostmis"}
+    path, out = grid_file(query={"boostmis": {"query::strategy": exact}}, baselines={}), tmp_path / "out"
+    start = f"from medssl_monai.benchmark import run_benchmark; run_benchmark({str(path)!r}, {str(out)!r})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", start], env=environment, start_new_session=True)
+    cells = plan(load_grid(path), out)
+    second = out / cells[1].folder / "run" / "state.pt"
+    while not second.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = (out / cells[0].folder / "done.json").read_bytes()
+    assert not (out / cells[1].folder / "done.json").exists()
+
+    result = run_benchmark(path, out)
+    assert set(states(result).values()) == {"finished"}
+    assert (out / cells[0].folder / "done.json").read_bytes() == finished
+    assert json.loads((out / cells[1].folder / "done.json").read_text())["resumed"]
+    rows = table(out / "results.csv")
+    assert {row["labels"] for row in rows if row["round"] == "1"} == {"9"}
+    assert len({row["cell"] for row in rows}) == 4
+    assert {row["kind"] for row in rows} == {"SYNTHETIC"}

@@ -1,0 +1,311 @@
+"""The measurements of `medssl speed`: what they count, and that they tell slow from fast. No figure is asserted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from ignite.engine import Events
+from torch import nn
+from torch.nn import functional as F
+
+from medssl_monai import speed
+from medssl_monai.bundle import copy_bundle
+from medssl_monai.data import LabelPool
+from medssl_monai.engines import SSLTrainer
+from medssl_monai.methods import FixMatch, MeanTeacher
+from medssl_monai.methods.base import SSLMethod
+from medssl_monai.networks import small_resnet
+
+STEP = {
+    "method", "device", "precision", "threads", "rounds", "steps_per_round", "passes", "views_per_step",
+    "views_per_second", "seconds_per_step", "cpu_seconds_per_step", "floor_seconds", "floor_cpu_seconds",
+    "gradient_floor_seconds", "gradient_floor_cpu_seconds", "ratio_to_floor", "ratio_to_floor_range",
+    "ratio_to_floor_cpu", "ratio_to_gradient_floor", "waiting_for_data", "peak_memory_mb",
+}  # fmt: skip
+SHORT = {"epochs_per_round": 1, "labels": 6, "image_size": [16, 16], "device": "cpu", "query::budget": 2}
+
+
+class Clock:
+    """A time that passes only when something takes some."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.now / 2
+
+
+CLOCK = Clock()
+
+
+class Body(nn.Module):
+    """Takes a second per call, and remembers its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 8)
+        self.calls: list[tuple[int, bool, bool]] = []
+
+    def forward(self, images):
+        CLOCK.sleep(1.0)
+        self.calls.append((len(images), torch.is_grad_enabled(), self.training))
+        return self.linear(images.flatten(1))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = Body(), nn.Linear(8, 2)
+
+    def embed(self, images):
+        return self.body(images)
+
+    def forward(self, images):
+        return self.head(self.body(images))
+
+
+class Stub(SSLMethod):
+    """Passes of every kind: a teacher, the network without gradient, and body and head one by one; four seconds."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__(Net(), decay=0.9)
+        self.seconds = seconds
+
+    def forward(self, batch):
+        CLOCK.sleep(self.seconds)
+        labeled, unlabeled = batch["labeled"], batch["unlabeled"]
+        with torch.no_grad():
+            target = self.teacher(unlabeled["weak"]).softmax(dim=1)
+            self.network(unlabeled["weak"][:3])
+        logits = self.network.head(self.network.embed(unlabeled["strong"]))
+        loss = F.cross_entropy(self.network(labeled["image"]), labeled["label"])
+        return {"loss": loss + F.cross_entropy(logits, target)}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(speed, "time", CLOCK)
+    return CLOCK
+
+
+def batches(length: int):
+    for _ in range(length):
+        labeled = {"image": torch.rand(4, 1, 8, 8), "index": torch.arange(4)}
+        unlabeled = {"weak": torch.rand(6, 1, 8, 8), "strong": torch.rand(6, 1, 8, 8), "index": torch.arange(6)}
+        yield {"labeled": labeled, "unlabeled": unlabeled}
+
+
+class Loader:
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        for batch in batches(2):
+            CLOCK.sleep(self.seconds)
+            yield batch
+
+
+def trainer_of(method: SSLMethod, epochs: int = 3, seconds: float = 0.0, **options) -> SSLTrainer:
+    pool = LabelPool([{"image": str(i), "id": str(i), "label": i % 2} for i in range(8)])
+    optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.01)
+    return SSLTrainer("cpu", epochs, Loader(seconds), method, optimizer, pool, **options)
+
+
+def passes_of(method: SSLMethod) -> list[speed.Pass]:
+    (batch,) = batches(1)
+    batch["labeled"]["label"] = torch.tensor([0, 1, 0, 1])
+    with speed.record_passes(method.train()) as passes:
+        method(batch)
+    return passes
+
+
+def test_the_floor_makes_exactly_the_passes_of_the_method():
+    method = Stub()
+    passes = passes_of(method)
+    student, teacher = method.network, method.teacher
+    assert [p.module for p in passes] == [teacher, student, student.body, student.head, student]
+    calls, asked = student.body.calls, teacher.network.body.calls
+    done = list(calls), list(asked)
+    assert done == ([(3, False, True), (6, True, True), (4, True, True)], [(6, False, False)])
+    speed.replay(passes)
+    assert (calls, asked) == (done[0] * 2, done[1] * 2)
+
+
+def test_the_floor_goes_back_through_every_pass_with_gradient_and_leaves_none_behind():
+    method = Stub()
+    passes = passes_of(method)
+    visited = []
+    for name, parameter in method.network.named_parameters():
+        parameter.register_hook(lambda gradient, name=name: visited.append(name))
+    speed.replay(passes)
+    assert sorted(visited) == ["body.linear.bias", "body.linear.weight", "head.bias", "head.weight"]
+    assert all(p.grad is None for p in method.parameters())
+
+
+def test_nothing_is_recorded_once_it_is_over():
+    method = Stub()
+    passes = passes_of(method)
+    count = len(passes)
+    method.network(torch.rand(2, 1, 8, 8))
+    assert len(passes) == count
+    assert not any(module._forward_hooks for module in method.modules())
+
+
+def test_a_method_without_gradient_has_a_floor_without_backward():
+    network = Net()
+    speed.replay([speed.Pass(network, (torch.rand(2, 1, 8, 8),), grad=False, training=False)])
+    assert network.body.calls == [(2, False, False)]
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (FixMatch(small_resnet(2, width=2)), [(6, False, "train"), (10, True, "train")]),
+        (MeanTeacher(small_resnet(2, width=2)), [(6, False, "eval"), (10, True, "train")]),
+    ],
+)
+def test_the_figures_of_a_step_fit_each_other(method, expected):
+    report = speed.measure_step(trainer_of(method, epochs=4))
+    assert report.keys() == STEP
+    assert [(p["images"], p["gradient"], p["mode"]) for p in report["passes"]] == expected
+    assert (report["rounds"], report["steps_per_round"], report["views_per_step"]) == (3, 2, 16)
+    assert report["views_per_second"] == pytest.approx(16 / report["seconds_per_step"])
+    lowest, highest = report["ratio_to_floor_range"]
+    assert 0 < lowest <= report["ratio_to_floor"] <= highest
+    assert 0 <= report["waiting_for_data"] < 1
+    positive = [value for key, value in report.items() if key.startswith(("ratio", "views")) and "range" not in key]
+    assert all(value > 0 for value in positive)
+    assert report["peak_memory_mb"] is None or report["peak_memory_mb"] > 1
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_a_step_that_does_nothing_else_is_at_its_floor(clock):
+    report = speed.measure_step(trainer_of(Stub()))
+    assert (report["seconds_per_step"], report["cpu_seconds_per_step"], report["floor_seconds"]) == (4.0, 2.0, 4.0)
+    assert (report["ratio_to_floor"], report["ratio_to_floor_range"], report["waiting_for_data"]) == (
+        1.0,
+        [1.0, 1.0],
+        0,
+    )
+    assert (report["gradient_floor_seconds"], report["ratio_to_gradient_floor"]) == (1.0, 4.0)  # one pass of 16 views
+    assert report["views_per_second"] == 4.0
+
+
+def test_a_slow_method_and_a_slow_loader_show(clock):
+    slow = speed.measure_step(trainer_of(Stub(seconds=2.0)))
+    assert (slow["seconds_per_step"], slow["floor_seconds"], slow["ratio_to_floor"]) == (6.0, 4.0, 1.5)
+    assert slow["waiting_for_data"] == 0
+    waiting = speed.measure_step(trainer_of(Stub(), seconds=1.0))
+    assert (waiting["seconds_per_step"], waiting["floor_seconds"]) == (5.0, 4.0)
+    assert waiting["waiting_for_data"] == pytest.approx(0.2)
+
+
+def test_handlers_of_each_step_count_and_those_of_an_epoch_do_not(clock):
+    trainer = trainer_of(Stub())
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: clock.sleep(100))
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: clock.sleep(100))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: clock.sleep(4))
+    report = speed.measure_step(trainer)
+    assert (report["seconds_per_step"], report["ratio_to_floor"]) == (8.0, 2.0)
+
+
+def test_the_floor_is_that_of_the_method_in_training_and_leaves_it_there(clock):
+    method = Stub()
+    speed.measure_step(trainer_of(method))
+    assert method.network.training and not method.teacher.training
+    assert all(p.grad is not None for p in method.trainable_parameters())  # of the last step, untouched
+
+
+def test_autocast_holds_for_the_floor_as_well():
+    method, seen = Stub(), []
+    method.network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    report = speed.measure_step(trainer_of(method, epochs=2, amp=True))
+    assert report["precision"] == "bfloat16"
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_a_trainer_that_only_warms_up_is_refused():
+    with pytest.raises(ValueError, match="`max_epochs` must be 2 or more, got 1"):
+        speed.measure_step(trainer_of(Stub(), epochs=1))
+
+
+def test_a_stopwatch_counts_every_second_once(clock):
+    watch = speed.Stopwatch(torch.device("cpu"))
+    work = watch.timed("inner", lambda: clock.sleep(3))
+    watch.start("outer")
+    clock.sleep(1)
+    work()
+    watch.stop()
+    clock.sleep(5)
+    watch.start("rest")
+    assert watch.seconds == {"rest": 5, "outer": 1, "inner": 3}
+
+
+def test_the_steps_of_a_bundle(toy_datalist, tmp_path):
+    bundle = copy_bundle("boostmis", tmp_path / "bundle")
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    small = {**SHORT, "datalist": str(toy_datalist), "cache_dir": None, "batch_size": {"labeled": 4, "unlabeled": 6}}
+    report = speed.step_of_bundle(str(bundle), small, rounds=2, steps=2)
+    assert report["method"] == "BoostMIS"
+    assert [p["images"] for p in report["passes"]] == [6, 10]
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+
+
+def test_the_parts_of_a_run(toy_datalist):
+    small = {**SHORT, "datalist": str(toy_datalist), "rounds": 2, "epoch_length": 2}
+    report = speed.shares_of_run(None, {**small, "batch_size::labeled": 4, "batch_size::unlabeled": 6})
+    assert report["steps"] == 4
+    assert report["seconds"].keys() == {
+        "start-up", "reading images", "waiting for data", "views", "forward", "losses", "backward", "optimizer",
+        "after_step (averaged weights, thresholds)", "handlers", "validation", "validation: forward", "query",
+        "query: forward", "checkpoint", "round report", "round report: forward", "rest",
+    }  # fmt: skip
+    assert all(value > 0 for value in report["seconds"].values())
+
+
+def test_a_selector_runs_on_given_features_and_tells_its_memory():
+    for selector in speed.SELECTORS:
+        cost = speed.cost_of_query(selector, 200, dim=16)
+        assert (cost["scores"], cost["samples"], cost["features"]) == (200, 200, 16)
+        assert cost["seconds"] > 0
+        assert cost["extra_memory_mb"] is None or cost["extra_memory_mb"] >= 0
+    with pytest.raises(ValueError, match="`selector` must be one of"):
+        speed.cost_of_query("margin", 10)
+
+
+@pytest.mark.slow
+def test_the_whole_report_as_text_and_json(toy_datalist, monkeypatch):
+    small = {"batch_size": {"labeled": 2, "unlabeled": 2}, "image_size": [16, 16]}
+    monkeypatch.setattr(speed, "REFERENCE", {**speed.REFERENCE, **small, "datalist": str(toy_datalist), "labels": 6})
+    overrides = {**SHORT, "datalist": str(toy_datalist), "epoch_length": 2, "cache_dir": None}
+    report = speed.speed(None, overrides, rounds=1, steps=1, pools=[50])
+    assert json.loads(json.dumps(report)) == report
+    assert report.keys() == {"environment", "load_before", "steps", "run", "queries", "skipped"}
+    assert set(report["steps"]) == {"reference", "bundle"}
+    assert all(step.keys() == STEP for step in report["steps"].values())
+    run = report["run"]
+    assert sum(run["parts"].values()) == pytest.approx(run["seconds"])
+    assert 0 < run["forward_and_backward"] < run["with_forward_of_validation_and_query"] < 1
+    assert [(query["selector"], query["samples"]) for query in report["queries"]] == [
+        ("instability", 50), ("density_entropy", 50),
+    ]  # fmt: skip
+    text = speed.as_text(report)
+    for word in ("reference: FixMatch", "bundle: BoostMIS", "ratio to gradient floor", "checkpoint", "skipped: "):
+        assert word in text
+
+
+@pytest.mark.slow
+def test_a_case_that_fails_says_why():
+    with pytest.raises(ValueError, match=r"`step_of_bundle` ended early: .*`--no_such_thing` names nothing"):
+        speed._apart(speed.step_of_bundle, {"bundle": None, "overrides": {"no_such_thing": 1}})
