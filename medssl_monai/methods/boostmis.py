@@ -137,8 +137,8 @@ class AdaptiveThreshold(nn.Module):
 class BoostMIS(SSLMethod):
     """FixMatch with a threshold that adapts to learning and annotation.
 
-    BatchNorm as in `medssl_monai.methods.FixMatch`; the deployed network has averaged parameters and the student's
-    BatchNorm statistics, as in the released code.
+    BatchNorm as in `medssl_monai.methods.FixMatch`; the deployed network has averaged parameters and BatchNorm
+    statistics, where the released code copies the student's (see `medssl_monai.networks.EMATeacher`).
 
     Args:
         network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.

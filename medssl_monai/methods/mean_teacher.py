@@ -14,7 +14,7 @@ from medssl_monai.schedules import Schedule, sigmoid_rampup
 class MeanTeacher(SSLMethod):
     """Agree with an exponential moving average of yourself.
 
-    The teacher predicts in evaluation mode, with the student's running BatchNorm statistics.
+    The teacher predicts in evaluation mode, with averaged BatchNorm statistics.
 
     Args:
         network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.

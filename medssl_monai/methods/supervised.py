@@ -13,8 +13,8 @@ from medssl_monai.methods.base import Batch, Output, SSLMethod
 class Supervised(SSLMethod):
     """Cross-entropy on weakly augmented labeled images.
 
-    BatchNorm statistics are the student's; the deployed weights are averaged, as in the semi-supervised methods, so
-    that a comparison measures the unlabeled images and nothing else.
+    The deployed weights and BatchNorm statistics are averaged, as in the semi-supervised methods, so that a comparison
+    measures the unlabeled images and nothing else.
 
     Args:
         network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +12,35 @@ from torch import Tensor, nn
 class EMATeacher(nn.Module):
     """A frozen copy of a network that follows it slowly.
 
-    Parameters are averaged; buffers (batch-norm statistics) are the student's, as in the released code of FixMatch
-    and BoostMIS. The teacher is always in evaluation mode: averaged weights with the student's running statistics.
+    Parameters and batch-norm statistics are averaged. The released code of FixMatch and BoostMIS copies the student's
+    statistics instead; they are those of its last ten or so batches, do not belong to weights averaged over far more,
+    and let accuracy jump between 0.5 and 0.9 from one epoch to the next where labels are few
+    (``benchmarks/boostmis/README.md``). The teacher is always in evaluation mode.
 
     Args:
         student: network to copy.
         decay: share of the old teacher kept at each update, in [0, 1); 0.99 keeps 99 %.
             (`ignite.handlers.EMAHandler` calls ``1 - decay`` its *momentum*.)
         warmup: keep at most ``(1 + step) / (10 + step)``, so that a short run is not dominated by its random start.
+        statistics: ``averaged``, or ``copied`` from the student as published.
 
     Raises:
-        ValueError: if `decay` is not in [0, 1).
+        ValueError: if `decay` is not in [0, 1), or `statistics` is neither.
     """
 
-    def __init__(self, student: nn.Module, decay: float = 0.999, warmup: bool = True) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        decay: float = 0.999,
+        warmup: bool = True,
+        statistics: Literal["averaged", "copied"] = "averaged",
+    ) -> None:
         super().__init__()
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"`decay` is the share of the old teacher to keep and must be in [0, 1), got {decay}.")
-        self.decay, self.warmup = decay, warmup
+        if statistics not in ("averaged", "copied"):
+            raise ValueError(f"`statistics` must be 'averaged' or 'copied', got {statistics!r}.")
+        self.decay, self.warmup, self.statistics = decay, warmup, statistics
         self.network = deepcopy(student).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> EMATeacher:
@@ -46,7 +58,12 @@ class EMATeacher(nn.Module):
     def update(self, student: nn.Module, step: int) -> None:
         """Move towards `student`, in place and without synchronisation; `step`: optimizer steps before this one."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        torch._foreach_lerp_(list(self.network.parameters()), list(student.parameters()), 1.0 - decay)
-        kept = list(self.network.buffers())
-        if kept:
-            torch._foreach_copy_(kept, list(student.buffers()))
+        teacher, now = [*self.network.parameters()], [*student.parameters()]
+        copied, copied_now = [], []
+        for kept, new in zip(self.network.buffers(), student.buffers(), strict=True):
+            averaged = self.statistics == "averaged" and kept.is_floating_point()
+            (teacher if averaged else copied).append(kept)
+            (now if averaged else copied_now).append(new)
+        torch._foreach_lerp_(teacher, now, 1.0 - decay)
+        if copied:
+            torch._foreach_copy_(copied, copied_now)

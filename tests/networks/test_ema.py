@@ -38,9 +38,20 @@ def test_decay_zero_copies_the_student():
     torch.testing.assert_close(teacher.network.state_dict(), student(1).state_dict())
 
 
-def test_batch_norm_statistics_are_the_student_s_and_not_averaged():
+def test_batch_norm_statistics_are_averaged_with_the_weights():
+    """Copied, they are those of the last few batches, and do not belong to weights of hundreds of steps."""
     net = student()
-    teacher = EMATeacher(net, decay=0.999)
+    teacher = EMATeacher(net, decay=0.75, warmup=False)
+    net(torch.randn(16, 3) + 5)
+    teacher.update(net, step=0)
+    torch.testing.assert_close(teacher.network[1].running_mean, 0.25 * net[1].running_mean)
+    torch.testing.assert_close(teacher.network[1].running_var, 0.75 + 0.25 * net[1].running_var)
+    assert int(teacher.network[1].num_batches_tracked) == 1
+
+
+def test_on_request_batch_norm_statistics_are_the_student_s_as_published():
+    net = student()
+    teacher = EMATeacher(net, decay=0.999, statistics="copied")
     net(torch.randn(16, 3) + 5)
     teacher.update(net, step=0)
     for kept, new in zip(teacher.network.buffers(), net.buffers(), strict=True):
