@@ -58,12 +58,10 @@ class EMATeacher(nn.Module):
     def update(self, student: nn.Module, step: int) -> None:
         """Move towards `student`, in place and without synchronisation; `step`: optimizer steps before this one."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        teacher, now = [*self.network.parameters()], [*student.parameters()]
-        copied, copied_now = [], []
-        for kept, new in zip(self.network.buffers(), student.buffers(), strict=True):
-            averaged = self.statistics == "averaged" and kept.is_floating_point()
-            (teacher if averaged else copied).append(kept)
-            (now if averaged else copied_now).append(new)
-        torch._foreach_lerp_(teacher, now, 1.0 - decay)
+        pairs = list(zip(self.network.buffers(), student.buffers(), strict=True))
+        averaged = [pair for pair in pairs if self.statistics == "averaged" and pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if self.statistics == "copied" or not pair[0].is_floating_point()]
+        kept = [*self.network.parameters(), *(old for old, _ in averaged)]
+        torch._foreach_lerp_(kept, [*student.parameters(), *(new for _, new in averaged)], 1.0 - decay)
         if copied:
-            torch._foreach_copy_(copied, copied_now)
+            torch._foreach_copy_([old for old, _ in copied], [new for _, new in copied])
