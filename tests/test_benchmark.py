@@ -285,6 +285,7 @@ def test_a_command_names_everything_from_the_output_folder_on(grid_file, tmp_pat
     assert copy == f"medssl bundle boostmis cells/{cell.hash}/bundle"
     assert start.startswith(f"OMP_NUM_THREADS=1 python -m monai.bundle run --config_file cells/{cell.hash}/bundle/")
     assert "--image_size '[16, 16]'" in start
+    assert "--cache_dir '$None'" in start  # MONAI drops a plain None, and the bundle's own value would stay
     assert start.endswith(f"--output_dir cells/{cell.hash}/run")
 
 
@@ -575,7 +576,8 @@ def test_nothing_finished_still_gives_a_list_of_open_cells(grid_file, fake, tmp_
 @pytest.mark.slow
 def test_a_grid_that_is_killed_in_the_middle_is_finished_by_the_next_call(grid_file, tmp_path):
     exact = {"_target_": "medssl_monai.query.budget.ExactBudget", "strategy": "@strategies::boostmis"}
-    path, out = grid_file(query={"boostmis": {"query::strategy": exact}}, baselines={}), tmp_path / "out"
+    uncertain = {"query::strategy": exact, "strategies::boostmis::instability": None}
+    path, out = grid_file(query={"uncertain": uncertain}, baselines={}), tmp_path / "out"
     start = f"from medssl_monai.benchmark import run_benchmark; run_benchmark({str(path)!r}, {str(out)!r})"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-c", start], env=environment, start_new_session=True)
@@ -597,3 +599,5 @@ def test_a_grid_that_is_killed_in_the_middle_is_finished_by_the_next_call(grid_f
     assert {row["labels"] for row in rows if row["round"] == "1"} == {"9"}
     assert len({row["cell"] for row in rows}) == 4
     assert {row["kind"] for row in rows} == {"SYNTHETIC"}
+    query = json.loads((out / cells[0].folder / "run" / "queries" / "round_00.json").read_text())
+    assert {name for item in query["items"] for name in item["scores"]} == {"density_entropy"}

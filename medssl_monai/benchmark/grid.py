@@ -240,7 +240,8 @@ def arguments(cell: Cell, folder: str, **changes: Any) -> list[str]:
     """
     values = {**cell.overrides, "datalist": cell.datalist, "output_dir": f"{folder}/run", **changes}
     bundle = f"{folder}/bundle"
-    flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    # MONAI drops an override by None, and takes the expression
+    flags = [part for name, value in values.items() for part in (f"--{name}", "$None" if value is None else str(value))]
     config = ["--config_file", f"{bundle}/configs/train.yaml", "--bundle_root", bundle]
     return ["-m", "monai.bundle", "run", *config, *flags]
 
