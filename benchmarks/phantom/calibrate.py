@@ -1,8 +1,8 @@
-"""Supervised runs that fix the parameters of the embedded data: 24 labels against all of them.
+"""Supervised runs that fix the parameters of the embedded data: few labels against all of them.
 
     OMP_NUM_THREADS=1 python benchmarks/phantom/calibrate.py
 
-On the two-class kinds, five class-balanced draws of 24 labels must reach a mean AUROC between 0.65 and that of all
+Class-balanced draws of few labels (24 of two classes, 70 of seven) must reach a mean AUROC between 0.65 and that of all
 labels less 0.10, and all labels at least 0.90: then labels matter, and there is room for a method to show its worth.
 Nothing but supervised training happens here. Writes ``results.json`` beside this file.
 """
@@ -31,16 +31,15 @@ from medssl_monai.data import phantom
 from medssl_monai.data.datalist import Datalist, load_datalist
 from medssl_monai.files import write_json
 
-DRAWS = 5
-LABELS = 24
+FEW = {"spine2": 24, "chest": 24, "lesion7": 70}
 SIZE = 64
-STEPS = {2: 400, 6: 1200}  # by number of classes; the same for few and for all labels
+STEPS = {2: 400, 6: 1200, 7: 400}  # by number of classes; the same for few and for all labels
 BATCH = 24
 LEARNING_RATE = 1e-3
 
 
 def read_images(data: Datalist) -> Tensor:
-    """All images as ``(N, 1, 64, 64)`` in [0, 1], dense or bright tissue bright, scaled by their own percentiles."""
+    """All images as ``(N, C, 64, 64)`` in [0, 1], dense or bright tissue bright, scaled by their own percentiles."""
     import nibabel
     import pydicom
     from PIL import Image
@@ -52,12 +51,13 @@ def read_images(data: Datalist) -> Tensor:
             dataset = pydicom.dcmread(path)
             pixels = dataset.pixel_array.astype(np.float32)
             pixels = -pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
-        elif path.suffix == ".png":
+        elif path.suffix in (".png", ".jpg"):
             pixels = np.asarray(Image.open(path), dtype=np.float32)
         else:
             pixels = np.asarray(nibabel.load(path).dataobj[:, :, item["slice"]], dtype=np.float32).T
         low, high = np.percentile(pixels, [1, 99])
-        image = torch.from_numpy(((pixels - low) / (high - low)).clip(0, 1)).float()[None, None]
+        image = torch.from_numpy(((pixels - low) / (high - low)).clip(0, 1)).float()
+        image = image.permute(2, 0, 1)[None] if image.ndim == 3 else image[None, None]
         images.append(F.interpolate(image, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)[0])
     return torch.stack(images)
 
@@ -81,7 +81,7 @@ def train(images: Tensor, labels: Tensor, num_classes: int, seed: int) -> nn.Mod
         layers=[1, 1, 1, 1],
         block_inplanes=[16, 32, 64, 128],
         spatial_dims=2,
-        n_input_channels=1,
+        n_input_channels=images.shape[1],
         conv1_t_size=3,
         conv1_t_stride=2,
         no_max_pool=True,
@@ -118,13 +118,13 @@ def calibrate(kind: str, folder: Path, draws: int, seed: int) -> dict[str, Any]:
     images, unseen = read_images(training), read_images(testing)
     labels, truth = (torch.tensor([item["label"] for item in data]) for data in (training, testing))
 
-    few = []
-    for draw in range(draws):
+    few, size = [], FEW.get(kind, 24)
+    for draw in range(draws if kind in FEW else 0):
         generator = torch.Generator().manual_seed(draw)
         order = torch.randperm(len(labels), generator=generator)
-        chosen = torch.cat([order[labels[order] == k][: LABELS // num_classes] for k in range(num_classes)])
+        chosen = torch.cat([order[labels[order] == k][: size // num_classes] for k in range(num_classes)])
         few.append(auroc(train(images[chosen], labels[chosen], num_classes, draw), unseen, truth, num_classes))
-        print(kind, "24 labels", draw, few[-1], flush=True)
+        print(kind, f"{size} labels", draw, few[-1], flush=True)
     every = auroc(train(images, labels, num_classes, 0), unseen, truth, num_classes)
     print(kind, "all labels", every, f"generated in {seconds:.1f} s", flush=True)
     return {
@@ -135,8 +135,8 @@ def calibrate(kind: str, folder: Path, draws: int, seed: int) -> dict[str, Any]:
         "test_patients": len({item["group"] for item in testing}),
         "images": {"training": len(training), "testing": len(testing)},
         "test_shares": [round(value / len(truth), 4) for value in truth.bincount(minlength=num_classes).tolist()],
-        "labels_24": few,
-        "labels_24_mean": float(np.mean([run["auroc"] for run in few])) if few else None,
+        f"labels_{size}": few,
+        f"labels_{size}_mean": float(np.mean([run["auroc"] for run in few])) if few else None,
         "labels_all": {"labels": len(labels), **every},
     }
 
@@ -144,7 +144,8 @@ def calibrate(kind: str, folder: Path, draws: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     """Measure every kind, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", nargs="+", default=["spine2", "chest", "spine6"])
+    parser.add_argument("--kinds", nargs="+", default=["spine2", "chest", "spine6", "lesion7"])
+    parser.add_argument("--draws", type=int, default=5, help="of few labels")
     parser.add_argument("--seed", type=int, default=0, help="of the phantoms")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
     arguments = parser.parse_args()
@@ -152,8 +153,8 @@ def main() -> None:
     results = []
     for kind in arguments.kinds:
         with tempfile.TemporaryDirectory() as folder:
-            draws = DRAWS if len(phantom.KINDS[kind].classes) == 2 else 0
-            results.append(calibrate(kind, Path(folder), draws, arguments.seed))
+            results.append(calibrate(kind, Path(folder), arguments.draws, arguments.seed))
+    sources = sorted(Path(phantom.__file__).parent.glob("*.py"))
     content = {
         "command": " ".join(["OMP_NUM_THREADS=1 python benchmarks/phantom/calibrate.py", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -166,7 +167,7 @@ def main() -> None:
         },
         "phantom": {
             "version": phantom.VERSION,
-            "sha256": hashlib.sha256(Path(phantom.__file__).read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest(),
         },
         "training": {
             "steps": {str(classes): steps for classes, steps in STEPS.items()},

@@ -1,0 +1,132 @@
+"""Write a synthetic data set; the kinds that there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.data.datalist import SECTIONS, Item, write_datalist
+from medssl_monai.data.phantom.base import VERSION, Phantom
+from medssl_monai.data.phantom.chest import write_chest
+from medssl_monai.data.phantom.lesion import LESIONS, write_lesions
+from medssl_monai.data.phantom.spine import GRADES, HIGH_GRADE, write_spine
+from medssl_monai.files import write_text
+
+SPINE_PATIENTS = {"training": 240, "validation": 80, "testing": 400}
+KINDS: dict[str, Phantom] = {
+    "spine2": Phantom(
+        write=partial(write_spine, tuple(int(grade >= HIGH_GRADE) for grade in range(len(GRADES)))),
+        classes=("low", "high"),
+        modality=("MR",),
+        patients=SPINE_PATIENTS,
+    ),
+    "spine6": Phantom(
+        write=partial(write_spine, tuple(range(len(GRADES)))),
+        classes=GRADES,
+        modality=("MR",),
+        patients=SPINE_PATIENTS,
+    ),
+    "chest": Phantom(
+        write=write_chest,
+        classes=("normal", "opacity"),
+        modality=("X-ray",),
+        patients={"training": 300, "validation": 80, "testing": 400},
+    ),
+    "lesion7": Phantom(
+        write=write_lesions,
+        classes=LESIONS,
+        modality=("red", "green", "blue"),
+        patients={"training": 800, "validation": 300, "testing": 600},
+        group="lesion_id",
+    ),
+}
+
+
+def make_phantom(
+    folder: str | Path,
+    kind: str = "spine2",
+    patients: Mapping[str, int] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Path:
+    """Write a synthetic data set, unless it is there already, and return the path of its ``datalist.json``.
+
+    The datalist is written last: a folder without it, or with files missing, is incomplete and is written anew.
+    Paths in it are relative to `folder`, also those of masks, under ``meta``. ``labels.csv`` says the same as a user's
+    table would. All depends on the arguments alone.
+
+    Args:
+        folder: where to write; made if needed.
+        kind: ``spine2`` (low and high grade), ``spine6`` (the same images with all six grades), ``chest`` or
+            ``lesion7``.
+        patients: number of patients (skin lesions) per section; a section that is not named is left out. Default:
+            enough to train and to tell methods apart.
+        seed: another seed gives other patients.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: if `kind` or a section is unknown, or a number is negative.
+        FileExistsError: if the folder holds another datalist.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"there is no phantom {kind!r}; known are {sorted(KINDS)}.")
+    phantom = KINDS[kind]
+    patients = dict(phantom.patients if patients is None else patients)
+    for section, count in patients.items():
+        if section not in SECTIONS or count < 0:
+            raise ValueError(
+                f"`patients` must map sections, of {list(SECTIONS)}, to numbers from 0, got {section!r}: {count}."
+            )
+    if seed < 0:
+        raise ValueError(f"`seed` must be 0 or more, got {seed}.")
+    folder = Path(folder)
+    path = folder / "datalist.json"
+    recipe = {"kind": kind, "version": VERSION, "seed": seed, "patients": patients}
+    if _is_complete(path, recipe):
+        return path
+
+    from tqdm import tqdm
+
+    sections: dict[str, list[Item]] = {}
+    with tqdm(total=sum(patients.values()), desc=f"phantom {kind}", unit="patient", disable=not progress) as bar:
+        for section, count in patients.items():
+            sections[section] = []
+            for items in phantom.write(folder, section, count, seed):
+                sections[section] += items
+                bar.update()
+    items = [item for section in sections.values() for item in section]
+    rows = [f"{i['image']},{i.get('slice', '')},{i['group']},{phantom.classes[i['label']]}" for i in items]
+    write_text(folder / "labels.csv", "\n".join([f"image,slice,{phantom.group},label", *rows]) + "\n")
+    write_datalist(
+        path,
+        sections,
+        classes=phantom.classes,
+        name=f"phantom-{kind}",
+        synthetic=True,
+        modality=phantom.modality,
+        phantom=recipe,
+    )
+    return path
+
+
+def _is_complete(path: Path, recipe: Mapping[str, Any]) -> bool:
+    """Whether all of it is there; a set of an older version of the phantoms counts as not there."""
+    if not path.exists():
+        return False
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["phantom"]
+    except (ValueError, KeyError, TypeError):
+        found = "data that are no phantom"
+    if found != recipe:
+        if isinstance(found, dict) and {**found, "version": VERSION} == recipe:
+            return False
+        raise FileExistsError(
+            f"{path} describes {found}, not {dict(recipe)}; choose another folder or remove this one."
+        )
+    items = [item for section in recipe["patients"] for item in content[section]]
+    files = {name for item in items for name in (item["image"], *item["meta"]["masks"].values())}
+    return all((path.parent / name).is_file() for name in files)
