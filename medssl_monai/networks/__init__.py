@@ -7,6 +7,7 @@ from medssl_monai.networks.embedding import (
     feature_head,
     resnet18,
     resnet50,
+    small_convnet,
     small_resnet,
 )
 from medssl_monai.networks.pretrained import describe, load_weights, prepare_network, weights_metadata
@@ -21,6 +22,7 @@ __all__ = [
     "prepare_network",
     "resnet18",
     "resnet50",
+    "small_convnet",
     "small_resnet",
     "weights_metadata",
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from monai.networks.nets import DenseNet121, ResNet
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class EmbeddingClassifier(nn.Module):
@@ -15,12 +18,13 @@ class EmbeddingClassifier(nn.Module):
         backbone: images ``(B, C, *spatial)`` to embeddings ``(B, D)``.
         embedding_dim: D.
         num_classes: K.
+        rectified: the head takes the positive part of an embedding, which itself may be negative.
     """
 
-    def __init__(self, backbone: nn.Module, embedding_dim: int, num_classes: int) -> None:
+    def __init__(self, backbone: nn.Module, embedding_dim: int, num_classes: int, rectified: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(embedding_dim, num_classes)
+        self.head = (_RectifiedLinear if rectified else nn.Linear)(embedding_dim, num_classes)
 
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings ``(B, D)``, for prototypes, contrastive losses and query strategies."""
@@ -29,6 +33,13 @@ class EmbeddingClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)``."""
         return self.head(self.backbone(images))
+
+
+class _RectifiedLinear(nn.Linear):
+    """ReLU and linear layer in one, so that a head always has the names and sizes of a linear layer."""
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return F.linear(F.relu(embedding), self.weight, self.bias)
 
 
 def small_resnet(
@@ -66,6 +77,54 @@ def small_resnet(
         bias_downsample=False,
     )
     return EmbeddingClassifier(backbone, planes[-1], num_classes)
+
+
+def small_convnet(
+    num_classes: int, in_channels: int = 3, image_size: Sequence[int] = (128, 128), dropout: float = 0.5
+) -> EmbeddingClassifier:
+    """The network that TEAR's released code calls "alexnet", for 128 pixels (Yang et al., MICCAI 2022).
+
+    Five convolutions (4 x 4, stride 2) of 32, 32, 64, 64 and 128 channels, each with ReLU and then BatchNorm; what is
+    left of the image, dropout and 4096 units with ReLU, dropout and the embedding. D is 256; the head rectifies it.
+
+    Args:
+        num_classes: K.
+        in_channels: C.
+        image_size: rows and columns of the images, each at least 32; five halvings leave a 32nd, rounded down.
+        dropout: of both fully connected layers; our choice, the share is not known.
+
+    Raises:
+        ValueError: if `image_size` is not two numbers from 32; and from the network, for images of another size.
+    """
+    if len(image_size) != 2 or min(image_size) < 32:
+        raise ValueError(
+            "small_convnet halves 2-D images five times, so `image_size` must be two numbers of at least 32, got "
+            f"{list(image_size)}; for smaller images or volumes take small_resnet."
+        )
+    widths, layers = [in_channels, 32, 32, 64, 64, 128], []
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(after)]
+    features = widths[-1] * math.prod(size // 32 for size in image_size)
+    layers += [_Flatten(features), nn.Dropout(dropout), nn.Linear(features, 4096), nn.ReLU(inplace=True)]
+    layers += [nn.Dropout(dropout), nn.Linear(4096, 256)]
+    return EmbeddingClassifier(nn.Sequential(*layers), 256, num_classes, rectified=True)
+
+
+class _Flatten(nn.Module):
+    """``(B, ...)`` to ``(B, size)``, or an error that says what does not fit."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, features: Tensor) -> Tensor:
+        flat = features.flatten(1)
+        if flat.shape[1] != self.size:
+            raise ValueError(
+                f"this network was built for images that leave {self.size} features, these leave {flat.shape[1]}; "
+                "resize the images, or build it with their `image_size`."
+            )
+        return flat
 
 
 def resnet18(num_classes: int, in_channels: int = 1, spatial_dims: int = 2) -> EmbeddingClassifier:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from medssl_monai.files import load_tensors
 
@@ -18,9 +19,29 @@ METADATA = "medssl_monai"
 
 
 def prepare_network(
-    network: nn.Module, device: torch.device | str = "cpu", pretrained: str | Path | None = None
+    network: nn.Module,
+    device: torch.device | str = "cpu",
+    pretrained: str | Path | None = None,
+    num_classes: int | None = None,
+    channels: int | None = None,
 ) -> nn.Module:
-    """Load weights into `network`, if a file is named, and move it to `device`."""
+    """Load weights into `network`, if a file is named, and move it to `device`.
+
+    Args:
+        network: to prepare, in place.
+        device: where it goes.
+        pretrained: file of weights.
+        num_classes: of the data; None: not checked. Of an `EmbeddingClassifier` only.
+        channels: of the images; likewise, by the first convolution.
+
+    Raises:
+        ValueError: if the network is for other classes or channels than the data, or the weights do not fit.
+    """
+    first = next((module for module in network.modules() if isinstance(module, _ConvNd)), None)
+    given = getattr(getattr(network, "head", None), "out_features", None), getattr(first, "in_channels", None)
+    for name, has, wanted in zip(("classes", "channels"), given, (num_classes, channels), strict=True):
+        if None not in (has, wanted) and has != wanted:
+            raise ValueError(f"the network is for {has} {name}, the data have {wanted}; mend `network_def`.")
     if pretrained:
         load_weights(network, pretrained)
     return network.to(device)
@@ -52,12 +73,22 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             f"{key}: {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}" for key in sorted(shapes)
         ]
         raise ValueError(
-            f"the weights in {path} do not fit the network: missing {missing[:5]} ({len(missing)} in all), unknown "
-            f"{unexpected[:5]} ({len(unexpected)}), other shape {differing[:5]} ({len(shapes)}). Choose the network "
-            "that they belong to."
+            f"the weights in {path} do not fit the network: {_in_words(state, wanted, shapes)}missing {missing[:5]} "
+            f"({len(missing)} in all), unknown {unexpected[:5]} ({len(unexpected)}), other shape {differing[:5]} "
+            f"({len(shapes)}). Choose the network that they belong to."
         )
     network.load_state_dict(state)
     logger.info(f"Loaded {len(state)} tensors from {path}.")
+
+
+def _in_words(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], shapes: Sequence[str]) -> str:
+    """What data the weights are for, where head or first convolution show that it is not the network's."""
+    first = next((key for key, value in wanted.items() if value.ndim > 3), "")
+    reasons = []
+    for key, axis, name in (("head.weight", 0, "classes"), (first, 1, "image channels (1: grey, 3: colour)")):
+        if key in shapes and state[key].ndim > axis and state[key].shape[axis] != wanted[key].shape[axis]:
+            reasons.append(f"they are for {state[key].shape[axis]} {name}, the network for {wanted[key].shape[axis]}; ")
+    return "".join(reasons)
 
 
 def _from_backbone(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -72,16 +72,19 @@ class Channelsd(MapTransform):
     Args:
         keys: images to change.
         channels: 1: luminance of RGB or RGBA images, grey ones as they are; 3: grey repeated, RGBA without its last.
+        convert: False: refuse a grey image where 3 are wanted, and a colour image where 1 is. An image whose colours
+            are all equal counts as grey, whatever it is stored as.
 
     Raises:
-        ValueError: if `channels` is neither 1 nor 3, or an image has another number of channels than 1, 3 or 4.
+        ValueError: if `channels` is neither 1 nor 3, or an image has another number of channels than 1, 3 or 4, or is
+            refused.
     """
 
-    def __init__(self, keys: KeysCollection, channels: int) -> None:
+    def __init__(self, keys: KeysCollection, channels: int, convert: bool = True) -> None:
         super().__init__(keys)
         if channels not in (1, 3):
             raise ValueError(f"`channels` must be 1 (grey) or 3 (colour), got {channels}.")
-        self.channels = channels
+        self.channels, self.convert = channels, convert
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -92,6 +95,12 @@ class Channelsd(MapTransform):
                     f"{result.get('id', 'the item')}: {key!r} has {image.shape[0]} channels; only grey, RGB and RGBA "
                     "images can be converted. Leave `Channelsd` out for multi-modal images."
                 )
+            if not self.convert and _is_grey(image) != (self.channels == 1):
+                kind, wanted = ("colour", "grey") if self.channels == 1 else ("grey", "colour")
+                raise ValueError(
+                    f"{result.get('id', 'the item')}: {key!r} is a {kind} image, and {wanted} ones are wanted; leave "
+                    "it out, or have it converted (`convert_channels: true` in a bundle)."
+                )
             if image.shape[0] > 1 and self.channels == 1:
                 weights = torch.tensor(LUMINANCE, dtype=torch.float32, device=image.device)
                 image = torch.tensordot(weights, image[:3].float(), dims=1)[None]
@@ -99,3 +108,7 @@ class Channelsd(MapTransform):
                 image = image.repeat(3, *[1] * (image.ndim - 1))
             result[key] = image[:3]
         return result
+
+
+def _is_grey(image: Tensor) -> bool:
+    return bool((image[:3] == image[:1]).all())

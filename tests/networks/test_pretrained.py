@@ -7,9 +7,11 @@ import torch
 
 from medssl_monai.networks import (
     describe,
+    feature_head,
     load_weights,
     prepare_network,
     resnet50,
+    small_convnet,
     small_resnet,
     weights_metadata,
 )
@@ -152,3 +154,37 @@ def test_weights_of_other_origin_have_no_metadata(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "dict.pt")
     assert weights_metadata(tmp_path / "model.pt") == {}
     assert weights_metadata(tmp_path / "dict.pt") == {}
+
+
+@pytest.mark.parametrize("make", [small_resnet, lambda *a, **k: small_convnet(*a, **k, image_size=(32, 32))])
+@pytest.mark.parametrize(
+    ("given", "wanted", "message"),
+    [
+        ((2, 3), (2, 1), r"do not fit .*: they are for 3 image channels \(1: grey, 3: colour\), the network for 1; "),
+        ((2, 1), (2, 3), "they are for 1 image channels .*, the network for 3; "),
+        ((7, 3), (2, 3), "they are for 7 classes, the network for 2; "),
+        ((7, 3), (2, 1), "they are for 7 classes, the network for 2; they are for 3 image channels"),
+    ],
+)
+def test_weights_for_other_data_are_refused_in_words(tmp_path, make, given, wanted, message):
+    torch.save(make(given[0], in_channels=given[1]).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=message):
+        load_weights(make(wanted[0], in_channels=wanted[1]), tmp_path / "model.pt")
+
+
+def test_weights_of_another_architecture_are_not_said_to_be_of_other_data(tmp_path):
+    torch.save(small_resnet(2, width=4).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="do not fit the network: missing"):
+        load_weights(small_resnet(2, width=8), tmp_path / "model.pt")
+
+
+def test_a_network_for_other_classes_or_channels_than_the_data_is_refused():
+    network = small_resnet(3, in_channels=3, width=2)
+    with pytest.raises(ValueError, match="the network is for 3 classes, the data have 7; mend `network_def`"):
+        prepare_network(network, num_classes=7, channels=3)
+    with pytest.raises(ValueError, match="the network is for 3 channels, the data have 1; mend `network_def`"):
+        prepare_network(network, num_classes=3, channels=1)
+    assert prepare_network(network, num_classes=3, channels=3) is network
+    assert prepare_network(feature_head(3, 8), num_classes=3, channels=1) is not None  # no convolution to ask
+    plain = torch.nn.Linear(2, 2)
+    assert prepare_network(plain, num_classes=7, channels=3) is plain  # nothing is known of it

@@ -74,6 +74,14 @@ def test_shape_type_and_range_are_kept(operation, images):
         assert torch.isfinite(result).all()
 
 
+@pytest.mark.parametrize("name", sorted({*OPERATIONS} - {"noise", "compose"}))  # noise differs between colours
+def test_all_colours_are_changed_alike(name):
+    grey = draw((6, 1, 12, 16)).repeat(1, 3, 1, 1)
+    result = OPERATIONS[name]()(grey, seeded())
+    assert not torch.equal(result, grey)
+    torch.testing.assert_close(result, result[:, :1].repeat(1, 3, 1, 1), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("grey", [0.0, 1.0])
 def test_range_is_kept_at_its_ends(operation, grey):
     result = operation(torch.full((4, 1, 9, 9), grey), seeded())

@@ -95,3 +95,30 @@ def test_channels_other_than_grey_and_colour_are_refused(volume):
         Channelsd("image", 1)({"image": volume, "id": "scan 7"})
     with pytest.raises(ValueError, match=r"must be 1 .* or 3 .*, got 2"):
         Channelsd("image", 2)
+
+
+GREY = torch.arange(12.0).reshape(1, 3, 4)
+COLOUR = torch.arange(36.0).reshape(3, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("image", "wanted", "message"),
+    [
+        (GREY, 3, "scan 7: 'image' is a grey image, and colour ones are wanted; .*`convert_channels: true`"),
+        (GREY.repeat(3, 1, 1), 3, "is a grey image"),  # whatever it is stored as
+        (COLOUR, 1, "scan 7: 'image' is a colour image, and grey ones are wanted"),
+        (torch.cat([COLOUR, GREY]), 1, "is a colour image"),
+    ],
+)
+def test_images_of_the_other_kind_are_refused_if_they_are_not_to_be_converted(image, wanted, message):
+    with pytest.raises(ValueError, match=message):
+        Channelsd("image", wanted, convert=False)({"image": image, "id": "scan 7"})
+
+
+@pytest.mark.parametrize(
+    ("image", "wanted"), [(GREY, 1), (GREY.repeat(3, 1, 1), 1), (COLOUR, 3), (torch.cat([COLOUR, GREY]), 3)]
+)
+def test_images_of_the_right_kind_are_the_same_with_and_without_conversion(image, wanted):
+    results = [Channelsd("image", wanted, convert=convert)({"image": image})["image"] for convert in (False, True)]
+    assert torch.equal(*results)
+    assert results[0].shape == (wanted, 3, 4)
