@@ -5,5 +5,19 @@ from medssl_monai.methods.boostmis import AdaptiveThreshold, BoostMIS
 from medssl_monai.methods.fixmatch import FixMatch
 from medssl_monai.methods.mean_teacher import MeanTeacher
 from medssl_monai.methods.supervised import Supervised
+from medssl_monai.methods.tear import IPH, TEAR, AdaPL, Targets
 
-__all__ = ["AdaptiveThreshold", "Batch", "BoostMIS", "FixMatch", "MeanTeacher", "Output", "SSLMethod", "Supervised"]
+__all__ = [
+    "IPH",
+    "TEAR",
+    "AdaPL",
+    "AdaptiveThreshold",
+    "Batch",
+    "BoostMIS",
+    "FixMatch",
+    "MeanTeacher",
+    "Output",
+    "SSLMethod",
+    "Supervised",
+    "Targets",
+]

@@ -27,6 +27,8 @@ class SSLMethod(nn.Module, ABC):
     Args:
         network: the student; ``network(images) -> logits``.
         decay: share of the old weights that the averaged copy of the student keeps at each step; None: no copy.
+        criterion: loss of the labeled images, logits ``(B, K)`` and classes ``(B,)`` to a scalar; None: the mean
+            cross-entropy. Unlabeled images have the method's own loss.
 
     Attributes:
         step: optimizer steps taken so far, a 0-d long buffer.
@@ -37,9 +39,10 @@ class SSLMethod(nn.Module, ABC):
     step: Tensor
     streams: ClassVar[tuple[str, ...]] = ("labeled", "unlabeled")
 
-    def __init__(self, network: nn.Module, decay: float | None = None) -> None:
+    def __init__(self, network: nn.Module, decay: float | None = None, criterion: nn.Module | None = None) -> None:
         super().__init__()
         self.network = network
+        self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.teacher = None if decay is None else EMATeacher(network, decay)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.steps_done = 0

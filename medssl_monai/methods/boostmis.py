@@ -148,6 +148,7 @@ class BoostMIS(SSLMethod):
         temperature: None: hard pseudo-labels (paper and code); else soft targets.
         alignment: distribution alignment, off as in the code.
         decay: see `SSLMethod`.
+        criterion: see `SSLMethod`.
     """
 
     def __init__(
@@ -159,15 +160,23 @@ class BoostMIS(SSLMethod):
         temperature: float | None = None,
         alignment: DistributionAlignment | None = None,
         decay: float | None = 0.999,
+        criterion: nn.Module | None = None,
     ) -> None:
-        super().__init__(network, decay)
+        super().__init__(network, decay, criterion)
         self.threshold, self.weight, self.alignment = threshold, weight, alignment
         self.normalization, self.temperature = normalization, temperature
 
     def forward(self, batch: Batch) -> Output:
         threshold = self.threshold.at(self.steps_done)
         output = weak_to_strong(
-            self.network, batch, threshold, self.weight, self.alignment, self.normalization, self.temperature
+            self.network,
+            batch,
+            threshold,
+            self.weight,
+            self.alignment,
+            self.normalization,
+            self.temperature,
+            self.criterion,
         )
         return {**output, "threshold": threshold.clone()}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +25,7 @@ class FixMatch(SSLMethod):
         weight: weight of the unlabeled loss (lambda_u, Sec. 2.3).
         alignment: distribution alignment of the weak predictions (Sec. 2.5), off by default.
         decay: see `SSLMethod`.
+        criterion: see `SSLMethod`.
 
     Raises:
         ValueError: if `threshold` is not in [0, 1].
@@ -35,14 +38,17 @@ class FixMatch(SSLMethod):
         weight: float = 1.0,
         alignment: DistributionAlignment | None = None,
         decay: float | None = 0.999,
+        criterion: nn.Module | None = None,
     ) -> None:
-        super().__init__(network, decay)
+        super().__init__(network, decay, criterion)
         if not 0.0 <= threshold <= 1.0:
             raise ValueError(f"`threshold` is a probability and must be in [0, 1], got {threshold}.")
         self.threshold, self.weight, self.alignment = threshold, weight, alignment
 
     def forward(self, batch: Batch) -> Output:
-        return weak_to_strong(self.network, batch, self.threshold, self.weight, self.alignment)
+        return weak_to_strong(
+            self.network, batch, self.threshold, self.weight, self.alignment, criterion=self.criterion
+        )
 
     @torch.no_grad()
     def after_step(self, batch: Batch, output: Output) -> None:
@@ -63,6 +69,7 @@ def weak_to_strong(
     alignment: DistributionAlignment | None = None,
     normalization: Normalization = "batch",
     temperature: float | None = None,
+    criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Output:
     """The step of FixMatch and of what is built on it: pseudo-labels of weak views teach strong views.
 
@@ -78,7 +85,7 @@ def weak_to_strong(
             probs, output["mean_probs"] = alignment(probs)
     images = torch.cat([labeled["image"], unlabeled["strong"]])
     logits, logits_strong = network(images).float().split([len(labeled["image"]), len(unlabeled["strong"])])
-    supervised = F.cross_entropy(logits, labeled["label"])  # Eq. 3
+    supervised = criterion(logits, labeled["label"])  # Eq. 3
     unsupervised, mask = pseudo_label_loss(logits_strong, probs, threshold, normalization, temperature)  # Eq. 4
     return {
         "loss": supervised + weight * unsupervised,

@@ -20,12 +20,19 @@ class MeanTeacher(SSLMethod):
         network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.
         decay: share of the old teacher kept at each step (alpha).
         weight: schedule of the consistency weight over optimizer steps (w(t)); default: rise to 1 in 1000 steps.
+        criterion: see `SSLMethod`.
     """
 
     teacher: EMATeacher
 
-    def __init__(self, network: nn.Module, decay: float = 0.99, weight: Schedule | None = None) -> None:
-        super().__init__(network, decay)
+    def __init__(
+        self,
+        network: nn.Module,
+        decay: float = 0.99,
+        weight: Schedule | None = None,
+        criterion: nn.Module | None = None,
+    ) -> None:
+        super().__init__(network, decay, criterion)
         self.weight = weight or sigmoid_rampup(peak=1.0, length=1000)
 
     def forward(self, batch: Batch) -> Output:
@@ -34,7 +41,7 @@ class MeanTeacher(SSLMethod):
             probs_teacher = self.teacher(unlabeled["weak"]).float().softmax(dim=1)
         images = torch.cat([labeled["image"], unlabeled["strong"]])
         logits, logits_strong = self.network(images).float().split([len(labeled["image"]), len(unlabeled["strong"])])
-        supervised = F.cross_entropy(logits, labeled["label"])
+        supervised = self.criterion(logits, labeled["label"])
         consistency = F.mse_loss(logits_strong.softmax(dim=1), probs_teacher)  # J, Sec. 2
         return {
             "loss": supervised + self.weight(self.steps_done) * consistency,

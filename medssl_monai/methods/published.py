@@ -1,16 +1,18 @@
-"""What published code does and papers do not say: kept for parity tests, used by no method.
+"""What published code does and papers do not say: kept for parity tests, and off by default where a method offers it.
 
 BoostMIS: https://github.com/wannature/BoostMIS, revision 638debb, whose loss later revisions deleted.
+TEAR: https://github.com/CityU-AIM-Group/TEAR, revision 8bf0450, whose training script lacks parts and does not run.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from medssl_monai.clustering import cluster_means
 from medssl_monai.methods.boostmis import adaptive_threshold
 
 
@@ -51,3 +53,80 @@ def class_threshold(status: Tensor, threshold: float, shape: Literal["linear", "
     if shape == "lowlimit":
         return threshold / (2.0 - status)
     return threshold * (torch.log(status + 1.0) + 0.5) / (math.log(2.0) + 0.5)
+
+
+class PublishedPrototypes(NamedTuple):
+    """What the prototype block of TEAR's code computes.
+
+    Prototypes and deviations of student and teacher are ``(K, D)``, 0 for a class without rows; `alike` is how
+    many classes have deviations alike, a 0-d long tensor; the losses are scalars.
+    """
+
+    prototypes: Tensor
+    teacher_prototypes: Tensor
+    deviation: Tensor
+    teacher_deviation: Tensor
+    alike: Tensor
+    loss: Tensor
+    deviation_loss: Tensor
+
+
+def tear_prototypes(
+    embedding: Tensor,
+    teacher_embedding: Tensor,
+    cluster: Tensor,
+    probs: Tensor,
+    teacher_probs: Tensor,
+    threshold: float = 0.8,
+) -> PublishedPrototypes:
+    """The IPH block of TEAR's code, with all its quirks.
+
+    Clusters are of the unlabeled rows, but are read as if they were of the first rows of all, so that the student's
+    prototypes are shifted by the number of labeled rows. They are numbered by cluster, the teacher's by predicted
+    class, and compared number by number. The sum over classes is divided by how many of them have deviations that are
+    alike within a factor of 2, whatever the number of terms, and is 0 if none has. A class counts unless the mean of
+    the student's prototype is 0; the test of the teacher's looks at all of them at once. The loss of the deviations
+    is computed and not used.
+
+    Args:
+        embedding: of the student, labeled rows first, then the N unlabeled ones, ``(B + N, D)``; carries the gradient.
+        teacher_embedding: of the same images, ``(B + N, D)``.
+        cluster: of the unlabeled rows, ``(N,)``, in [0, K).
+        probs: student's predictions, ``(B + N, K)``; aligned where alignment is on, as those of the next argument.
+        teacher_probs: ``(B + N, K)``.
+        threshold: confidence from which on a row counts for the deviations.
+    """
+    classes = probs.shape[1]
+    confidence, teacher_confidence = probs.amax(dim=1), teacher_probs.amax(dim=1)
+    shifted = slice(len(cluster))  # of all rows, where the last ones are meant
+    prototypes, deviation = _moments(embedding[shifted], cluster, confidence[shifted] >= threshold, classes)
+    teacher_prototypes, teacher_deviation = _moments(
+        teacher_embedding, teacher_probs.argmax(dim=1), teacher_confidence >= threshold, classes
+    )
+    used = (prototypes.mean(dim=1) != 0) & (teacher_prototypes.mean() != 0)
+    size, teacher_size = deviation.mean(dim=1), teacher_deviation.mean(dim=1)
+    alike = used & ~((size > 2 * teacher_size) | (teacher_size > 2 * size))
+    count = alike.sum()
+    norms = prototypes.norm(dim=1) * teacher_prototypes.norm(dim=1)
+    distance = 1.0 - (prototypes * teacher_prototypes).sum(dim=1) / (norms + 1e-4)
+    difference = (deviation - teacher_deviation).square().mean(dim=1)
+    share = (count > 0) / count.clamp_min(1)
+    return PublishedPrototypes(
+        prototypes,
+        teacher_prototypes,
+        deviation,
+        teacher_deviation,
+        count,
+        (distance * used).sum() * share,
+        (difference * alike).sum() * share,
+    )
+
+
+def _moments(rows: Tensor, label: Tensor, confident: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Means of all rows of each class, and deviations of its confident rows from them, ``(K, D)`` each."""
+    means, count = cluster_means(rows, label, classes)
+    member = (label == torch.arange(classes, device=label.device).unsqueeze(1)) & confident  # (K, rows)
+    weight = member.to(rows.dtype)
+    squared = (rows - means[label]).square()
+    variance = weight @ squared / (weight.sum(dim=1, keepdim=True) + 1e-4)
+    return means, (variance + 1e-4).sqrt() * (count > 0).unsqueeze(1)

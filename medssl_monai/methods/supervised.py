@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch import nn
-from torch.nn import functional as F
 
 from medssl_monai.methods.base import Batch, Output, SSLMethod
 
@@ -19,13 +18,14 @@ class Supervised(SSLMethod):
     Args:
         network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.
         decay: see `SSLMethod`.
+        criterion: see `SSLMethod`.
     """
 
     streams: ClassVar[tuple[str, ...]] = ("labeled",)
 
-    def __init__(self, network: nn.Module, decay: float | None = 0.999) -> None:
-        super().__init__(network, decay)
+    def __init__(self, network: nn.Module, decay: float | None = 0.999, criterion: nn.Module | None = None) -> None:
+        super().__init__(network, decay, criterion)
 
     def forward(self, batch: Batch) -> Output:
         labeled = batch["labeled"]
-        return {"loss": F.cross_entropy(self.network(labeled["image"]), labeled["label"])}
+        return {"loss": self.criterion(self.network(labeled["image"]), labeled["label"])}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medssl_monai.losses import DistributionAlignment, pseudo_label_loss
+from medssl_monai.losses import DistributionAlignment, QueueAlignment, pseudo_label_loss
 
 
 def draw(n=12, classes=4, seed=0):
@@ -93,6 +93,19 @@ def test_extreme_logits_stay_finite():
     assert torch.isfinite(loss)
 
 
+def test_given_targets_are_learnt_and_the_weak_views_only_select():
+    logits, probs = draw()
+    targets = probs.roll(1, dims=1).requires_grad_()
+    loss, mask = pseudo_label_loss(logits, probs, 0.6, targets=targets)
+    expected = sum(-(t * row.log_softmax(0)).sum() for row, t, m in zip(logits, targets, mask, strict=True) if m) / len(
+        logits
+    )
+    torch.testing.assert_close(loss, expected.detach(), check_dtype=False)
+    assert 0 < mask.mean() < 1
+    loss.backward()
+    assert targets.grad is None
+
+
 def test_unknown_normalization_is_refused():
     with pytest.raises(ValueError, match="`normalization` must be 'batch' or 'selected', got 'mean'"):
         pseudo_label_loss(*draw(), 0.5, "mean")
@@ -137,3 +150,89 @@ def test_alignment_carries_no_gradient_and_its_state_is_a_buffer():
     twin = DistributionAlignment([0.25] * 4)
     twin.load_state_dict(alignment.state_dict())
     torch.testing.assert_close(twin.mean, mean)
+
+
+def push(queue, *batches):
+    """Queue with these batches in it; a batch is a mean prediction, or two: of unlabeled and labeled images."""
+    for batch in batches:
+        queue.update(torch.as_tensor(batch).reshape(queue.queue.shape[1:]))
+    return queue
+
+
+def test_with_one_entry_every_class_has_the_same_mean_before_normalisation():
+    _, probs = draw()
+    aligned, row = QueueAlignment(4)(probs)
+    divided = probs / row
+    torch.testing.assert_close(divided.mean(0), torch.ones(4, dtype=torch.double))
+    torch.testing.assert_close(aligned, F.normalize(divided, p=1.0, dim=1), check_dtype=False)
+    torch.testing.assert_close(row.squeeze(0), probs.mean(0), check_dtype=False)
+
+
+def test_only_the_last_entries_matter():
+    g = torch.Generator().manual_seed(0)
+    batches = torch.rand(40, 4, generator=g).softmax(1)
+    _, probs = draw()
+    long, short = push(QueueAlignment(4, length=32), *batches), push(QueueAlignment(4, length=32), *batches[-31:])
+    torch.testing.assert_close(long(probs)[0], short(probs)[0])  # 31 of the past, and the batch itself
+    torch.testing.assert_close(long.align(probs), F.normalize(probs / batches[-32:].mean(0), p=1.0, dim=1))
+    assert not torch.allclose(long(probs)[0], push(QueueAlignment(4, length=32), *batches[-30:])(probs)[0])
+
+
+def test_queue_mean_is_of_what_is_there():
+    queue = push(QueueAlignment(2, length=5), [0.2, 0.8], [0.4, 0.6])
+    probs = torch.tensor([[0.5, 0.5]])
+    torch.testing.assert_close(queue.align(probs), F.normalize(probs / torch.tensor([0.3, 0.7]), p=1.0, dim=1))
+
+
+def test_an_empty_queue_aligns_nothing():
+    _, probs = draw()
+    torch.testing.assert_close(QueueAlignment(4).align(probs), probs)
+
+
+def test_alignment_to_the_labeled_predictions_multiplies_and_sharpens():
+    _, probs = draw()
+    labeled = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1]]).double()
+    aligned, row = QueueAlignment(4, labeled_target=True, temperature=0.5)(probs, labeled)
+    expected = F.normalize((probs / probs.mean(0) * labeled.mean(0)).square(), p=1.0, dim=1)
+    torch.testing.assert_close(aligned, expected, check_dtype=False, rtol=1e-5, atol=1e-6)
+    assert row.shape == (2, 4)
+
+
+def test_alignment_to_the_labeled_predictions_needs_them():
+    with pytest.raises(ValueError, match="alignment to the labeled predictions needs `labeled_probs`"):
+        QueueAlignment(4, labeled_target=True)(draw()[1])
+
+
+def test_queue_forward_stores_nothing_carries_no_gradient_and_all_state_is_in_buffers():
+    logits, _ = draw()
+    queue = push(QueueAlignment(4, length=3), [0.1, 0.2, 0.3, 0.4])
+    before = {name: value.clone() for name, value in queue.state_dict().items()}
+    assert set(before) == {"queue", "count"}
+    aligned, row = queue(logits.softmax(1))
+    assert not aligned.requires_grad
+    assert not row.requires_grad
+    for name, value in queue.state_dict().items():
+        torch.testing.assert_close(value, before[name], equal_nan=True)
+    twin = QueueAlignment(4, length=3)
+    twin.load_state_dict(queue.state_dict())
+    for one in (queue, twin):
+        push(one, [0.4, 0.3, 0.2, 0.1], [0.25] * 4, [0.7, 0.1, 0.1, 0.1])  # past its end
+    torch.testing.assert_close(queue.queue, twin.queue, equal_nan=True)
+    assert not queue.queue.isnan().any()
+
+
+def test_a_class_that_the_queue_never_saw_makes_no_nan():
+    aligned, _ = QueueAlignment(2)(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    torch.testing.assert_close(aligned, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"length": 0}, "`length` counts batches and must be at least 1, got 0"),
+        ({"temperature": 0.0}, "`temperature` must be greater than 0, got 0.0"),
+    ],
+)
+def test_queue_values_out_of_range_are_refused(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        QueueAlignment(4, **arguments)

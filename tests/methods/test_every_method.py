@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from medssl_monai.losses import DistributionAlignment
-from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch, MeanTeacher, Supervised
+from medssl_monai.losses import DistributionAlignment, QueueAlignment
+from medssl_monai.methods import IPH, TEAR, AdaPL, AdaptiveThreshold, BoostMIS, FixMatch, MeanTeacher, Supervised
 from medssl_monai.networks import small_resnet
 
 
@@ -19,6 +19,14 @@ def threshold(**kwargs):
     return AdaptiveThreshold(num_samples=12, num_classes=3, alpha=0.3, beta=0.1, minimum=0.0, **kwargs)
 
 
+def adapl(previous, **kwargs):
+    return AdaPL(num_samples=12, num_classes=3, previous=previous, **kwargs)
+
+
+def tear(net, **kwargs):
+    return TEAR(net, **{"threshold": 0.4, "decay": 0.9, **kwargs})
+
+
 METHODS = {
     "supervised": lambda net: Supervised(net, decay=0.9),
     "fixmatch": lambda net: FixMatch(net, threshold=0.4, decay=0.9),
@@ -28,6 +36,17 @@ METHODS = {
     "boostmis": lambda net: BoostMIS(net, threshold(), decay=0.9),
     "boostmis, per batch": lambda net: BoostMIS(net, threshold(scope="batch"), normalization="selected"),
     "boostmis, soft and aligned": lambda net: BoostMIS(net, threshold(), temperature=0.5, alignment=alignment()),
+    "tear, plain": lambda net: tear(net),
+    "tear, aligned": lambda net: tear(net, alignment=QueueAlignment(3, length=3)),
+    "tear, aligned to the labeled": lambda net: tear(net, alignment=QueueAlignment(3, labeled_target=True)),
+    "tear, adapl of the teacher": lambda net: tear(net, adapl=adapl("ema", history_decay=0.5)),
+    "tear, adapl of a snapshot": lambda net: tear(net, adapl=adapl("snapshot", discrepancy="kl", gamma=4.0)),
+    "tear, adapl of a bank": lambda net: tear(net, adapl=adapl("bank", discrepancy="tv", relaxation="sigmoid")),
+    "tear, iph shared": lambda net: tear(net, iph=IPH(2)),
+    "tear, iph matched": lambda net: tear(net, iph=IPH(2, "matched", interval=2)),
+    "tear, all": lambda net: tear(
+        net, alignment=QueueAlignment(3), adapl=adapl("ema", history_decay=0.5), iph=IPH(2), ramp_steps=3
+    ),
 }
 
 
@@ -121,12 +140,14 @@ def test_gradient_reaches_all_that_is_trained_and_no_teacher(method):
         assert (parameter.grad is not None) == (id(parameter) in trained), name
 
 
-def test_no_gradient_reaches_the_weak_branch(method):
+def test_no_target_sends_a_gradient_to_the_weak_branch(method):
+    """All but `IPH`, which compares features of weak views, leave that branch without one."""
     batch = make_batch()
     batch["unlabeled"]["weak"].requires_grad_()
     batch["unlabeled"]["strong"].requires_grad_()
     output = method(batch)
-    output["loss"].backward()
+    loss = output["supervised"] + output["unsupervised"] if "prototype" in output else output["loss"]
+    loss.backward()
     assert batch["unlabeled"]["weak"].grad is None
     learns_from_images = "unlabeled" in method.streams and output.get("mask_rate", torch.tensor(1.0)) > 0
     assert (batch["unlabeled"]["strong"].grad is not None) == learns_from_images
@@ -165,12 +186,14 @@ def test_no_confident_sample_gives_a_loss_of_exactly_zero(method):
     batch = make_batch()
     batch["unlabeled"]["strong"].requires_grad_()
     output = method(batch)
-    output["loss"].backward()
+    output["loss"].backward(retain_graph=True)
     if "mask_rate" in output:
         assert output["mask_rate"] == 0
         assert output["unsupervised"] == 0
-        assert output["loss"] == output["supervised"]
-        assert not batch["unlabeled"]["strong"].grad.any()
+        # prototypes do not ask for confidence, and those of labeled images share a pass with the strong views
+        prototype = method.ramp(0) * method.iph.weight * output["prototype"] if "prototype" in output else 0.0
+        assert output["loss"] == output["supervised"] + prototype
+        assert not torch.autograd.grad(output["unsupervised"], batch["unlabeled"]["strong"])[0].any()
     assert all(p.grad.isfinite().all() for p in method.trainable_parameters())
 
 
