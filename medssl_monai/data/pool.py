@@ -18,6 +18,7 @@ from medssl_monai.data.datalist import SYNTHETIC, Item, check_label, hash_items
 from medssl_monai.files import write_json
 
 Subset = Literal["labeled", "unlabeled", "all"]
+Draw = Literal["balanced", "stratified"]
 Label = int | list[int] | str
 """Class index, multi-hot list (1 present, 0 absent, -1 unknown), or path of a mask."""
 
@@ -32,19 +33,22 @@ class LabelPool:
     Args:
         datalist: items; position r is the `index` r of everything else.
         labels: which labels are known at the start. None: as the datalist says (an item counts as labeled if its
-            ``labeled`` flag says so or, without a flag, if it has a ``label``). A whole number: a class-balanced draw
-            of as many items. A fraction up to 1.0: likewise, of all items that have a label (both draw anew,
-            whatever the flags say). A path: the labels in that
-            file, written by `save` or a CSV table with the columns ``id`` and ``label``.
+            ``labeled`` flag says so or, without a flag, if it has a ``label``). A whole number: a draw of as many
+            items. A fraction up to 1.0: likewise, of all items that have a label (both draw anew, whatever the flags
+            say). A path: the labels in that file, written by `save` or a CSV table with the columns ``id`` and
+            ``label``.
         num_classes: K; 0 if unknown. Labels out of range are refused.
         classes: names of the classes, accepted in place of an index.
         seed: decides the draw.
+        draw: of a number or fraction: ``balanced``, as many of each class as there are (`balanced_draw`), or
+            ``stratified``, each class at its frequency (`stratified_draw`).
 
     Attributes:
         query_size: how many samples the last query returned and how many it could have returned at most.
 
     Raises:
-        ValueError: if `labels` asks for more than there is, or names an id that the datalist lacks.
+        ValueError: if `labels` asks for more than there is, or names an id that the datalist lacks, or if `draw` is
+            neither.
     """
 
     def __init__(
@@ -54,7 +58,10 @@ class LabelPool:
         num_classes: int = 0,
         classes: Sequence[str] = (),
         seed: int = 0,
+        draw: Draw = "balanced",
     ) -> None:
+        if draw not in DRAWS:
+            raise ValueError(f"`draw` must be one of {tuple(DRAWS)}, got {draw!r}.")
         self.classes = tuple(classes or getattr(datalist, "classes", ()))
         self.num_classes = num_classes or len(self.classes)
         self.ids = [str(item.get("id", position)) for position, item in enumerate(datalist)]
@@ -68,6 +75,7 @@ class LabelPool:
         self._labels: list[Label | None] = [None] * len(self.ids)
         self._excluded = torch.zeros(len(self.ids), dtype=torch.bool)
         self._targets: Tensor | None = None
+        self._counts: Tensor | None = None
         known = {position: item["label"] for position, item in enumerate(datalist) if item.get("label") is not None}
         if labels in ("null", "None"):  # as a command line may pass it
             labels = None
@@ -79,7 +87,7 @@ class LabelPool:
         else:
             count = round(labels * len(known)) if isinstance(labels, float) and labels <= 1 else int(labels)
             positions = sorted(known)
-            chosen = [positions[i] for i in balanced_draw([known[p] for p in positions], count, seed)]
+            chosen = [positions[i] for i in DRAWS[draw]([known[p] for p in positions], count, seed)]
         self._set_all({position: known[position] for position in chosen}, labeled=False)
 
     def __len__(self) -> int:
@@ -97,7 +105,7 @@ class LabelPool:
     def exclude(self, index: Iterable[int]) -> None:
         """Leave samples out of `indices` and `targets`, whose images cannot be read; their labels stay known."""
         self._excluded[list(index)] = True
-        self._targets = None
+        self._targets = self._counts = None
 
     def indices(self, subset: Subset) -> Tensor:
         """Positions of `subset`, ascending, as a 1-d long tensor; without those that `exclude` named."""
@@ -119,6 +127,28 @@ class LabelPool:
             self._targets[self._excluded] = -1
         self._targets = self._targets.to(index.device)
         return self._targets[index]
+
+    def class_counts(self, num_classes: int, device: torch.device | str = "cpu") -> Tensor:
+        """How many known labels each class has, ``(num_classes,)`` long, without those that `exclude` named.
+
+        Counted anew only after a label has changed, and kept on the device, so that a training step can ask for it.
+
+        Raises:
+            ValueError: if the labels are multi-hot, or name a class from `num_classes` on.
+            TypeError: for masks.
+        """
+        if self._counts is None or len(self._counts) != num_classes:
+            targets = self.targets(torch.arange(len(self)))
+            if targets.ndim > 1:
+                raise ValueError("the labels are multi-hot, and the classes of one-class labels are counted here.")
+            counts = torch.bincount(targets[targets >= 0], minlength=num_classes)
+            if len(counts) > num_classes:
+                raise ValueError(
+                    f"class {len(counts) - 1} has labels, and a network of {num_classes} classes lacks it."
+                )
+            self._counts = counts
+        self._counts = self._counts.to(device)
+        return self._counts
 
     def annotate(self, index: Iterable[int] | Tensor, labels: Iterable[Label]) -> None:
         """Make labels known; all or nothing.
@@ -231,7 +261,8 @@ class LabelPool:
         return label
 
     def _set(self, position: int, label: Label | None) -> None:
-        self._labels[position], self._targets = label, None
+        self._labels[position] = label
+        self._targets = self._counts = None
 
     def _set_all(self, table: Mapping[int, Label], labeled: bool, source: str = "") -> None:
         """Give labels by position, all or nothing."""
@@ -262,9 +293,7 @@ def balanced_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
     Raises:
         ValueError: if `count` is negative or there are fewer labels than `count`.
     """
-    if not 0 <= count <= len(labels):
-        raise ValueError(f"`labels` asks for {count} items, and the training section has {len(labels)} with a label.")
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = _shuffled(len(labels), count, seed)
     queues: dict[Any, list[int]] = {}
     for position in reversed(order):  # popped from the end
         label = labels[position]
@@ -280,6 +309,39 @@ def balanced_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
             if queue and len(chosen) < count:
                 chosen.add(queue.pop())
     return sorted(chosen)
+
+
+def stratified_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
+    """Positions of `count` labels, of each class its share (largest remainders), in ascending order.
+
+    A class whose share is less than one label has one, as long as there are as many labels as classes.
+
+    Raises:
+        ValueError: if `count` is negative or there are fewer labels than `count`; if the labels are multi-hot.
+    """
+    order = _shuffled(len(labels), count, seed)
+    if any(isinstance(label, list) for label in labels):
+        raise ValueError("a stratified draw needs one class per image, and the labels are multi-hot; draw balanced.")
+    of_class: dict[Any, list[int]] = {}
+    for position in order:
+        of_class.setdefault(labels[position], []).append(position)
+    share = {key: count * len(positions) / len(labels) for key, positions in of_class.items()}
+    least = 1 if count >= len(share) else 0
+    number = {key: max(least, int(wanted)) for key, wanted in share.items()}
+    while (left := count - sum(number.values())) != 0:  # a minimum of one may have given too many
+        step = 1 if left > 0 else -1
+        keys = [key for key in sorted(share, key=str) if step > 0 or number[key] > least]
+        number[max(keys, key=lambda key: step * (share[key] - number[key]))] += step
+    return sorted(position for key, positions in of_class.items() for position in positions[: number[key]])
+
+
+DRAWS = {"balanced": balanced_draw, "stratified": stratified_draw}
+
+
+def _shuffled(size: int, count: int, seed: int) -> list[int]:
+    if not 0 <= count <= size:
+        raise ValueError(f"`labels` asks for {count} items, and the training section has {size} with a label.")
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def read_annotations(path: str | Path, classes: Sequence[str] = ()) -> list[tuple[str, Label | None]]:
@@ -360,11 +422,23 @@ class PoolSampler(Sampler[int]):
         subset: which side of it.
         num_samples: positions per epoch and process.
         seed: together with the epoch, decides the order.
+        balanced: draw every class that has a label equally often (labeled side only), see `balanced_order`. Few images
+            of a rare class are then seen very often.
+
+    Raises:
+        ValueError: if `balanced` is asked for another side or, at ``iter()``, for multi-hot labels.
+        TypeError: if `balanced` is neither true nor false.
     """
 
-    def __init__(self, pool: LabelPool, subset: Subset, num_samples: int, seed: int = 0) -> None:
+    def __init__(
+        self, pool: LabelPool, subset: Subset, num_samples: int, seed: int = 0, balanced: bool = False
+    ) -> None:
+        if not isinstance(balanced, bool):  # a shell's "false" would be true
+            raise TypeError(f"`balanced` must be True or False, got {balanced!r}.")
+        if balanced and subset != "labeled":
+            raise ValueError(f"only labeled samples can be balanced, not {subset!r}; switch `balanced` off.")
         self.pool, self.subset, self.num_samples, self.seed = pool, subset, num_samples, seed
-        self.epoch = 0
+        self.balanced, self.epoch = balanced, 0
 
     def __len__(self) -> int:
         return self.num_samples
@@ -386,9 +460,40 @@ class PoolSampler(Sampler[int]):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         rank, world_size = idist.get_rank(), idist.get_world_size()
         total = self.num_samples * world_size
-        rounds = -(-total // len(positions))
-        order = torch.cat([torch.randperm(len(positions), generator=generator) for _ in range(rounds)])
+        if self.balanced:
+            order = balanced_order(self.pool.targets(positions), total, generator)
+        else:
+            order = permutations(len(positions), total, generator)
         yield from positions[order[rank:total:world_size]].tolist()
+
+
+def permutations(count: int, total: int, generator: torch.Generator) -> Tensor:
+    """`total` of the numbers below `count`: one permutation after the other."""
+    rounds = -(-total // count)
+    return torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)])[:total]
+
+
+def balanced_order(targets: Tensor, total: int, generator: torch.Generator) -> Tensor:
+    """`total` positions in `targets`, of every class as many as of any other, give or take one.
+
+    Blocks of one position per class, its classes in random order; each class goes through permutations of its own
+    positions, so that those of one class are drawn equally often as well, give or take one.
+
+    Args:
+        targets: known class indices, ``(N,)``.
+        total: positions to draw.
+        generator: draws them.
+
+    Raises:
+        ValueError: if the labels are multi-hot.
+    """
+    if targets.ndim > 1:
+        raise ValueError("the labels are multi-hot, and only one class per image can be balanced; switch it off.")
+    classes = [(targets == k).nonzero().squeeze(1) for k in torch.bincount(targets).nonzero()]
+    blocks = -(-total // len(classes))
+    order = torch.stack([own[permutations(len(own), blocks, generator)] for own in classes], dim=1)
+    shuffle = torch.rand(order.shape, generator=generator).argsort(dim=1)
+    return order.gather(1, shuffle).flatten()[:total]
 
 
 def pool_loader(
@@ -398,6 +503,7 @@ def pool_loader(
     batch_size: int,
     epoch_length: int,
     seed: int = 0,
+    balanced: bool = False,
     **kwargs: Any,
 ) -> DataLoader:
     """A loader that yields exactly `epoch_length` batches of one side of a pool.
@@ -409,6 +515,7 @@ def pool_loader(
         batch_size: samples per batch.
         epoch_length: batches per epoch, whatever the size of the subset.
         seed: see `PoolSampler`.
+        balanced: see `PoolSampler`.
         kwargs: passed on to `monai.data.DataLoader`.
 
     Raises:
@@ -417,7 +524,7 @@ def pool_loader(
     length = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not declare it
     if length != len(pool):
         raise ValueError(f"the dataset has {length} items, the pool {len(pool)}; both must share one datalist.")
-    sampler = PoolSampler(pool, subset, num_samples=batch_size * epoch_length, seed=seed)
+    sampler = PoolSampler(pool, subset, num_samples=batch_size * epoch_length, seed=seed, balanced=balanced)
     return batch_loader(dataset, batch_size=batch_size, sampler=sampler, **kwargs)
 
 

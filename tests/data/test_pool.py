@@ -10,7 +10,7 @@ from monai.transforms import RandomizableTransform
 from torch.utils.data import Dataset
 
 from medssl_monai.data import Datalist, LabelPool, MultiStreamLoader, PoolSampler, batch_loader, pool_loader
-from medssl_monai.data.pool import annotate_from_table, balanced_draw, read_annotations
+from medssl_monai.data.pool import annotate_from_table, balanced_draw, read_annotations, stratified_draw
 
 
 def items(*labels, **flags):
@@ -102,6 +102,40 @@ def test_a_multi_hot_draw_serves_rare_findings_and_the_healthy():
     labels = [[1, 0]] * 50 + [[0, 1]] * 2 + [[0, 0]] * 10
     drawn = [tuple(labels[i]) for i in balanced_draw(labels, 6, seed=1)]
     assert {found: drawn.count(found) for found in set(drawn)} == {(1, 0): 2, (0, 1): 2, (0, 0): 2}
+
+
+def test_a_stratified_draw_has_the_counts_of_the_published_list():
+    """Train350 of TEAR, from the classes of its 9,593 training images."""
+    counts = [38 + 1028, 234 + 6421, 18 + 486, 12 + 305, 38 + 1051, 4 + 101, 5 + 127]  # any pool of these shares
+    labels = [k for k, count in enumerate(counts) for _ in range(count)]
+    drawn = [labels[i] for i in stratified_draw(labels, 350, seed=0)]
+    shares = [350 * count / len(labels) for count in counts]
+    assert len(drawn) == 350
+    assert all(abs(drawn.count(k) - share) < 1 for k, share in enumerate(shares))
+
+
+@settings(max_examples=50, deadline=None)
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=40), share=st.floats(0, 1), seed=st.integers(0, 9))
+def test_a_stratified_draw_keeps_shares_and_every_class_if_it_can(labels, share, seed):
+    count = int(share * len(labels))
+    drawn = stratified_draw(labels, count, seed)
+    assert drawn == sorted(set(drawn)) == stratified_draw(labels, count, seed)
+    assert len(drawn) == count
+    classes, chosen = set(labels), [labels[i] for i in drawn]
+    if count >= len(classes):
+        assert set(chosen) == classes
+    wanted = {k: max(1, count * labels.count(k) / len(labels)) for k in classes}
+    assert all(chosen.count(k) < wanted[k] + 1 for k in classes)
+
+
+def test_a_pool_draws_at_the_frequency_of_the_classes():
+    labels = [0] * 80 + [1] * 20
+    pool = LabelPool(items(*labels), labels=10, draw="stratified")
+    assert pool.class_counts(2).tolist() == [8, 2]
+    with pytest.raises(ValueError, match=r"`draw` must be one of \('balanced', 'stratified'\), got 'even'"):
+        LabelPool(items(*labels), labels=10, draw="even")
+    with pytest.raises(ValueError, match="multi-hot; draw balanced"):
+        LabelPool(items([0, 1], [1, 0]), labels=1, draw="stratified")
 
 
 def test_labels_from_a_file_that_a_pool_wrote(tmp_path):
@@ -198,6 +232,43 @@ def test_targets_follow_an_annotation_and_a_correction():
     assert pool.targets(both).tolist() == [0, 1]
     pool.correct([0], [1])
     assert pool.targets(both).tolist() == [1, 1]
+
+
+def test_class_counts_follow_every_change():
+    pool = LabelPool(items(0, 2, 0, None, None))
+    assert pool.class_counts(4).tolist() == [2, 0, 1, 0]
+    assert pool.class_counts(3).tolist() == [2, 0, 1]  # asked for another number
+    pool.annotate([3], [1])
+    assert pool.class_counts(3).tolist() == [2, 1, 1]
+    pool.correct([0], [2])
+    assert pool.class_counts(3).tolist() == [1, 1, 2]
+    pool.exclude([1])
+    assert pool.class_counts(3).tolist() == [1, 1, 1]
+    resumed = LabelPool(items(*[None] * 5))
+    assert resumed.class_counts(3).tolist() == [0, 0, 0]
+    resumed.load_state_dict(pool.state_dict())
+    assert resumed.class_counts(3).tolist() == [1, 1, 2]  # the quarantine belongs to the run, not to the state
+
+
+def test_class_counts_are_counted_once_until_a_label_changes():
+    pool = LabelPool(items(0, 1, None))
+    counts = pool.class_counts(2)
+    assert pool.class_counts(2) is counts
+    pool.annotate([2], [0])
+    assert pool.class_counts(2) is not counts
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "match"),
+    [
+        ([[1, 0], None], ValueError, "the labels are multi-hot"),
+        (["a.nii", None], TypeError, "the labels of this pool are masks"),
+        ([3, 0], ValueError, "class 3 has labels, and a network of 2 classes lacks it"),
+    ],
+)
+def test_labels_whose_classes_cannot_be_counted(labels, error, match):
+    with pytest.raises(error, match=match):
+        LabelPool(items(*labels)).class_counts(2)
 
 
 # ---- annotate and correct -------------------------------------------------------------------------------------------
@@ -403,6 +474,112 @@ def test_labeled_images_stand_in_when_nothing_is_unlabeled():
 def test_nothing_labeled_is_an_error_that_says_what_to_do():
     with pytest.raises(ValueError, match=r"no labeled samples to draw from; the pool has 2 samples\. Give some"):
         list(PoolSampler(LabelPool(items(None, None)), "labeled", num_samples=4))
+
+
+def test_without_balancing_the_order_is_what_it_was():
+    pool, generator = LabelPool(items(*[0] * 9, 1, None)), torch.Generator().manual_seed(3 * 1_000_003 + 2)
+    sampler = PoolSampler(pool, "labeled", num_samples=25, seed=3)
+    sampler.set_epoch(2)
+    assert list(sampler) == torch.cat([torch.randperm(10, generator=generator) for _ in range(3)])[:25].tolist()
+
+
+def balanced(pool, count, seed=0, epoch=0):
+    sampler = PoolSampler(pool, "labeled", num_samples=count, seed=seed, balanced=True)
+    sampler.set_epoch(epoch)
+    assert len(sampler) == count
+    return list(sampler)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    labels=st.lists(st.one_of(st.none(), st.integers(0, 4)), min_size=1, max_size=40).filter(
+        lambda labels: any(x is not None for x in labels)
+    ),
+    count=st.integers(1, 60),
+    seed=st.integers(0, 9),
+)
+def test_a_balanced_order_is_even_over_classes_and_within_each(labels, count, seed):
+    order = balanced(LabelPool(items(*labels)), count, seed)
+    assert len(order) == count
+    drawn = [order.count(i) for i in range(len(labels))]
+    assert not any(times for times, label in zip(drawn, labels, strict=True) if label is None)
+    classes = sorted({label for label in labels if label is not None})
+    own = {k: [times for times, label in zip(drawn, labels, strict=True) if label == k] for k in classes}
+    per_class = [sum(times) for times in own.values()]
+    assert max(per_class) - min(per_class) <= 1
+    assert all(max(times) - min(times) <= 1 for times in own.values())
+
+
+def test_every_stretch_of_a_balanced_order_is_balanced():
+    """So every batch is, up to the classes that its ends cut."""
+    labels = [0] * 50 + [1] * 5 + [2]
+    drawn = [labels[i] for i in balanced(LabelPool(items(*labels)), 60)]
+    assert all(sorted(drawn[start : start + 3]) == [0, 1, 2] for start in range(0, 60, 3))
+    assert len({tuple(drawn[start : start + 3]) for start in range(0, 60, 3)}) > 1  # in no fixed order
+
+
+def test_a_balanced_order_depends_on_seed_and_epoch_only():
+    pool = LabelPool(items(*[0] * 20, *[1] * 5))
+    first = balanced(pool, 30, seed=0, epoch=1)
+    torch.rand(3)  # the global generator does not matter
+    assert balanced(pool, 30, seed=0, epoch=1) == first
+    assert balanced(pool, 30, seed=0, epoch=2) != first
+    assert balanced(pool, 30, seed=1, epoch=1) != first
+
+
+def test_a_new_class_joins_a_balanced_order_with_the_next_iter():
+    pool = LabelPool(items(*[0] * 9, 1, None))
+    sampler = PoolSampler(pool, "labeled", num_samples=30, balanced=True)
+    running = iter(sampler)
+    next(running)
+    pool.annotate([10], [2])
+    assert 10 not in set(running)
+    assert list(sampler).count(10) == 10
+
+
+def test_two_processes_share_one_balanced_sequence(monkeypatch):
+    pool = LabelPool(items(*[0] * 9, *[1] * 3))
+    alone = balanced(pool, 60)
+    parts = []
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        parts.append(balanced(pool, 30))
+    assert [index for pair in zip(*parts, strict=True) for index in pair] == alone
+    shares = [sum(index >= 9 for index in part) for part in parts]
+    assert sum(shares) == 30
+    assert 5 < shares[0] < 25  # blocks of two classes in a fixed order would give each process one class
+
+
+def test_only_the_labeled_side_can_be_balanced():
+    with pytest.raises(ValueError, match="only labeled samples can be balanced, not 'unlabeled'"):
+        PoolSampler(LabelPool(items(0, None)), "unlabeled", num_samples=1, balanced=True)
+
+
+@pytest.mark.parametrize("value", ["false", 1, None])
+def test_balanced_is_true_or_false(value):
+    with pytest.raises(TypeError, match="`balanced` must be True or False, got"):
+        PoolSampler(LabelPool(items(0)), "labeled", num_samples=1, balanced=value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "match"),
+    [
+        ([[1, 0], [0, 1]], ValueError, "the labels are multi-hot, and only one class per image can be balanced"),
+        (["a.nii"], TypeError, "the labels of this pool are masks"),
+        ([None], ValueError, "no labeled samples to draw from"),
+    ],
+)
+def test_labels_that_cannot_be_balanced(labels, error, match):
+    with pytest.raises(error, match=match):
+        balanced(LabelPool(items(*labels)), 4)
+
+
+def test_a_balanced_loader():
+    labels = [0] * 18 + [1, 2]
+    loader = pool_loader(Indices(20), LabelPool(items(*labels)), "labeled", 6, epoch_length=4, balanced=True)
+    batches = [sorted(labels[i] for i in batch["index"].tolist()) for batch in loader]
+    assert batches == [[0, 0, 1, 1, 2, 2]] * 4
 
 
 def test_a_loader_yields_exactly_epoch_length_batches():
