@@ -19,6 +19,7 @@ import yaml
 from support import ROOT
 
 from medssl_monai.benchmark import differences, draw_figures, grid, load_grid, plan, run, run_benchmark, summarize
+from medssl_monai.benchmark.results import _within_range, read_results
 from medssl_monai.bundle import copy_bundle
 from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch
 from medssl_monai.networks import small_resnet
@@ -535,6 +536,33 @@ def test_a_metric_that_a_round_lacks_has_no_mean_over_rounds():
     rows = results({("supervised", 0): [0.6, 0.7]})
     rows.append({**rows[0], "metric": "ap"})
     assert {r["metric"] for r in summarize(rows) if r["round"] == "mean"} == {"auroc"}
+
+
+def test_figures_of_estimated_losses_are_in_the_table(grid_file, tmp_path):
+    (cell, *_) = plan(load_grid(grid_file()), tmp_path)
+    accepted = {"n": 7, "loss_correlation": 0.1, "target_ece": 0.125, "hard_ece": 0.25, "accuracy": 0.75}
+    judged = {"n": 20, "loss_correlation": -0.5, "target_ece": 0.9, "hard_ece": 0.9, "accepted": accepted}
+    evaluation = {"synthetic": True, "n": 20, "groups": 10, "metrics": {}}
+    estimator = {"validation": judged, "unlabeled": {"n": 9, "target_ece": 0.5, "accepted": {"n": 0}}}
+    path = tmp_path / cell.folder / "run" / "rounds" / "round_00.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"round": 0, "labels": 6, "evaluation": evaluation, "estimator": estimator}))
+    done = {"cpu_seconds": 1.0, "wall_seconds": 1.0, "resumed": False, "environment": {}}
+    (tmp_path / cell.folder / "done.json").write_text(json.dumps(done))
+    rows = read_results([cell], tmp_path)
+    assert [(row["metric"], row["value"], row["n"]) for row in rows] == [
+        ("loss_correlation", -0.5, 20), ("target_ece", 0.125, 7), ("hard_ece", 0.25, 7),
+    ]  # fmt: skip
+    path.write_text(json.dumps({"round": 0, "labels": 6, "evaluation": evaluation, "estimator": {"unlabeled": judged}}))
+    assert {row["metric"] for row in read_results([cell], tmp_path)} == {
+        "unlabeled_loss_correlation", "unlabeled_target_ece", "unlabeled_hard_ece",
+    }  # fmt: skip
+
+
+def test_a_negative_correlation_stays_inside_its_panel():
+    assert _within_range((-1.2, 1.2), [{"metric": "loss_correlation"}]) == (-1.02, 1.02)
+    assert _within_range((-0.3, 0.2), [{"metric": "loss_correlation"}]) == (-0.3, 0.2)
+    assert _within_range((-0.3, 1.2), [{"metric": "auroc"}]) == _within_range((-0.3, 1.2), []) == (-0.02, 1.02)
 
 
 def test_the_page_shows_ends_means_and_differences(grid_file, fake, tmp_path):

@@ -28,8 +28,10 @@ TITLES = {
     "ece": "ECE",
     "pseudo_label_accuracy": "accuracy of accepted pseudo-labels",
     "mask_rate": "mask rate",
+    "loss_correlation": "correlation of estimated and true loss",
+    "target_ece": "ECE of accepted targets",
 }
-"""The metrics of the summary; of them ECE is better when low, and the mask rate is neither."""
+"""The metrics of the summary; of them both ECE are better when low, and the mask rate is neither."""
 
 CELL = ("cell", "data", "note", "kind", "method", "query", "schedule", "seed")
 FIGURE = ("round", "labels", "metric", "value", "low", "high", "n", "groups")
@@ -53,7 +55,9 @@ def read_results(cells: Sequence[Cell], out_dir: Path) -> list[Row]:
     ``value`` with ``low`` and ``high`` of the group bootstrap within the cell (None where there is none), from ``n``
     images of as many ``groups``; ``labels`` known in that round; ``kind``: SYNTHETIC or real. ``mask_rate`` is the mean
     over the steps of the round's last epoch, ``pseudo_label_accuracy`` of the ``n`` unlabeled images that the learner
-    would accept at the end of the round.
+    would accept at the end of the round. Of a method that estimates losses (`medssl_monai.handlers.EstimatorReport`):
+    ``loss_correlation`` over the ``n`` validation images, ``target_ece`` and, for comparison, ``hard_ece`` over those
+    accepted; with ``unlabeled_`` in front the same of the unlabeled images, which differ from query to query.
     """
     rows = []
     for cell in cells:
@@ -190,6 +194,12 @@ def _figures(record: Mapping[str, Any]) -> list[Row]:
     accepted = record.get("pseudo_labels") or {}
     if "accuracy" in accepted:
         figures.append({"metric": "pseudo_label_accuracy", "value": accepted["accuracy"], "n": accepted["accepted"]})
+    for section, prefix in (("validation", ""), ("unlabeled", "unlabeled_")):
+        if judged := record.get("estimator", {}).get(section):
+            source = {"loss_correlation": judged, "target_ece": judged["accepted"], "hard_ece": judged["accepted"]}
+            figures += [
+                {"metric": prefix + name, "value": of[name], "n": of["n"]} for name, of in source.items() if name in of
+            ]
     return figures
 
 
@@ -341,8 +351,7 @@ def _draw_curves(path: Path, summary: Sequence[Row]) -> None:
             if all(row["low"] is not None for row in group):
                 low, high = [row["low"] for row in group], [row["high"] for row in group]
                 axis.fill_between(labels, low, high, color=color, alpha=0.10, linewidth=0)
-        low, high = axis.get_ylim()
-        axis.set_ylim(max(low, -0.02), min(high, 1.02))  # with few seeds, intervals leave the range of the metric
+        axis.set_ylim(_within_range(axis.get_ylim(), rows))
         axis.set_xticks(sorted({row["labels"] for row in rows}))
         axis.set_xlabel("labels")
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False)
@@ -368,9 +377,14 @@ def _draw_end(path: Path, summary: Sequence[Row]) -> None:
             axis.plot(row["mean"], place, "o", color=color, markersize=5)
         axis.set_yticks(range(len(arms)), [" + ".join(arm) for arm in arms])
         axis.set_ylim(len(arms) - 0.5, -0.5)
-        low, high = axis.get_xlim()
-        axis.set_xlim(max(low, -0.02), min(high, 1.02))
+        axis.set_xlim(_within_range(axis.get_xlim(), group))
     _save(figure, path, summary, "thick: 95 % t-interval across seeds; thin: group bootstrap in a cell, mean width")
+
+
+def _within_range(limits: tuple[float, float], rows: Sequence[Row]) -> tuple[float, float]:
+    """Limits of an axis without what the metric cannot reach; with few seeds, intervals do."""
+    least = -1.0 if any(row["metric"] == "loss_correlation" for row in rows) else 0.0
+    return max(limits[0], least - 0.02), min(limits[1], 1.02)
 
 
 def _panels(

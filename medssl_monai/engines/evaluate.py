@@ -14,6 +14,7 @@ from medssl_monai.data.pool import LabelPool
 from medssl_monai.engines.pool import predict, weights_sha256
 from medssl_monai.files import write_json
 from medssl_monai.metrics.classification import evaluate_predictions
+from medssl_monai.metrics.targets import pseudo_label_accuracy
 from medssl_monai.transforms.augment import to_unit
 
 
@@ -76,10 +77,10 @@ def write_evaluation(path: str | Path, **arguments: Any) -> dict[str, Any]:
 
 def check_pseudo_labels(
     network: nn.Module, dataset: ImageDataset, pool: LabelPool, device: torch.device | str, threshold: float
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """How many unlabeled images a learner would accept now, and how often it would be right.
 
-    The labels that the datalist hides tell; images without one are left out. Images are as they are and the network is
+    The labels that the datalist hides tell (`hidden_labels`). Images are as they are and the network is
     in evaluation mode, while a learner sees weak views in training mode: this is an audit beside training, not its log.
 
     Args:
@@ -90,15 +91,24 @@ def check_pseudo_labels(
         threshold: confidence from which on a pseudo-label counts.
 
     Returns:
-        ``threshold``; ``unlabeled`` and ``accepted`` (counts) and, if any was accepted, ``accuracy``. Nothing if no
-        unlabeled image has a hidden class index.
+        ``threshold``; ``unlabeled`` and ``accepted`` (counts) and, if any was accepted, ``accuracy`` and ``per_class``
+        of these (`medssl_monai.metrics.pseudo_label_accuracy`). Nothing if no label is hidden.
     """
-    hidden = [i for i in pool.indices("unlabeled").tolist() if isinstance(dataset.data[i].get("label"), int)]
-    if not hidden:
+    index, truth = hidden_labels(dataset, pool)
+    if len(index) == 0:
         return {}
-    index = torch.tensor(hidden)
-    confidence, predicted = predict(network, dataset, device, index=index).probs.max(dim=1)
+    probs = predict(network, dataset, device, index=index).probs
+    confidence, predicted = probs.max(dim=1)
     accepted = confidence >= threshold
-    right = predicted == torch.tensor([dataset.data[i]["label"] for i in hidden])
-    counts = {"threshold": threshold, "unlabeled": len(hidden), "accepted": int(accepted.sum())}
-    return {**counts, **({"accuracy": float(right[accepted].double().mean())} if accepted.any() else {})}
+    return {
+        "threshold": threshold,
+        "unlabeled": len(index),
+        "accepted": int(accepted.sum()),
+        **pseudo_label_accuracy(predicted[accepted].numpy(), truth[accepted].numpy(), probs.shape[1], pool.classes),
+    }
+
+
+def hidden_labels(dataset: ImageDataset, pool: LabelPool) -> tuple[Tensor, Tensor]:
+    """Unlabeled samples whose class index the datalist knows, as in simulated experiments: positions and labels."""
+    hidden = [i for i in pool.indices("unlabeled").tolist() if isinstance(dataset.data[i].get("label"), int)]
+    return torch.tensor(hidden, dtype=torch.long), torch.tensor([dataset.data[i]["label"] for i in hidden]).long()

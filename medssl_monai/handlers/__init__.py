@@ -3,6 +3,7 @@
 from medssl_monai.handlers.best_model import BestModel
 from medssl_monai.handlers.checkpoint import TrainingCheckpoint
 from medssl_monai.handlers.describe import DescribeBundle
+from medssl_monai.handlers.estimator import EstimatorReport
 from medssl_monai.handlers.log import EpochMean, only_first_process_logs
 from medssl_monai.handlers.query import Oracle, QueryHandler, write_one_query
 from medssl_monai.handlers.rounds import RoundReport
@@ -16,6 +17,7 @@ __all__ = [
     "DescribeBundle",
     "EpochMean",
     "EpochSeed",
+    "EstimatorReport",
     "Oracle",
     "ProbabilityTable",
     "QueryHandler",

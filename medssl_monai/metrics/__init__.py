@@ -6,5 +6,14 @@ from medssl_monai.metrics.classification import (
     classification_metrics,
     evaluate_predictions,
 )
+from medssl_monai.metrics.targets import judge_targets, pseudo_label_accuracy, rank_correlation
 
-__all__ = ["METRICS", "bootstrap_intervals", "classification_metrics", "evaluate_predictions"]
+__all__ = [
+    "METRICS",
+    "bootstrap_intervals",
+    "classification_metrics",
+    "evaluate_predictions",
+    "judge_targets",
+    "pseudo_label_accuracy",
+    "rank_correlation",
+]

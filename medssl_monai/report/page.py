@@ -62,7 +62,8 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
         report: ``title``, ``synthetic``, ``data`` (name, may be empty), ``classes``, ``section`` (what was evaluated),
             ``created``, ``seconds`` (duration, or None), ``command`` (may be empty), ``notes`` (texts);
             ``rounds``: ``round``, ``epoch``, ``labels`` and ``evaluation`` (see
-            `medssl_monai.metrics.evaluate_predictions`) of each; ``queries``: ``round``, ``epoch``, ``strategy`` and
+            `medssl_monai.metrics.evaluate_predictions`) of each, and perhaps ``estimator`` (see
+            `medssl_monai.metrics.judge_targets`) by section; ``queries``: ``round``, ``epoch``, ``strategy`` and
             ``items``, each with ``id``, ``rank``, ``reason``, ``scores`` by name, ``annotated`` (name of the label, or
             None), ``predicted``, ``confidence`` in [0, 1] and ``image`` (uint8 ``(H, W)`` or ``(H, W, 3)``, or None).
 
@@ -72,9 +73,11 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
     path = Path(path)
     title = escape(" on ".join(filter(None, (report["title"], report["data"]))))
     rounds = report["rounds"]
+    judged = [entry for entry in rounds if entry.get("estimator")]
     sections = [
         _section("Performance", _performance(rounds, report["section"])),
         _section("Last round in detail", _detail(rounds[-1]["evaluation"])) if rounds else "",
+        _section("Estimated loss", _estimator(judged)) if judged else "",
         _section("Queried images", _queries(report["queries"])),
         _section("Notes", _list(report["notes"])) if report["notes"] else "",
         _section("How this was made", f"<pre>{escape(report['command'])}</pre>") if report["command"] else "",
@@ -146,6 +149,31 @@ def _detail(evaluation: Mapping[str, Any]) -> str:
         rows = [[key, *(_entry(values.get(name)) for name in columns)] for key, values in per_class.items()]
         parts.append(_table("By class", head, rows))
     parts.append(_list(f"undefined: {name}, {reason}" for name, reason in evaluation["undefined"].items()))
+    return "\n".join(parts)
+
+
+def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """The figures of `medssl_monai.handlers.EstimatorReport`, and those of the last round by class."""
+    made = (
+        "Judged by labels that training did not see. Correlation: Spearman's, of the estimated and the true loss over "
+        "all images. ECE: how far the certainty of the accepted targets is from their accuracy, for the soft targets "
+        "and, for comparison, for hard pseudo-labels, which claim to be certain."
+    )
+    rows, by_class = [], []
+    for entry in rounds:
+        for section, found in entry["estimator"].items():
+            accepted = found["accepted"]
+            figures = (found.get("loss_correlation"), *map(accepted.get, ("target_ece", "hard_ece", "accuracy")))
+            counts = f"{accepted['n']} of {found['n']}"
+            rows.append([str(entry["round"]), section, counts, *map(_entry, figures)])
+            if entry is rounds[-1]:
+                for name, values in accepted.get("per_class", {}).items():
+                    by_class.append([section, name, str(values["n"]), _entry(values.get("accuracy"))])
+    head = ["round", "images", "accepted", "correlation", "ECE, soft", "ECE, hard", "accuracy"]
+    parts = [f"<p>{escape(made)}</p>", _table("Estimator and targets by round", head, rows)]
+    if by_class:
+        head = ["images", "class", "accepted", "accuracy"]
+        parts.append(_table("Accepted pseudo-labels of the last round, by the class that they name", head, by_class))
     return "\n".join(parts)
 
 

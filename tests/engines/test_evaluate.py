@@ -28,7 +28,8 @@ def test_pseudo_labels_that_would_be_accepted_are_compared_with_the_hidden_label
     pool = LabelPool(dataset.data, labels=0)
     pool.annotate([0], [1])
     found = check_pseudo_labels(Reads(), dataset, pool, "cpu", 0.95)
-    assert found == {"threshold": 0.95, "unlabeled": 3, "accepted": 2, "accuracy": 0.5}
+    per_class = {"a": {"n": 0}, "b": {"n": 2, "accuracy": 0.5}}
+    assert found == {"threshold": 0.95, "unlabeled": 3, "accepted": 2, "accuracy": 0.5, "per_class": per_class}
     assert check_pseudo_labels(Reads(), dataset, pool, "cpu", 1.0) == {"threshold": 1.0, "unlabeled": 3, "accepted": 0}
 
 

@@ -119,6 +119,21 @@ def test_text_from_files_is_no_markup(render):
     assert trap in Outline(page).all("img")[-1]["alt"]
 
 
+def test_a_method_that_estimates_losses_has_a_table_and_no_other_has_one(render):
+    class_of = {"be<nign": {"n": 20, "accuracy": 0.75}, "malignant": {"n": 0}}
+    accepted = {"n": 20, "target_ece": 0.125, "hard_ece": 0.25, "accuracy": 0.75, "per_class": class_of}
+    sections = {
+        "validation": {"n": 60, "loss_correlation": -0.321, "target_ece": 0.9, "hard_ece": 0.9, "accepted": accepted},
+        "unlabeled": {"n": 7, "accepted": {"n": 0}},
+    }
+    rounds = make_report()["rounds"]
+    text = Outline(render(rounds=[rounds[0], {**rounds[1], "estimator": sections}])).text
+    assert "1validation20 of 60-0.3210.1250.2500.750" in text
+    assert "1unlabeled0 of 7undefinedundefinedundefinedundefined" in text
+    assert "validationbe<nign200.750" in text and "validationmalignant0undefined" in text
+    assert "Estimated loss" not in Outline(render(rounds=[rounds[0], {**rounds[1], "estimator": {}}])).text
+
+
 def test_a_screen_reader_finds_language_alternatives_and_headers(render):
     outline = Outline(render())
     assert outline.all("html") == [{"lang": "en"}]

@@ -1,0 +1,93 @@
+"""How good the targets of unlabeled images are, measured with labels that training did not see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medssl_monai.metrics.classification import classification_metrics
+
+
+def judge_targets(
+    probs: np.ndarray,
+    pseudo_label: np.ndarray,
+    targets: np.ndarray,
+    accepted: np.ndarray,
+    estimated_loss: np.ndarray,
+    truth: np.ndarray,
+    classes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Whether an estimated loss orders images as the true one does, and soft targets are as sure as they may be.
+
+    The true loss is the cross-entropy of `probs`. A target counts as a prediction: its largest entry is its confidence
+    (expected calibration error as in `classification_metrics`). A hard pseudo-label claims to be certain, so that its
+    calibration error is its share of errors.
+
+    Args:
+        probs: what the student predicts, ``(N, K)``, in [0, 1].
+        pseudo_label: class indices ``(N,)``.
+        targets: soft targets ``(N, K)``, rows sum to 1.
+        accepted: which images the learner learns from, ``(N,)`` bool.
+        estimated_loss: in nats, ``(N,)``.
+        truth: class indices ``(N,)``.
+        classes: K names; empty: "class 0", "class 1", ...
+
+    Returns:
+        ``n`` (count), ``loss_correlation`` (Spearman), ``target_ece`` and ``hard_ece`` of all images; ``accepted``: the
+        same of those accepted, with ``accuracy`` and ``per_class`` as in `pseudo_label_accuracy`. What is undefined is
+        left out: see `rank_correlation`; all but ``n`` without images; the calibration of targets that are not finite.
+    """
+    tiny = np.finfo(np.float32).tiny  # the smallest probability of a softmax in float32 may be 0
+    loss = -np.log(np.maximum(probs[np.arange(len(truth)), truth].astype(np.float64), tiny))
+
+    def figures(rows: np.ndarray) -> dict[str, Any]:
+        soft = classification_metrics(targets[rows], truth[rows])[0]
+        found = {
+            "loss_correlation": rank_correlation(estimated_loss[rows], loss[rows]),
+            "target_ece": soft.get("ece"),
+            "hard_ece": float((pseudo_label[rows] != truth[rows]).mean()) if len(rows) else None,
+        }
+        return {"n": len(rows), **{name: value for name, value in found.items() if value is not None}}
+
+    rows = np.flatnonzero(accepted)
+    by_class = pseudo_label_accuracy(pseudo_label[rows], truth[rows], probs.shape[1], classes)
+    return {**figures(np.arange(len(truth))), "accepted": {**figures(rows), **by_class}}
+
+
+def pseudo_label_accuracy(
+    pseudo_label: np.ndarray, truth: np.ndarray, num_classes: int, classes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Accuracy of pseudo-labels, and for each class of those that name it.
+
+    Args:
+        pseudo_label: class indices ``(N,)``.
+        truth: class indices ``(N,)``.
+        num_classes: K.
+        classes: K names; empty: "class 0", "class 1", ...
+
+    Returns:
+        ``accuracy`` and ``per_class``: ``{class: {"n", "accuracy"}}`` with ``n`` the pseudo-labels that name it and no
+        ``accuracy`` where there are none. Nothing if there is no pseudo-label at all.
+    """
+    if len(pseudo_label) == 0:
+        return {}
+    right = pseudo_label == truth
+    per_class: dict[str, dict[str, float]] = {}
+    for k, name in enumerate(classes or [f"class {k}" for k in range(num_classes)]):
+        named = right[pseudo_label == k]
+        per_class[name] = {"n": len(named), **({"accuracy": float(named.mean())} if len(named) else {})}
+    return {"accuracy": float(right.mean()), "per_class": per_class}
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Spearman's correlation of two series ``(N,)``, ties at their mean rank.
+
+    None where it is undefined: if a series is constant (so is one of less than two values) or not finite.
+    """
+    from scipy import stats
+
+    if any(len(np.unique(series)) < 2 or not np.isfinite(series).all() for series in (first, second)):
+        return None
+    return float(stats.spearmanr(first, second).statistic)
