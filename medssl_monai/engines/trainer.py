@@ -77,6 +77,11 @@ class SSLTrainer(Trainer):
     def _start(self) -> None:
         if self.pool.targets(torch.zeros(1, dtype=torch.long)).ndim > 1:
             raise ValueError("the labels are multi-hot, and the methods here learn one class per image.")
+        if "unlabeled" in self.core.streams and len(self.pool.indices("unlabeled")) == 0:
+            self.logger.warning(
+                f"No image is unlabeled, and {type(self.core).__name__} learns from unlabeled ones: labeled images "
+                "stand in, without their labels. Hide some labels with `labels`, or choose a supervised method."
+            )
         if self.core.steps_done == 0:
             self.core.on_start()
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 from monai.bundle import ConfigParser
 
 from medssl_monai.networks import weights_metadata
 
 
-def test_overrides_of_bundle_train_task(own_bundle, tiny, toy_datalist, tmp_path):
-    bundle = own_bundle("boostmis")
+@pytest.mark.parametrize(
+    ("name", "more", "classes"),
+    [
+        ("boostmis", {}, ["low", "high"]),
+        ("tear", {"convert_channels": True}, ["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]),  # the toys are grey
+    ],
+)
+def test_overrides_of_bundle_train_task(own_bundle, tiny, toy_datalist, tmp_path, name, more, classes):
+    bundle = own_bundle(name)
     content = json.loads(toy_datalist.read_text())
     images = {
         section: [{"image": str(toy_datalist.parent / i["image"]), "label": i["label"]} for i in content[section]]
@@ -29,6 +37,7 @@ def test_overrides_of_bundle_train_task(own_bundle, tiny, toy_datalist, tmp_path
     parser.update(
         {
             **values,
+            **more,
             "labels": None,
             "bundle_root": str(bundle),
             "train#trainer#max_epochs": 1,
@@ -45,7 +54,7 @@ def test_overrides_of_bundle_train_task(own_bundle, tiny, toy_datalist, tmp_path
     pool = parser.get_parsed_content("pool")
     assert len(pool) == 40 and int(pool.mask.sum()) == 8
     assert parser.get_parsed_content("method").steps_done == 3
-    assert weights_metadata(tmp_path / "run" / "models" / "model.pt")["classes"] == ["low", "high"]  # of the metadata
+    assert weights_metadata(tmp_path / "run" / "models" / "model.pt")["classes"] == classes  # of the metadata
 
 
 def test_weights_that_monai_label_loads_reach_student_and_teacher(own_bundle, tiny, tmp_path):

@@ -11,17 +11,19 @@ from support import assert_same_state, outputs_of
 
 from medssl_monai.engines import SSLTrainer
 
-METHODS = ["boostmis", "fixmatch", "mean_teacher", "supervised"]
+CHOICES = [
+    *[("boostmis", {"method_def": f"@methods::{m}"}) for m in ("boostmis", "fixmatch", "mean_teacher", "supervised")],
+    *[("tear", {"methods::tear::adapl::previous": previous}) for previous in ("ema", "snapshot", "bank")],
+]
 
 
 class KilledError(Exception):
     """Stands in for the power cut."""
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_interrupted_in_the_middle_of_an_epoch(run_bundle, tmp_path, monkeypatch, method):
-    choice = {"method_def": f"@methods::{method}"}
-    run_bundle(folder="whole", **choice)
+@pytest.mark.parametrize(("name", "choice"), CHOICES, ids=str)
+def test_interrupted_in_the_middle_of_an_epoch(run_bundle, tmp_path, monkeypatch, name, choice):
+    run_bundle(name, folder="whole", **choice)
     iteration, steps = SSLTrainer._iteration, []
 
     def stop_once(self, engine, batch):
@@ -32,10 +34,10 @@ def test_interrupted_in_the_middle_of_an_epoch(run_bundle, tmp_path, monkeypatch
 
     monkeypatch.setattr(SSLTrainer, "_iteration", stop_once)
     with pytest.raises(RuntimeError, match="train::trainer") as error:
-        run_bundle(folder="parts", **choice)
+        run_bundle(name, folder="parts", **choice)
     assert isinstance(error.value.__cause__, KilledError)
     torch.rand(17)  # a new process would have another generator state
-    run_bundle(folder="parts", **choice)
+    run_bundle(name, folder="parts", **choice)
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert_same_state(*(torch.load(p / "state.pt", weights_only=True) for p in (whole, parts)))

@@ -13,8 +13,9 @@ from support import ROOT
 
 
 @pytest.mark.slow
-def test_torchrun_asks_the_same_on_both_ranks(own_bundle, tiny, tmp_path):
-    bundle = own_bundle("boostmis")
+@pytest.mark.parametrize("name", ["boostmis", "tear"])
+def test_torchrun_asks_the_same_on_both_ranks(own_bundle, tiny, tmp_path, name):
+    bundle = own_bundle(name)
     flags = [part for key, value in tiny().items() for part in (f"--{key}", json.dumps(value))]
     probe = tmp_path / "sitecustomize.py"  # each rank writes down what its pool holds at the end
     probe.write_text(

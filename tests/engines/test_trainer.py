@@ -24,9 +24,9 @@ def images_of(item):
 def make():
     """A trainer of two epochs of two steps, on images of 4 x 4."""
 
-    def _make(**arguments):
+    def _make(labels=None, **arguments):
         torch.manual_seed(0)
-        pool, dataset = LabelPool(ITEMS), ImageDataset(ITEMS, images_of)
+        pool, dataset = LabelPool(ITEMS, labels=labels), ImageDataset(ITEMS, images_of)
         method = FixMatch(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), threshold=0.0)
         streams = {name: pool_loader(dataset, pool, name, 3, epoch_length=2) for name in ("labeled", "unlabeled")}
         optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.1)
@@ -103,3 +103,10 @@ def test_amp_on_cuda(amp_dtype):
     trainer.run()
     assert trainer.grad_scaler.is_enabled() == (amp_dtype == "float16")
     assert all(torch.isfinite(p).all() for p in method.parameters())
+
+
+@pytest.mark.parametrize("labels", [4, 12])
+def test_a_pool_without_unlabeled_images_is_said_to_be_one(make, caplog, labels):
+    """It is no error: the last round of a loop may have nothing left to label."""
+    make(labels=labels).run()
+    assert ("FixMatch learns from unlabeled ones: labeled images stand in" in caplog.text) == (labels == 12)
