@@ -352,6 +352,14 @@ def test_every_cell_is_run_once_and_marked_synthetic_everywhere(grid_file, fake,
     assert (out / "end.png").stat().st_size > 10_000
 
 
+def test_a_cell_of_one_round_is_not_run_twice_to_be_measured(grid_file, fake, tmp_path, caplog):
+    out = tmp_path / "out"
+    with caplog.at_level("INFO", logger="medssl_monai.benchmark"):
+        run_benchmark(grid_file(labels={"few": {"start": 6, "end": 6, "rounds": 1}}), out)
+    assert calls(out) == ["supervised 0", "fixmatch 0", "supervised 1", "fixmatch 1"]
+    assert "4 not measured, and not counted" in caplog.text
+
+
 def test_results_name_no_path(grid_file, fake, tmp_path):
     out = tmp_path / "out"
     run_benchmark(grid_file(), out)

@@ -60,7 +60,7 @@ def run_benchmark(
 
     Before it starts, CPU hours are told. They come from finished cells of the same data and method, scaled by rounds;
     where there are none, from the first round of one such cell, which is run for this purpose only and counted as if
-    every round had its start, so that it is an upper bound.
+    every round had its start, so that it is an upper bound. Cells of one round are told as not measured at first.
 
     Args:
         path: grid file, see `medssl_monai.benchmark.load_grid`.
@@ -251,11 +251,12 @@ def _shortfall(cell: Cell, run: Path) -> str:
 
 
 def _probe(left: Sequence[Cell], finished: Collection[str], grid: Grid, out_dir: Path) -> None:
-    """Measure the first round of one cell of every kind of which none has finished."""
+    """Measure the first round of one cell of every kind of which none has finished; not where it is the whole cell."""
     known = {*finished, *_measured(out_dir)}
     first: dict[str, Cell] = {}
     for cell in left:
-        first.setdefault(cell.kind, cell)
+        if cell.schedule.rounds > 1:
+            first.setdefault(cell.kind, cell)
     for cell in (cell for kind, cell in first.items() if kind not in known):
         place = f"probes/{cell.kind}"
         folder = out_dir / place
