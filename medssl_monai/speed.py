@@ -29,7 +29,7 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 from torch import Tensor, nn
 
-from medssl_monai.bundle import copy_bundle, workflow
+from medssl_monai.bundle import copy_bundle, nested, shipped_bundles, workflow
 from medssl_monai.engines.trainer import SSLTrainer
 from medssl_monai.networks.embedding import EmbeddingClassifier
 from medssl_monai.query.base import PoolOutputs
@@ -55,6 +55,7 @@ PARTS = {  # of a run, by the class of the handler that does it
     "QueryHandler": "query",
     "TrainingCheckpoint": "checkpoint",
     "RoundReport": "round report",
+    "EstimatorReport": "estimator report",
 }
 
 
@@ -536,13 +537,15 @@ def speed(
     Args:
         bundle: folder of a bundle; None: the shipped BoostMIS on phantoms. It is copied, and stays as it is.
         overrides: values of its configuration, such as ``datalist`` and ``device``; the reference takes ``device``.
+            The bundle is measured with ``@methods::fixmatch`` as well, if it has one and is configured otherwise.
         rounds: alternations of step and floor.
         steps: optimizer steps in each.
         run: values for the run whose parts are measured; default: one round of those that are configured.
         pools: sizes that the queries are measured at.
 
     Returns:
-        ``steps``: `measure_step` by case; ``run``: `shares_of_run`; ``queries``: `cost_of_query`, and where it was.
+        ``steps``: `measure_step` by case; ``step_over_fixmatch``: seconds of a step of the bundle over those with
+        FixMatch in its place, by precision; ``run``: `shares_of_run`; ``queries``: `cost_of_query`, and where it was.
 
     Raises:
         ValueError: if a case ends early, with its last words.
@@ -554,21 +557,37 @@ def speed(
     device = {key: value for key, value in values.items() if key == "device"}
     on_cuda = torch.cuda.is_available() and not str(values.get("device", "cuda")).startswith("cpu")
     precisions = {"float32": {"amp": False}, "amp": {"amp": True}} if on_cuda else {"": {}}
-    cases = {}
-    for case, (root, own) in {"reference": (None, {**REFERENCE, **device}), "bundle": (name, values)}.items():
-        for precision, amp in precisions.items():
+    wanted = {"reference": (None, {**REFERENCE, **device}), "bundle": (name, values)}
+    if _has_fixmatch(name):
+        wanted["bundle with FixMatch"] = (name, {**values, "method_def": "@methods::fixmatch"})
+    cases: dict[str, dict[str, Any]] = {}
+    over_fixmatch = {}
+    for precision, amp in precisions.items():
+        for case, (root, own) in wanted.items():
             arguments = {"bundle": root, "overrides": {**own, **amp}, "rounds": rounds, "steps": steps}
             cases[f"{case} {precision}".strip()] = _apart(step_of_bundle, arguments)
+        plain, own_step = (cases.get(f"bundle{w} {precision}".strip()) for w in (" with FixMatch", ""))
+        if plain and own_step and own_step["method"] != "FixMatch":
+            over_fixmatch[precision or "float32"] = own_step["seconds_per_step"] / plain["seconds_per_step"]
     return {
         "environment": environment(torch.get_num_threads()),
         "load_before": load,
         "steps": cases,
+        "step_over_fixmatch": over_fixmatch,
         "run": _run_apart(name, {**values, **({"rounds": 1} if run is None else run)}),
         "queries": [
             _apart(cost_of_query, {"selector": selector, "count": count}) for count in pools for selector in SELECTORS
         ],
         "skipped": [] if on_cuda else ["float32 and AMP on CUDA: there is no CUDA device, or the CPU was asked for"],
     }
+
+
+def _has_fixmatch(bundle: str | None) -> bool:
+    from monai.bundle import ConfigParser
+
+    root = shipped_bundles() / "boostmis" if bundle is None else Path(bundle)
+    config = ConfigParser.load_config_files([str(root / "configs" / "train.yaml")])
+    return "fixmatch" in (nested(config).get("methods") or {})
 
 
 def _run_apart(bundle: str | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -616,6 +635,10 @@ def as_text(report: Mapping[str, Any]) -> str:
              f"{place['threads']} threads; load before the start: {_number(report['load_before'])}", ""]  # fmt: skip
     for case, step in report["steps"].items():
         lines += [*_step_lines(case, step), ""]
+    lines += [
+        f"a step of the bundle takes {ratio:.2f} times that of FixMatch in its place ({precision})"
+        for precision, ratio in report["step_over_fixmatch"].items()
+    ]
     run = report["run"]
     lines.append(f"a run of {run['rounds']} rounds and {run['steps']} steps: {run['seconds']:.1f} seconds")
     lines += [f"  {part:42} {value:8.2f} s {value / run['seconds']:7.1%}" for part, value in run["parts"].items()]

@@ -291,8 +291,12 @@ def test_the_whole_report_as_text_and_json(toy_datalist, monkeypatch):
     overrides = {**SHORT, "datalist": str(toy_datalist), "epoch_length": 2, "cache_dir": None}
     report = speed.speed(None, overrides, rounds=1, steps=1, pools=[50])
     assert json.loads(json.dumps(report)) == report
-    assert report.keys() == {"environment", "load_before", "steps", "run", "queries", "skipped"}
-    assert set(report["steps"]) == {"reference", "bundle"}
+    assert report.keys() == {
+        "environment", "load_before", "steps", "step_over_fixmatch", "run", "queries", "skipped",
+    }  # fmt: skip
+    assert set(report["steps"]) == {"reference", "bundle", "bundle with FixMatch"}
+    assert report["steps"]["bundle with FixMatch"]["method"] == "FixMatch"
+    assert report["step_over_fixmatch"]["float32"] > 0
     assert all(step.keys() == STEP for step in report["steps"].values())
     run = report["run"]
     assert sum(run["parts"].values()) == pytest.approx(run["seconds"])
@@ -301,7 +305,14 @@ def test_the_whole_report_as_text_and_json(toy_datalist, monkeypatch):
         ("instability", 50), ("density_entropy", 50),
     ]  # fmt: skip
     text = speed.as_text(report)
-    for word in ("reference: FixMatch", "bundle: BoostMIS", "ratio to gradient floor", "checkpoint", "skipped: "):
+    for word in (
+        "reference: FixMatch",
+        "bundle: BoostMIS",
+        "ratio to gradient floor",
+        "checkpoint",
+        "skipped: ",
+        "times that of FixMatch",
+    ):
         assert word in text
 
 
