@@ -565,7 +565,7 @@ def speed(
     for precision, amp in precisions.items():
         for case, (root, own) in wanted.items():
             arguments = {"bundle": root, "overrides": {**own, **amp}, "rounds": rounds, "steps": steps}
-            cases[f"{case} {precision}".strip()] = _apart(step_of_bundle, arguments)
+            cases[f"{case} {precision}".strip()] = apart(step_of_bundle, arguments)
         plain, own_step = (cases.get(f"bundle{w} {precision}".strip()) for w in (" with FixMatch", ""))
         if plain and own_step and own_step["method"] != "FixMatch":
             over_fixmatch[precision or "float32"] = own_step["seconds_per_step"] / plain["seconds_per_step"]
@@ -576,7 +576,7 @@ def speed(
         "step_over_fixmatch": over_fixmatch,
         "run": _run_apart(name, {**values, **({"rounds": 1} if run is None else run)}),
         "queries": [
-            _apart(cost_of_query, {"selector": selector, "count": count}) for count in pools for selector in SELECTORS
+            apart(cost_of_query, {"selector": selector, "count": count}) for count in pools for selector in SELECTORS
         ],
         "skipped": [] if on_cuda else ["float32 and AMP on CUDA: there is no CUDA device, or the CPU was asked for"],
     }
@@ -593,7 +593,7 @@ def _has_fixmatch(bundle: str | None) -> bool:
 def _run_apart(bundle: str | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`shares_of_run` in a process of its own, with the start of Python and the imports."""
     started = time.perf_counter()
-    result = _apart(shares_of_run, {"bundle": bundle, "overrides": overrides})
+    result = apart(shares_of_run, {"bundle": bundle, "overrides": overrides})
     total, seconds = time.perf_counter() - started, result.pop("seconds")
     seconds["start-up"] += total - sum(seconds.values())
     learning = seconds["forward"] + seconds["backward"]
@@ -607,7 +607,7 @@ def _run_apart(bundle: str | None, overrides: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _apart(work: Callable[..., dict[str, Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def apart(work: Callable[..., dict[str, Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What a function of this file returns, called in a fresh process.
 
     Raises:

@@ -319,4 +319,4 @@ def test_the_whole_report_as_text_and_json(toy_datalist, monkeypatch):
 @pytest.mark.slow
 def test_a_case_that_fails_says_why():
     with pytest.raises(ValueError, match=r"`step_of_bundle` ended early: .*`--no_such_thing` names nothing"):
-        speed._apart(speed.step_of_bundle, {"bundle": None, "overrides": {"no_such_thing": 1}})
+        speed.apart(speed.step_of_bundle, {"bundle": None, "overrides": {"no_such_thing": 1}})

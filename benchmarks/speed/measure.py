@@ -2,8 +2,9 @@
 
     python benchmarks/speed/measure.py [--bundle tear] [--device cuda] [--quick]
 
-Of another bundle than BoostMIS to ``results_BUNDLE.json``, without queries. Of TEAR also the prototypes: k-means and
-loss on features of noise, in the size of a step, on the CPU.
+Of another bundle than BoostMIS only the steps, its own and those of FixMatch in their place, to
+``results_BUNDLE.json``. Of TEAR also the prototypes: k-means and loss on features of noise, in the size of a step, on
+the CPU.
 
 The machine must be idle: ``load_before`` in the results tells. ``--quick`` is a short run of this script that writes
 nothing. Threads are as the environment has them (``OMP_NUM_THREADS``).
@@ -12,18 +13,22 @@ nothing. Threads are as the environment has them (``OMP_NUM_THREADS``).
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shlex
 import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from medssl_monai.benchmark.run import environment
 from medssl_monai.bundle import shipped_bundles
 from medssl_monai.files import write_json
 from medssl_monai.methods import IPH
-from medssl_monai.speed import as_text, speed
+from medssl_monai.speed import apart, as_text, speed, step_of_bundle
 
 
 def prototypes(rows: int, dim: int = 128, clusters: int = 7, steps: int = 200) -> dict[str, float]:
@@ -39,6 +44,27 @@ def prototypes(rows: int, dim: int = 128, clusters: int = 7, steps: int = 200) -
     return {"rows": rows, "dim": dim, "clusters": clusters, "seconds": statistics.median(seconds)}
 
 
+def steps(bundle: str, device: dict[str, str], rounds: int, count: int) -> dict[str, Any]:
+    """Steps of a shipped bundle and of FixMatch in their place, and of TEAR the prototypes."""
+    load, root = os.getloadavg()[0], str(shipped_bundles() / bundle)
+    cases = {"bundle": device, "bundle with FixMatch": {**device, "method_def": "@methods::fixmatch"}}
+    found = {
+        name: apart(step_of_bundle, {"bundle": root, "overrides": own, "rounds": rounds, "steps": count})
+        for name, own in cases.items()
+    }
+    own, plain = found.values()
+    report = {
+        "environment": environment(torch.get_num_threads()),
+        "load_before": load,
+        "steps": found,
+        "step_over_fixmatch": own["seconds_per_step"] / plain["seconds_per_step"],
+    }
+    if bundle == "tear":
+        cost = prototypes(rows=max(p["images"] for p in own["passes"] if not p["gradient"]))
+        report["prototypes"] = {**cost, "share_of_step": cost["seconds"] / own["seconds_per_step"]}
+    return report
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -47,23 +73,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     device = {"device": arguments.device} if arguments.device else {}
-    first = arguments.bundle == "boostmis"
-    bundle, pools = shipped_bundles() / arguments.bundle, {} if first else {"pools": []}
-    if arguments.quick:
-        run = {"rounds": 1, "epochs_per_round": 1, "epoch_length": 5}
-        report = speed(bundle, device, rounds=1, steps=1, run=run, pools=[1000] if first else [])
+    if arguments.bundle != "boostmis":
+        report = steps(arguments.bundle, device, *((1, 1) if arguments.quick else (5, 10)))
+        text, name = json.dumps(report, indent=2), f"results_{arguments.bundle}.json"
     else:
-        report = speed(bundle, device, run={}, **pools)
-    if arguments.bundle == "tear":
-        step = report["steps"].get("bundle") or report["steps"]["bundle float32"]
-        cost = prototypes(rows=max(p["images"] for p in step["passes"] if not p["gradient"]))
-        report["prototypes"] = {**cost, "share_of_step": cost["seconds"] / step["seconds_per_step"]}
+        run = {"rounds": 1, "epochs_per_round": 1, "epoch_length": 5} if arguments.quick else {}
+        short: dict[str, Any] = {"rounds": 1, "steps": 1, "pools": [1000]} if arguments.quick else {}
+        report = speed(None, device, run=run, **short)
+        text, name = as_text(report), "results.json"
     report["command"] = shlex.join(["python", *sys.argv])
-    print(as_text(report))
-    if "prototypes" in report:
-        print(f"prototypes: {report['prototypes']}")
+    print(text)
     if not arguments.quick:
-        name = "results.json" if first else f"results_{arguments.bundle}.json"
         write_json(Path(__file__).with_name(name), report)
 
 
