@@ -9,25 +9,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medssl_monai.losses.multilabel import known_losses
+
 if TYPE_CHECKING:
     from medssl_monai.data.pool import LabelPool
 
 
 def class_weights(count: Tensor, weighting: float) -> Tensor:
-    """``1 / E_n`` of each class, ``(K,)``, with ``E_n = (1 - beta^n) / (1 - beta)`` (Cui et al., CVPR 2019, Prop. 1).
+    """``1 / E_n`` of each class with ``E_n = (1 - beta^n) / (1 - beta)``, shaped as `count` (Cui et al., CVPR 2019).
 
     Scaled so that the mean over the labeled samples is 1, whatever their imbalance, so that neither learning rate nor
     weight of the unlabeled loss needs another value (the paper's weights have the sum K). A class without a label has
     the weight that one label would give it.
 
     Args:
-        count: labels per class, ``(K,)``, floating, not all 0.
+        count: labels per class, ``(..., K)``, floating; each row of the last dimension is weighted by itself.
         weighting: beta in (0, 1]; 1 is the limit ``1 / n``, inverse frequency.
     """
     effective = count.clamp_min(1.0)
     if weighting < 1.0:
         effective = -torch.expm1(effective * math.log(weighting))  # 1 / (1 - beta) cancels below
-    return count.sum() / (count / effective).sum() / effective
+    total = count.sum(dim=-1, keepdim=True).clamp_min(1.0)  # a row without labels is not weighted
+    return total / (count / effective).sum(dim=-1, keepdim=True).clamp_min(1.0) / effective
 
 
 class BalancedCrossEntropy(nn.Module):
@@ -35,6 +38,10 @@ class BalancedCrossEntropy(nn.Module):
 
     The frequencies are those of the labels that the pool knows at this moment, so a query changes them and a resumed
     run has them again; a class without a label counts as if it had one. There is no state of its own.
+
+    Findings of multi-hot labels are corrected one by one, each with absent and present as its two classes: presence and
+    absence have weights, whose mean over its known labels is 1, and a logit is shifted by ``tau * log(present /
+    absent)``. All findings count alike otherwise, and unknown ones not at all (`MultiLabelCrossEntropy`).
 
     Only the labeled images are corrected; the loss of the unlabeled ones is as before. It feels the correction through
     its targets, though: the network now predicts as if all classes were equally frequent, so pseudo-labels, confidence
@@ -65,7 +72,9 @@ class BalancedCrossEntropy(nn.Module):
         self.pool, self.weighting, self.logit_adjustment = pool, weighting, logit_adjustment
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The loss, a scalar, of logits ``(B, K)`` and classes ``(B,)``."""
+        """The loss, a scalar, of logits ``(B, K)`` and classes ``(B,)`` or findings ``(B, K)``: 1, 0, -1 unknown."""
+        if label.ndim > 1:
+            return self._of_findings(logits, label)
         count = self.pool.class_counts(logits.shape[1], logits.device)
         count = count.to(torch.promote_types(logits.dtype, torch.float32))
         if self.logit_adjustment:
@@ -75,3 +84,14 @@ class BalancedCrossEntropy(nn.Module):
         losses = F.cross_entropy(logits, label, reduction="none")
         # over the batch, not over its weights as in torch: a batch of one class would count as if it were not weighted
         return (losses * class_weights(count, self.weighting)[label]).mean()
+
+    def _of_findings(self, logits: Tensor, label: Tensor) -> Tensor:
+        count = self.pool.finding_counts(logits.device)  # (K, 2): absent, present
+        count = count.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.logit_adjustment:
+            logits = logits + self.logit_adjustment * count.clamp_min(1.0).log().diff(dim=1).squeeze(1)
+        losses, known = known_losses(logits, label)
+        if self.weighting:
+            absent, present = class_weights(count, self.weighting).unbind(dim=1)
+            losses = losses * torch.where(label > 0, present, absent)
+        return losses.sum() / known.sum().clamp_min(1)

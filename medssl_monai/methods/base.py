@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from medssl_monai.losses.multilabel import MultiLabelCrossEntropy
 from medssl_monai.networks.ema import EMATeacher
+from medssl_monai.task import TASKS, Task, probabilities
 
 Batch = Mapping[str, Mapping[str, Tensor]]
 """One mini-batch per stream: ``batch["labeled"]["image"]``, ``batch["unlabeled"]["weak"]``, ..."""
@@ -27,22 +29,40 @@ class SSLMethod(nn.Module, ABC):
     Args:
         network: the student; ``network(images) -> logits``.
         decay: share of the old weights that the averaged copy of the student keeps at each step; None: no copy.
-        criterion: loss of the labeled images, logits ``(B, K)`` and classes ``(B,)`` to a scalar; None: the mean
-            cross-entropy. Unlabeled images have the method's own loss.
+        criterion: loss of the labeled images, logits ``(B, K)`` and labels to a scalar; None: the mean cross-entropy,
+            over the images or over the findings that are known. Unlabeled images have the method's own loss.
+        task: ``multiclass``: labels are classes ``(B,)``; ``multilabel``: findings ``(B, K)``, 1 present, 0 absent, -1
+            unknown.
+
+    Raises:
+        ValueError: if `task` is neither.
 
     Attributes:
         step: optimizer steps taken so far, a 0-d long buffer.
         steps_done: the same as a plain number, for schedules; reading it does not wait for the device.
+        task: see above.
         streams: names of the streams that `forward` reads.
+        needs_strong_view: whether it reads strong views of unlabeled images, and not weak ones alone.
     """
 
     step: Tensor
     streams: ClassVar[tuple[str, ...]] = ("labeled", "unlabeled")
+    needs_strong_view: bool = True
 
-    def __init__(self, network: nn.Module, decay: float | None = None, criterion: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        decay: float | None = None,
+        criterion: nn.Module | None = None,
+        task: Task = "multiclass",
+    ) -> None:
         super().__init__()
-        self.network = network
-        self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
+        if task not in TASKS:
+            raise ValueError(f"`task` must be one of {TASKS}, got {task!r}.")
+        self.network, self.task = network, task
+        if criterion is None:
+            criterion = MultiLabelCrossEntropy() if task == "multilabel" else nn.CrossEntropyLoss()
+        self.criterion = criterion
         self.teacher = None if decay is None else EMATeacher(network, decay)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.steps_done = 0
@@ -83,9 +103,26 @@ class SSLMethod(nn.Module, ABC):
         return self.network if self.teacher is None else self.teacher.network
 
     @property
-    def confidence_threshold(self) -> float | None:
-        """Confidence from which on an unlabeled image is pseudo-labeled at present; None: the method does not."""
+    def confidence_threshold(self) -> float | list[Any] | None:
+        """Confidence from which on an unlabeled image is pseudo-labeled at present; None: the method does not.
+
+        Of findings, if they differ, a list of one for each, or a list of two such lists: for absence and for presence;
+        as `medssl_monai.losses.pseudo_label.confident` takes it.
+        """
         return None
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities ``(B, K)`` of the classes, or of each finding for itself."""
+        return probabilities(logits, self.task)
+
+    def _check_task(self, **parts: Any) -> None:
+        """Refuse parts, by name, that are made for another task; None is no part."""
+        for name, part in parts.items():
+            if part is not None and part.task != self.task:
+                raise ValueError(
+                    f"`{name}` is made for the task {part.task!r}, and the method for {self.task!r}; give both the "
+                    "same `task`."
+                )
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters for the optimizer; leaves out frozen teachers."""

@@ -6,7 +6,7 @@ their golden files need, is in `medssl_monai.methods.published`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from medssl_monai.distributed import gather
 from medssl_monai.losses.pseudo_label import DistributionAlignment, Normalization
 from medssl_monai.methods.base import Batch, Output, SSLMethod
 from medssl_monai.methods.fixmatch import weak_to_strong
+from medssl_monai.task import TASKS, Task
 
 
 def adaptive_threshold(count: Tensor, previous: Tensor, share: float | Tensor, alpha: float, beta: float) -> Tensor:
@@ -40,9 +41,13 @@ class AdaptiveThreshold(nn.Module):
     ``alpha + beta`` with how many were. Both counts are over the samples that were unlabeled at both times, so that
     annotating confident samples does not lower the threshold. The rule only ever lowers FixMatch's threshold.
 
+    The paper has one class per image and one threshold for all classes. For findings, ours: each has a threshold of its
+    own, by the count of images of whose presence or absence the learner is sure; the share of the query is common to
+    all. Of a rare finding nearly all of these are absences, so that its threshold hardly moves.
+
     Args:
         num_samples: length of the datalist, N.
-        num_classes: K; sets the default of `minimum`.
+        num_classes: K; sets the default of `minimum`, and of findings the number of thresholds.
         alpha: see `adaptive_threshold`; the paper's value is not known, the code has 0.9.
         beta: likewise, 0.05.
         period: optimizer steps from one comparison to the next, the unit of t, which the paper does not give; one
@@ -52,9 +57,11 @@ class AdaptiveThreshold(nn.Module):
         last_step: optimizer step from which on the threshold is ``alpha + beta`` (T_max, which the code lacks); None:
             never.
         minimum: lower bound. The literal rule falls to about ``beta`` and accepts everything when no sample is
-            confident any more; default: ``max(1 / K, 0.5)``. 0 is the literal rule.
+            confident any more; default: ``max(1 / K, 0.5)``, and of findings 0.75, since every prediction reaches 0.5.
+            0 is the literal rule.
         query_size: size of the last query and its largest possible size; (0, 0) before the first, which counts as a
             share of 1 (the code passes the same).
+        task: what is predicted.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -77,8 +84,11 @@ class AdaptiveThreshold(nn.Module):
         last_step: int | None = None,
         minimum: float | None = None,
         query_size: tuple[int, int] = (0, 0),
+        task: Task = "multiclass",
     ) -> None:
         super().__init__()
+        if task not in TASKS:
+            raise ValueError(f"`task` must be one of {TASKS}, got {task!r}.")
         if alpha < 0 or beta < 0 or alpha + beta > 1:
             raise ValueError(f"`alpha` + `beta` is a probability, and neither is negative; got {alpha} and {beta}.")
         if period < 1:
@@ -86,14 +96,15 @@ class AdaptiveThreshold(nn.Module):
         if scope not in ("epoch", "batch"):
             raise ValueError(f"`scope` must be 'epoch' or 'batch', got {scope!r}.")
         self.alpha, self.beta, self.period, self.scope, self.last_step = alpha, beta, period, scope, last_step
-        self.minimum = max(1.0 / num_classes, 0.5) if minimum is None else minimum
+        default, shape = (0.75, [num_classes]) if task == "multilabel" else (max(1.0 / num_classes, 0.5), [])
+        self.minimum, self.task = default if minimum is None else minimum, task
         if not 0.0 <= self.minimum <= 1.0:
             raise ValueError(f"`minimum` is a probability and must be in [0, 1], got {minimum}.")
-        self.register_buffer("confidence", torch.full((num_samples,), torch.nan))  # row = batch["index"]
-        self.register_buffer("previous", torch.full((num_samples,), torch.nan))
-        self.register_buffer("count", torch.zeros(()))  # of the last batch, for scope "batch"
+        self.register_buffer("confidence", torch.full((num_samples, *shape), torch.nan))  # row = batch["index"]
+        self.register_buffer("previous", torch.full((num_samples, *shape), torch.nan))
+        self.register_buffer("count", torch.zeros(shape))  # of the last batch, for scope "batch"
         self.register_buffer("share", torch.ones(()))
-        self.register_buffer("value", torch.full((), alpha + beta))
+        self.register_buffer("value", torch.full(shape, alpha + beta))
         self.set_query_size(query_size)
         self.value.copy_(self._bounded(alpha + beta * self.share))
 
@@ -101,24 +112,31 @@ class AdaptiveThreshold(nn.Module):
         return value.clamp_min(min(self.minimum, self.alpha + self.beta))
 
     def at(self, step: int) -> Tensor:
-        """The threshold for optimizer step `step` (eps_t), a scalar on the device."""
+        """The threshold for optimizer step `step` (eps_t) on the device, a scalar, or ``(K,)`` of findings."""
         if self.last_step is not None and step >= self.last_step:
             return torch.full_like(self.value, self.alpha + self.beta)
         return self.value
 
     def update(self, index: Tensor, confidence: Tensor, step: int) -> None:
-        """Take in the confidence ``(B,)`` of samples `index` ``(B,)``; `step`: optimizer steps before this one."""
+        """Take in the confidence of samples `index` ``(B,)``.
+
+        Args:
+            index: positions in the datalist.
+            confidence: ``(B,)``, or ``(B, K)`` of findings.
+            step: optimizer steps before this one.
+        """
         bar = self.alpha + self.beta
         if self.scope == "batch":
-            count = (confidence > bar).sum().to(self.count.dtype)
+            count = (confidence > bar).sum(dim=0).to(self.count.dtype)
             self.value.copy_(self._bounded(adaptive_threshold(count, self.count, self.share, self.alpha, self.beta)))
             self.count.copy_(count)
             return
         # an index that was drawn twice keeps its larger confidence: the same on every device and for every order
-        self.confidence.scatter_reduce_(0, index, confidence.to(self.confidence.dtype), "amax", include_self=False)
+        rows = index.view(-1, *[1] * (confidence.ndim - 1)).expand_as(confidence)
+        self.confidence.scatter_reduce_(0, rows, confidence.to(self.confidence.dtype), "amax", include_self=False)
         if (step + 1) % self.period == 0:
             both = ~self.confidence.isnan() & ~self.previous.isnan()
-            count, before = (both & (self.confidence > bar)).sum(), (both & (self.previous > bar)).sum()
+            count, before = ((both & (part > bar)).sum(dim=0) for part in (self.confidence, self.previous))
             self.value.copy_(self._bounded(adaptive_threshold(count, before, self.share, self.alpha, self.beta)))
             self.previous.copy_(self.confidence)
 
@@ -149,6 +167,11 @@ class BoostMIS(SSLMethod):
         alignment: distribution alignment, off as in the code.
         decay: see `SSLMethod`.
         criterion: see `SSLMethod`.
+        task: see `SSLMethod`; of findings each has its own threshold, and pairs of an image and a finding are learnt
+            from as in `medssl_monai.methods.FixMatch`, rare findings included.
+
+    Raises:
+        ValueError: if `threshold` or `alignment` is for another task.
     """
 
     def __init__(
@@ -161,24 +184,19 @@ class BoostMIS(SSLMethod):
         alignment: DistributionAlignment | None = None,
         decay: float | None = 0.999,
         criterion: nn.Module | None = None,
+        task: Task = "multiclass",
     ) -> None:
-        super().__init__(network, decay, criterion)
+        super().__init__(network, decay, criterion, task)
+        self._check_task(threshold=threshold, alignment=alignment)
         self.threshold, self.weight, self.alignment = threshold, weight, alignment
         self.normalization, self.temperature = normalization, temperature
 
     def forward(self, batch: Batch) -> Output:
         threshold = self.threshold.at(self.steps_done)
         output = weak_to_strong(
-            self.network,
-            batch,
-            threshold,
-            self.weight,
-            self.alignment,
-            self.normalization,
-            self.temperature,
-            self.criterion,
+            self, batch, threshold, self.weight, self.alignment, self.normalization, self.temperature
         )
-        return {**output, "threshold": threshold.clone()}
+        return {**output, "threshold": threshold.mean()}  # of findings, for the log
 
     @torch.no_grad()
     def after_step(self, batch: Batch, output: Output) -> None:
@@ -194,5 +212,5 @@ class BoostMIS(SSLMethod):
         self.threshold.set_query_size(query_size)
 
     @property
-    def confidence_threshold(self) -> float:
-        return float(self.threshold.at(self.steps_done))
+    def confidence_threshold(self) -> float | list[Any]:
+        return self.threshold.at(self.steps_done).tolist()

@@ -7,10 +7,11 @@ from typing import ClassVar
 from torch import nn
 
 from medssl_monai.methods.base import Batch, Output, SSLMethod
+from medssl_monai.task import Task
 
 
 class Supervised(SSLMethod):
-    """Cross-entropy on weakly augmented labeled images.
+    """Cross-entropy on weakly augmented labeled images; of findings, binary, of those that are known.
 
     The deployed weights and BatchNorm statistics are averaged, as in the semi-supervised methods, so that a comparison
     measures the unlabeled images and nothing else.
@@ -19,12 +20,19 @@ class Supervised(SSLMethod):
         network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.
         decay: see `SSLMethod`.
         criterion: see `SSLMethod`.
+        task: see `SSLMethod`.
     """
 
     streams: ClassVar[tuple[str, ...]] = ("labeled",)
 
-    def __init__(self, network: nn.Module, decay: float | None = 0.999, criterion: nn.Module | None = None) -> None:
-        super().__init__(network, decay, criterion)
+    def __init__(
+        self,
+        network: nn.Module,
+        decay: float | None = 0.999,
+        criterion: nn.Module | None = None,
+        task: Task = "multiclass",
+    ) -> None:
+        super().__init__(network, decay, criterion, task)
 
     def forward(self, batch: Batch) -> Output:
         labeled = batch["labeled"]

@@ -7,7 +7,7 @@ method is about and does not run; the paper's formulas are not known to us. `TEA
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, cast
 
@@ -17,12 +17,20 @@ from torch.nn import functional as F
 
 from medssl_monai.clustering import cluster_means, initial_centers, kmeans, match, nearest_center, refill
 from medssl_monai.distributed import gather
-from medssl_monai.losses.pseudo_label import QueueAlignment, pseudo_label_loss
+from medssl_monai.losses.multilabel import from_outcomes, outcomes
+from medssl_monai.losses.pseudo_label import (
+    QueueAlignment,
+    checked_threshold,
+    confidence_of,
+    confident,
+    pseudo_label_loss,
+)
 from medssl_monai.methods.base import Batch, Output, SSLMethod
 from medssl_monai.methods.published import tear_prototypes
 from medssl_monai.networks.ema import EMATeacher
 from medssl_monai.networks.embedding import EmbeddingClassifier
 from medssl_monai.schedules import constant, linear_rampup
+from medssl_monai.task import TASKS, Task
 
 Discrepancy = Literal["l2", "tv", "kl", "logits"]
 Relaxation = Literal["exp", "sigmoid", "none"]
@@ -37,24 +45,24 @@ def discrepancy(probs: Tensor, previous: Tensor, kind: Discrepancy = "l2") -> Te
     (Pinsker); ``logits``: ``||z - z'|| / sqrt(2)`` of the logits less their mean.
 
     Args:
-        probs: of the present model (q), ``(B, K)``.
-        previous: of the earlier model (q'), ``(B, K)``.
+        probs: of the present model (q), ``(B, K)``; for ``(B, K, 2)``, see `outcomes`, the result is ``(B, K)``.
+        previous: of the earlier model (q'), likewise.
         kind: see above. The "emd" of the released code needs an order of the classes, and is left out.
     """
     if kind == "tv":
-        return 0.5 * (probs - previous).abs().sum(dim=1)
+        return 0.5 * (probs - previous).abs().sum(dim=-1)
     if kind == "kl":
         tiny = torch.finfo(probs.dtype).tiny
-        divergence = (torch.xlogy(previous, previous) - previous * probs.clamp_min(tiny).log()).sum(dim=1)
+        divergence = (torch.xlogy(previous, previous) - previous * probs.clamp_min(tiny).log()).sum(dim=-1)
         return (divergence.clamp_min(0.0) / 2.0).sqrt().clamp_max(1.0)
     if kind == "logits":
         probs, previous = (_centered_logits(part) for part in (probs, previous))
-    return (probs - previous).norm(dim=1) / math.sqrt(2.0)
+    return (probs - previous).norm(dim=-1) / math.sqrt(2.0)
 
 
 def _centered_logits(probs: Tensor) -> Tensor:
     logits = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
-    return logits - logits.mean(dim=1, keepdim=True)
+    return logits - logits.mean(dim=-1, keepdim=True)
 
 
 def estimate_loss(score: Tensor, gamma: float | Tensor = 1.0, delta: float = 1e-6) -> Tensor:
@@ -93,9 +101,9 @@ def label_weight(loss: Tensor, relaxation: Relaxation, minimum: float, gamma: fl
 
 
 def relaxed_targets(pseudo_label: Tensor, weight: Tensor, num_classes: int) -> Tensor:
-    """Targets ``(B, K)``: `weight` ``(B,)`` on the pseudo-label ``(B,)``, and the rest in equal parts on the others."""
-    rest = ((1.0 - weight) / (num_classes - 1)).unsqueeze(1).expand(-1, num_classes)
-    return rest.scatter(1, pseudo_label.unsqueeze(1), weight.unsqueeze(1))
+    """Targets ``(..., K)``: `weight` ``(...)`` on the pseudo-label ``(...)``, the rest in equal parts on the others."""
+    rest = ((1.0 - weight) / (num_classes - 1)).unsqueeze(-1).expand(*weight.shape, num_classes)
+    return rest.scatter(-1, pseudo_label.unsqueeze(-1), weight.unsqueeze(-1))
 
 
 class AdaPL(nn.Module):
@@ -109,9 +117,12 @@ class AdaPL(nn.Module):
     BatchNorm over a batch, or dropout, would make equal weights disagree. An index that is drawn twice in a batch keeps
     the larger estimate, and in the bank the larger probability of each class, normalised.
 
+    Of findings, each has an estimate and a weight of its own, as one of two classes, absent and present. ``l2`` and
+    ``tv`` are then the same, ``|q - q'|``, and with ``exp`` a pseudo-label keeps ``1 - gamma |q - q'|``.
+
     Args:
         num_samples: length of the datalist, N.
-        num_classes: K, at least 2.
+        num_classes: K, at least 2; of findings at least 1.
         discrepancy: see the function. ``logits`` needs `gamma` to be one over learning rate times kernel norm.
         relaxation: see `label_weight`.
         previous: ``ema``: the averaged teacher, which with a decay of 0.999 is some 1000 steps old (released code);
@@ -120,8 +131,9 @@ class AdaPL(nn.Module):
             `gamma`; ``bank``: the student's last prediction of the same sample, which was of another random view.
         gamma: factor of the score; for ``sigmoid``, of the estimate instead.
         minimum_weight: least probability that a target leaves to the pseudo-label (w_min), greater than ``1 / K``, so
-            that it stays the most probable class; the default does not do for two classes.
+            that it stays the most probable class; the default does not do for two classes, nor for findings.
         history_decay: share of the old estimate kept in the running mean of a sample's estimates; 0: the last one.
+        task: what is predicted.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -140,33 +152,39 @@ class AdaPL(nn.Module):
         gamma: float = 1.0,
         minimum_weight: float = 0.5,
         history_decay: float = 0.0,
+        task: Task = "multiclass",
     ) -> None:
         super().__init__()
+        _check_choice("task", task, TASKS)
         _check_choice("discrepancy", discrepancy, ("l2", "tv", "kl", "logits"))
         _check_choice("relaxation", relaxation, ("exp", "sigmoid", "none"))
         _check_choice("previous", previous, ("ema", "snapshot", "bank"))
-        if num_classes < 2:
+        if task == "multiclass" and num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2, got {num_classes}: a target gives to other classes.")
         if gamma <= 0.0:
             raise ValueError(f"`gamma` must be greater than 0, got {gamma}.")
-        if not 1.0 / num_classes < minimum_weight <= 1.0:
+        sample = outcomes(torch.full((num_classes,), torch.nan), task)  # nan: never seen
+        if not 1.0 / sample.shape[-1] < minimum_weight <= 1.0:
             raise ValueError(
-                f"`minimum_weight` must be greater than 1 / K = {1 / num_classes:.3g} and at most 1, got "
-                f"{minimum_weight}: else a target can become uniform; for two classes take 0.75, say."
+                f"`minimum_weight` must be greater than 1 / K = {1 / sample.shape[-1]:.3g} and at most 1, got "
+                f"{minimum_weight}: else a target can become uniform; for two classes take 0.75, say, and so for "
+                "findings, which are absent or present."
             )
         if not 0.0 <= history_decay < 1.0:
             raise ValueError(
                 f"`history_decay` is the share of the old mean and must be in [0, 1), got {history_decay}."
             )
-        self.num_classes = num_classes
+        self.num_classes, self.task = num_classes, task
         self.discrepancy, self.relaxation, self.previous = discrepancy, relaxation, previous
         self.gamma, self.minimum_weight, self.history_decay = gamma, minimum_weight, history_decay
-        self.register_buffer("estimate", torch.full((num_samples,), torch.nan))  # row = batch["index"]; nan: never seen
+        self.register_buffer("estimate", sample[..., 0].expand(num_samples, *sample.shape[:-1]).clone())
         rows = num_samples if previous == "bank" else 0
-        self.register_buffer("bank", torch.full((rows, num_classes), torch.nan))
+        self.register_buffer("bank", sample.expand(rows, *sample.shape).clone())  # row = batch["index"], of both
 
     def forward(self, probs: Tensor, index: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Estimated loss of each sample ``(B,)``, nan where nothing is known yet; changes nothing.
+        """Estimated loss of each sample, ``(B,)`` or of findings ``(B, K)``; changes nothing.
+
+        It is nan where nothing is known yet.
 
         Args:
             probs: of the student in evaluation mode, ``(B, K)``.
@@ -176,23 +194,32 @@ class AdaPL(nn.Module):
         known = index >= 0
         rows = index.clamp_min(0)
         if previous is None:
-            previous = F.normalize(self.bank[rows], p=1.0, dim=1)
-            previous = torch.where(known.unsqueeze(1), previous, torch.nan)
-        score = discrepancy(probs, previous, self.discrepancy)
+            earlier = F.normalize(self.bank[rows], p=1.0, dim=-1)
+            earlier = torch.where(_per_row(known, earlier), earlier, torch.nan)
+        else:
+            earlier = outcomes(previous, self.task)
+        score = discrepancy(outcomes(probs, self.task), earlier, self.discrepancy)
         estimate = estimate_loss(score, 1.0 if self.relaxation == "sigmoid" else self.gamma)
         mean = torch.lerp(estimate, self.estimate[rows].to(estimate.dtype), self.history_decay)
-        return torch.where(known & ~mean.isnan(), mean, estimate)
+        return torch.where(_per_row(known, mean) & ~mean.isnan(), mean, estimate)
 
     def weight(self, estimate: Tensor) -> Tensor:
-        """Probability of the pseudo-label ``(B,)`` for an `estimate` ``(B,)``; 1 where nothing is known."""
+        """Probability of the pseudo-label for an `estimate`, shaped as that; 1 where nothing is known."""
         return label_weight(estimate.nan_to_num(nan=0.0), self.relaxation, self.minimum_weight, self.gamma)
 
     def update(self, index: Tensor, estimate: Tensor, probs: Tensor) -> None:
         """Store what `forward` returned and was given, for samples `index` ``(B,)`` of all processes."""
-        self.estimate.scatter_reduce_(0, index, estimate.to(self.estimate.dtype), "amax", include_self=False)
+        memories = [(self.estimate, estimate)]
         if self.previous == "bank":
-            rows = index.unsqueeze(1).expand_as(probs)
-            self.bank.scatter_reduce_(0, rows, probs.to(self.bank.dtype), "amax", include_self=False)
+            memories.append((self.bank, outcomes(probs, self.task)))
+        for memory, new in memories:
+            rows = _per_row(index, new).expand_as(new)
+            memory.scatter_reduce_(0, rows, new.to(memory.dtype), "amax", include_self=False)
+
+
+def _per_row(values: Tensor, like: Tensor) -> Tensor:
+    """`values` ``(B,)`` as ``(B, 1, ...)``, with as many dimensions as `like`."""
+    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def prototype_distance(first: Tensor, second: Tensor, used: Tensor) -> Tensor:
@@ -330,11 +357,11 @@ def _read_started(iph: IPH, incompatible_keys: Any) -> None:
 
 
 class Targets(NamedTuple):
-    """What `TEAR` would teach for some images.
+    """What `TEAR` would teach for some images; of findings, what is ``(B,)`` here is ``(B, K)``.
 
     Attributes:
         probs: student's prediction, ``(B, K)``.
-        pseudo_label: ``(B,)``.
+        pseudo_label: class ``(B,)``; of findings 1, present, or 0.
         targets: ``(B, K)``.
         mask: whether the image would be learnt from, ``(B,)`` bool.
         estimated_loss: ``(B,)``; 0 where nothing is known, or without `AdaPL`.
@@ -367,9 +394,13 @@ class TEAR(SSLMethod):
     without the noise of batch statistics and dropout. Pseudo-label and mask are FixMatch's, in training mode, dropout
     included.
 
+    Findings are learnt as in `medssl_monai.methods.FixMatch`, whose words on rare findings hold here, with a relaxed
+    target for each finding of each image. `IPH` compares features, so that nothing changes.
+
     Args:
         network: classifier with ``embed`` and ``head``.
-        threshold: confidence that a pseudo-label must reach to count, in [0, 1] (tau; code 0.95).
+        threshold: confidence that a pseudo-label must reach to count, in [0, 1] (tau; code 0.95); of findings a number,
+            or one for each.
         weight: weight of the unlabeled loss (lambda_u; code 1).
         alignment: of the weak predictions before they are pseudo-labels; the code has it on, with its defaults.
         adapl: relaxes targets; None: hard pseudo-labels.
@@ -378,18 +409,22 @@ class TEAR(SSLMethod):
         ramp_steps: steps in which the unlabeled and the prototype loss rise from 0 to their weights; 0: at once. Our
             proposal is a tenth of the run.
         criterion: see `SSLMethod`.
+        task: see `SSLMethod`.
+        absence_threshold: see `medssl_monai.methods.FixMatch`.
 
     Raises:
-        ValueError: if a value is out of its range, or the released prototype block has not one cluster per class.
+        ValueError: if a value is out of its range, a part is for another task, or the released prototype block has not
+            one cluster per class, or findings instead of classes.
     """
 
     network: EmbeddingClassifier
     teacher: EMATeacher
+    threshold: float | Tensor
 
     def __init__(
         self,
         network: EmbeddingClassifier,
-        threshold: float = 0.95,
+        threshold: float | Sequence[float] = 0.95,
         weight: float = 1.0,
         alignment: QueueAlignment | None = None,
         adapl: AdaPL | None = None,
@@ -397,16 +432,23 @@ class TEAR(SSLMethod):
         decay: float = 0.999,
         ramp_steps: int = 0,
         criterion: nn.Module | None = None,
+        task: Task = "multiclass",
+        absence_threshold: float | Sequence[float] | None = None,
     ) -> None:
-        super().__init__(network, decay, criterion)
-        if not 0.0 <= threshold <= 1.0:
-            raise ValueError(f"`threshold` is a probability and must be in [0, 1], got {threshold}.")
+        super().__init__(network, decay, criterion, task)
+        self._check_task(alignment=alignment, adapl=adapl)
+        self.threshold = checked_threshold(threshold, absence_threshold, task)
         if ramp_steps < 0:
             raise ValueError(f"`ramp_steps` counts optimizer steps and must not be negative, got {ramp_steps}.")
-        self.threshold, self.weight, self.alignment = threshold, weight, alignment
+        self.weight, self.alignment = weight, alignment
         self.adapl, self.iph = adapl, iph
         self.ramp = linear_rampup(1.0, ramp_steps) if ramp_steps else constant()
         if iph is not None:
+            if iph.mode == "official" and task == "multilabel":
+                raise ValueError(
+                    "the released prototype block compares clusters with classes, and findings are none: take the mode "
+                    "'shared' or 'matched'."
+                )
             if iph.mode == "official" and iph.num_clusters != network.head.out_features:
                 raise ValueError(
                     f"the released prototype block compares clusters with classes: `num_clusters` must be "
@@ -421,8 +463,8 @@ class TEAR(SSLMethod):
         return None if self.adapl is None else self.adapl.previous
 
     @property
-    def confidence_threshold(self) -> float:
-        return self.threshold
+    def confidence_threshold(self) -> float | list[Any]:
+        return self.threshold.tolist() if isinstance(self.threshold, Tensor) else self.threshold
 
     def on_start(self) -> None:
         super().on_start()
@@ -439,7 +481,7 @@ class TEAR(SSLMethod):
             if iph is not None:
                 teacher = cast(EmbeddingClassifier, self.teacher.network)
                 teacher_embedding = teacher.embed(torch.cat([labeled["image"], weak]))
-                teacher_probs = teacher.head(teacher_embedding).float().softmax(dim=1)
+                teacher_probs = self.probabilities(teacher.head(teacher_embedding))
             if self.adapl is not None:
                 known = iph is not None and self.previous == "ema"  # no second pass of the teacher
                 earlier = teacher_probs[count:] if known else self._earlier(weak)
@@ -452,13 +494,13 @@ class TEAR(SSLMethod):
         logits, logits_strong = self.network.head(embedding).float().split([count, len(unlabeled["strong"])])
         supervised = self.criterion(logits, labeled["label"])
         with torch.no_grad():
-            probs = self.network.head(weak_embedding).float().softmax(dim=1)
-            labeled_probs = logits.softmax(dim=1)
+            probs = self.probabilities(self.network.head(weak_embedding))
+            labeled_probs = self.probabilities(logits)
             if self.alignment is not None:
                 probs, output["mean_probs"] = self.alignment(probs, labeled_probs)
         targets = None if estimate is None else self._relax(probs, estimate)
         # as in the code, a mean over all unlabeled images; `probs` select
-        unsupervised, mask = pseudo_label_loss(logits_strong, probs, self.threshold, targets=targets)
+        unsupervised, mask = pseudo_label_loss(logits_strong, probs, self.threshold, targets=targets, task=self.task)
         terms = self.weight * unsupervised
         if iph is not None:
             both = torch.cat([embedding[:count], weak_embedding]).float()
@@ -472,7 +514,7 @@ class TEAR(SSLMethod):
             "supervised": supervised,
             "unsupervised": unsupervised,
             "mask_rate": mask.mean(),
-            "confidence": probs.amax(dim=1),
+            "confidence": confidence_of(probs, self.task),
             **output,
         }
 
@@ -503,33 +545,34 @@ class TEAR(SSLMethod):
         """
         probs = self._present(images)
         aligned = probs if self.alignment is None else self.alignment.align(probs)
-        confidence, pseudo_label = aligned.max(dim=1)
-        estimate = torch.zeros_like(confidence)
+        pseudo_label = outcomes(aligned, self.task).argmax(dim=-1)
+        estimate = torch.zeros_like(pseudo_label, dtype=aligned.dtype)
         if self.adapl is not None:
             estimate = self.adapl(probs, index.to(probs.device), self._earlier(images))
         return Targets(
             probs,
             pseudo_label,
             self._relax(aligned, estimate),
-            confidence >= self.threshold,
+            confident(aligned, self.threshold, self.task),
             estimate.nan_to_num(nan=0.0),
         )
 
     def _relax(self, probs: Tensor, estimate: Tensor) -> Tensor:
         weight = torch.ones_like(estimate) if self.adapl is None else self.adapl.weight(estimate)
-        return relaxed_targets(probs.argmax(dim=1), weight, probs.shape[1])
+        both = outcomes(probs, self.task)
+        return from_outcomes(relaxed_targets(both.argmax(dim=-1), weight, both.shape[-1]), self.task)
 
     def _present(self, images: Tensor) -> Tensor:
         """Student's prediction in evaluation mode, ``(B, K)``."""
         with _evaluating(self.network):
-            return self.network(images).float().softmax(dim=1)
+            return self.probabilities(self.network(images))
 
     def _earlier(self, images: Tensor) -> Tensor | None:
         """Prediction of the earlier model ``(B, K)``; None if it is in the bank."""
         if self.previous == "bank":
             return None
         model = self.teacher if self.snapshot is None else self.snapshot
-        return model(images).float().softmax(dim=1)
+        return self.probabilities(model(images))
 
 
 def _restore(network: nn.Module, parameters: Tensor, buffers: Iterable[Tensor]) -> None:

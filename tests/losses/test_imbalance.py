@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from medssl_monai.data import LabelPool
-from medssl_monai.losses import BalancedCrossEntropy, class_weights
+from medssl_monai.losses import BalancedCrossEntropy, MultiLabelCrossEntropy, class_weights
 
 COUNTS = [60, 12, 3, 0]  # one class has no label yet
 
@@ -172,10 +172,82 @@ def test_values_out_of_range_are_refused(options, match):
         BalancedCrossEntropy(pool_of(COUNTS), **options)
 
 
-def test_findings_are_refused():
+def test_classes_of_a_pool_of_findings_are_refused():
     pool = LabelPool([{"id": "a", "label": [1, 0]}, {"id": "b", "label": [0, 0]}])
     with pytest.raises(ValueError, match="the labels are multi-hot"):
         BalancedCrossEntropy(pool, weighting=1.0)(torch.zeros(1, 2), torch.tensor([0]))
+
+
+# ---- findings --------------------------------------------------------------------------------------------------------
+
+FINDINGS = [[1, 0, -1, 0]] * 3 + [[0, 0, -1, 1]] * 20 + [[-1, 1, -1, 1]] * 7  # of the third nothing is known
+
+
+def findings_pool(labels=FINDINGS, unlabeled=4):
+    items = [{"id": str(i), "label": label} for i, label in enumerate(labels)]
+    items += [{"id": str(len(labels) + i)} for i in range(unlabeled)]
+    return LabelPool(items)
+
+
+def draw_findings(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(14, 4, generator=g, dtype=torch.double)
+    label = torch.randint(-1, 2, (14, 4), generator=g)
+    label[:, 2] = -1
+    return logits.requires_grad_(), label
+
+
+@pytest.mark.parametrize(("beta", "tau"), [(0.0, 0.0), (1.0, 0.0), (0.99, 0.0), (0.0, 1.0), (0.9, 0.5)])
+def test_each_finding_is_balanced_as_two_classes(beta, tau):
+    logits, label = draw_findings()
+    losses = []
+    for k in range(4):
+        counts = [sum(row[k] == value for row in FINDINGS) for value in (0, 1)]
+        for z, y in zip(logits[:, k].tolist(), label[:, k].tolist(), strict=True):
+            if y != -1:
+                two = torch.tensor([[0.0, z]], dtype=torch.double)
+                losses.append(slow_loss(two, torch.tensor([y]), counts, beta, tau))
+    loss = BalancedCrossEntropy(findings_pool(), weighting=beta, logit_adjustment=tau)(logits, label)
+    assert loss.item() == pytest.approx(sum(losses) / len(losses), rel=1e-9)
+
+
+def test_without_an_option_findings_have_their_plain_cross_entropy_bit_for_bit():
+    logits, label = draw_findings()
+    assert torch.equal(BalancedCrossEntropy(findings_pool())(logits, label), MultiLabelCrossEntropy()(logits, label))
+
+
+def test_presence_and_absence_of_a_finding_weigh_alike_over_the_labeled_images():
+    """Of 23 known labels 3 show the first finding: 23 / 6 each, and 23 / 40 for each of the 20 others."""
+    weights = class_weights(findings_pool().finding_counts().float(), 1.0)
+    assert weights[0].tolist() == pytest.approx([23 / 40, 23 / 6])
+    assert weights[2].tolist() == [1.0, 1.0]  # of which nothing is known
+
+
+@pytest.mark.parametrize("options", [{"weighting": 1.0}, {"weighting": 0.99}, {"logit_adjustment": 1.0}])
+def test_unknown_findings_have_no_gradient_however_they_are_balanced(options):
+    logits, label = draw_findings()
+    BalancedCrossEntropy(findings_pool(), **options)(logits, label).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert ((logits.grad != 0) == (label != -1)).all()
+    nothing = BalancedCrossEntropy(findings_pool(), **options)(logits, torch.full_like(label, -1))
+    assert nothing.item() == 0.0
+    assert nothing.requires_grad
+
+
+def test_frequencies_of_findings_follow_the_pool():
+    logits, label = draw_findings()
+    pool = findings_pool()
+    criterion = BalancedCrossEntropy(pool, weighting=1.0)
+    before = criterion(logits, label)
+    pool.annotate([30, 31], [[1, 1, 0, 0], [1, 0, 1, 0]])
+    known = findings_pool([*FINDINGS, [1, 1, 0, 0], [1, 0, 1, 0]])
+    assert not torch.equal(criterion(logits, label), before)
+    assert torch.equal(criterion(logits, label), BalancedCrossEntropy(known, weighting=1.0)(logits, label))
+
+
+def test_findings_of_a_pool_of_classes_are_refused():
+    with pytest.raises(ValueError, match="the labels are not multi-hot"):
+        BalancedCrossEntropy(pool_of(COUNTS), weighting=1.0)(*draw_findings())
 
 
 @pytest.mark.gpu

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from medssl_monai.losses import DistributionAlignment, QueueAlignment, pseudo_label_loss
+from medssl_monai.losses.pseudo_label import checked_threshold, confidence_of, confident
 
 
 def draw(n=12, classes=4, seed=0):
@@ -236,3 +237,194 @@ def test_a_class_that_the_queue_never_saw_makes_no_nan():
 def test_queue_values_out_of_range_are_refused(arguments, match):
     with pytest.raises(ValueError, match=match):
         QueueAlignment(4, **arguments)
+
+
+# ---- findings --------------------------------------------------------------------------------------------------------
+
+
+def draw_findings(n=30, findings=4, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, findings, generator=g, dtype=torch.double).requires_grad_()
+    return logits, (3 * torch.randn(n, findings, generator=g, dtype=torch.double)).sigmoid()
+
+
+def slow_findings_loss(logits, probs, absent, present, normalization, temperature):
+    """`absent` and `present` are thresholds of each finding."""
+    total, mask = 0.0, []
+    for row, weak in zip(logits.tolist(), probs.tolist(), strict=True):
+        for k, (z, p) in enumerate(zip(row, weak, strict=True)):
+            mask.append(p >= present[k] if p > 0.5 else 1 - p >= absent[k])
+            if not mask[-1]:
+                continue
+            target = float(p > 0.5)
+            if temperature is not None:
+                target = p ** (1 / temperature) / (p ** (1 / temperature) + (1 - p) ** (1 / temperature))
+            total += target * math.log1p(math.exp(-z)) + (1 - target) * math.log1p(math.exp(z))
+    return total / (len(mask) if normalization == "batch" else max(sum(mask), 1)), mask
+
+
+@pytest.mark.parametrize(
+    ("threshold", "absent", "present"),
+    [
+        (0.9, [0.9] * 4, [0.9] * 4),
+        (torch.tensor([0.6, 0.7, 0.8, 1.0]), [0.6, 0.7, 0.8, 1.0], [0.6, 0.7, 0.8, 1.0]),
+        (torch.tensor([[0.99], [0.7]]), [0.99] * 4, [0.7] * 4),
+        ([[0.9, 0.8, 0.7, 0.6], [0.6, 0.7, 0.8, 0.9]], [0.9, 0.8, 0.7, 0.6], [0.6, 0.7, 0.8, 0.9]),
+    ],
+)
+@pytest.mark.parametrize("normalization", ["batch", "selected"])
+@pytest.mark.parametrize("temperature", [None, 0.5])
+def test_equation_of_findings_against_a_slow_loop(threshold, absent, present, normalization, temperature):
+    logits, probs = draw_findings()
+    expected, selected = slow_findings_loss(logits, probs, absent, present, normalization, temperature)
+    loss, mask = pseudo_label_loss(logits, probs, threshold, normalization, temperature, task="multilabel")
+    assert loss.item() == pytest.approx(expected)
+    assert mask.shape == probs.shape
+    assert mask.flatten().tolist() == [float(value) for value in selected]
+    assert 0 < sum(selected) < len(selected)
+
+
+def test_both_presence_and_absence_are_learnt_each_finding_by_itself():
+    """Of 0.9, 0.05 and 0.6 the first is present, the second absent, the third open: ln 2 twice, over three pairs."""
+    logits = torch.zeros(1, 3, requires_grad=True)
+    loss, mask = pseudo_label_loss(logits, torch.tensor([[0.9, 0.05, 0.6]]), 0.9, task="multilabel")
+    loss.backward()
+    assert mask.tolist() == [[1.0, 1.0, 0.0]]
+    assert loss.item() == pytest.approx(2 * math.log(2) / 3)
+    assert logits.grad.sign().tolist() == [[-1.0, 1.0, 0.0]]
+
+
+def test_one_finding_is_a_choice_of_two_classes():
+    logits, probs = draw_findings(findings=1)
+    two = torch.cat([torch.zeros_like(logits), logits], dim=1), torch.cat([1 - probs, probs], dim=1)
+    for options in ({}, {"normalization": "selected"}, {"temperature": 0.5}):
+        loss, mask = pseudo_label_loss(logits, probs, 0.8, task="multilabel", **options)
+        expected, selected = pseudo_label_loss(*two, 0.8, **options)
+        torch.testing.assert_close(loss, expected)
+        assert torch.equal(mask.squeeze(1), selected)
+
+
+def test_only_selected_pairs_get_a_gradient_and_without_one_the_loss_is_exactly_zero():
+    logits, probs = draw_findings()
+    probs.requires_grad_()
+    loss, mask = pseudo_label_loss(logits, probs, 0.8, temperature=0.5, task="multilabel")
+    loss.backward()
+    assert ((logits.grad != 0) == mask.bool()).all()
+    assert probs.grad is None
+    for normalization in ("batch", "selected"):
+        loss, _ = pseudo_label_loss(logits, probs, 1.0, normalization, task="multilabel")
+        assert loss.item() == 0.0
+        assert not torch.autograd.grad(loss, logits)[0].any()
+
+
+def test_given_targets_of_findings_are_learnt():
+    logits, probs = draw_findings()
+    targets = probs.roll(1, dims=1)
+    loss, mask = pseudo_label_loss(logits, probs, 0.8, targets=targets, task="multilabel")
+    expected = F.binary_cross_entropy_with_logits(logits, targets, weight=mask)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_extreme_findings_stay_finite():
+    logits = torch.tensor([[-1e4, 1e4]], requires_grad=True)
+    loss, _ = pseudo_label_loss(logits, torch.tensor([[1.0, 0.0]]), 0.95, temperature=0.5, task="multilabel")
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_confidence_is_that_of_the_more_probable_state():
+    probs = torch.tensor([[0.9, 0.25, 0.5]])
+    assert confidence_of(probs).tolist() == pytest.approx([0.9])
+    torch.testing.assert_close(confidence_of(probs, "multilabel"), torch.tensor([[0.9, 0.75, 0.5]]))
+
+
+def test_a_low_threshold_lets_more_count_and_turns_no_pseudo_label_around():
+    probs, threshold = torch.tensor([[0.4, 0.45, 0.1, 0.7]]), [[0.95], [0.3]]
+    assert confident(probs, threshold, "multilabel").tolist() == [[False, False, False, True]]
+    assert confident(probs, [[0.55], [0.3]], "multilabel").tolist() == [[True, True, True, True]]
+
+
+def test_thresholds_of_another_number_of_findings_are_refused():
+    with pytest.raises(ValueError, match="there are 2 thresholds for 3 findings: give K, or one"):
+        confident(torch.zeros(1, 3), [0.9, 0.8], "multilabel")
+
+
+def test_checked_thresholds():
+    assert checked_threshold(0.95) == checked_threshold(0.95, task="multilabel") == 0.95
+    each = checked_threshold([0.9, 0.8], task="multilabel")
+    assert (each.tolist(), each.persistent) == (pytest.approx([0.9, 0.8]), False)
+    for absent in (0.99, [0.99, 0.99]):
+        both = checked_threshold([0.9, 0.8], absent, "multilabel")
+        torch.testing.assert_close(both.data, torch.tensor([[0.99, 0.99], [0.9, 0.8]]))
+    torch.testing.assert_close(checked_threshold(0.8, 0.99, "multilabel").data, torch.tensor([[0.99], [0.8]]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (([0.9, 1.2], None, "multilabel"), r"`threshold` is a probability and must be in \[0, 1\], got \[0.9, 1.2\]"),
+        ((0.9, -0.1, "multilabel"), r"`absence_threshold` is a probability and must be in \[0, 1\], got -0.1"),
+        ((0.9, 0.99), "one class per image has one threshold, a number, got 0.9 and for absence 0.99"),
+        (([0.9, 0.8],), r"one class per image has one threshold, a number, got \[0.9, 0.8\]"),
+        (([0.9] * 3, [0.9] * 2, "multilabel"), "is for 3 findings and `absence_threshold` for 2: give K, or one"),
+    ],
+)
+def test_thresholds_that_make_no_sense_are_refused(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        checked_threshold(*arguments)
+
+
+def test_alignment_of_a_finding_is_that_of_its_two_classes():
+    _, probs = draw_findings(findings=3)
+    target = torch.tensor([0.1, 0.5, 0.02])
+    aligned = DistributionAlignment(target, decay=0.9, task="multilabel")
+    singles = [DistributionAlignment(torch.stack([1 - t, t]), decay=0.9) for t in target]
+    for _ in range(2):
+        found, mean = aligned(probs)
+        for k, single in enumerate(singles):
+            expected, single_mean = single(torch.stack([1 - probs[:, k], probs[:, k]], dim=1))
+            torch.testing.assert_close(found[:, k], expected[:, 1])
+            torch.testing.assert_close(mean[k], single_mean)
+            single.update(single_mean)
+        aligned.update(mean)
+        probs = probs.square()
+
+
+def test_a_finding_that_is_predicted_too_seldom_gains_and_one_at_its_share_stays():
+    alignment = DistributionAlignment([0.1, 0.1], decay=1.0, task="multilabel")
+    alignment.update(torch.tensor([[0.99, 0.01], [0.9, 0.1]]))
+    aligned, _ = alignment(torch.tensor([[0.5, 0.5]]))
+    odds = 0.1 / 0.01 * 0.99 / 0.9
+    torch.testing.assert_close(aligned, torch.tensor([[odds / (1 + odds), 0.5]]))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, float("nan")])
+def test_a_finding_without_both_outcomes_cannot_be_aligned(share):
+    with pytest.raises(ValueError, match="`target` must be greater than 0 and less than 1 for every finding"):
+        DistributionAlignment([0.3, share], task="multilabel")
+
+
+def test_queue_of_findings_is_that_of_two_classes_each():
+    _, probs = draw_findings(findings=2)
+    _, labeled = draw_findings(findings=2, seed=1)
+    options = {"length": 3, "labeled_target": True}
+    queue = QueueAlignment(2, task="multilabel", **options)
+    singles = [QueueAlignment(2, **options) for _ in range(2)]
+    for _ in range(4):
+        found, row = queue(probs, labeled)
+        for k, single in enumerate(singles):
+            both = [torch.stack([1 - part[:, k], part[:, k]], dim=1) for part in (probs, labeled)]
+            expected, single_row = single(*both)
+            torch.testing.assert_close(found[:, k], expected[:, 1])
+            single.update(single_row)
+        queue.update(row)
+        for k, single in enumerate(singles):
+            both = torch.stack([1 - probs[:, k], probs[:, k]], dim=1)
+            torch.testing.assert_close(queue.align(probs)[:, k], single.align(both)[:, 1])
+        probs = probs.square()
+
+
+def test_a_queue_of_findings_needs_the_labeled_predictions():
+    with pytest.raises(ValueError, match="every finding would be taken to be in half of the images: set it"):
+        QueueAlignment(4, task="multilabel")

@@ -247,3 +247,71 @@ def test_a_query_reaches_the_threshold(batch):
     assert method.threshold.confidence.isnan().tolist() == [True] * 4 + [False, True, True, False]
     assert method.threshold.previous.isnan().tolist() == [True] * 4 + [False, True, True, False]
     assert float(method.threshold.share) == 0.75
+
+
+# ---- findings --------------------------------------------------------------------------------------------------------
+
+
+def findings_after(*counts, total=20, **kwargs):
+    """Each of `counts` says how many samples are confident in each of two findings."""
+    threshold = AdaptiveThreshold(total, 2, **{**LITERAL, "task": "multilabel", **kwargs})
+    for step, pair in enumerate(counts):
+        threshold.update(torch.arange(total), torch.stack([confident(count, total) for count in pair], dim=1), step)
+    return threshold
+
+
+@pytest.mark.parametrize("scope", ["epoch", "batch"])
+def test_each_finding_has_the_threshold_that_it_would_have_alone(scope):
+    found = findings_after((20, 8), (10, 16), (12, 2), scope=scope, query_size=(60, 100))
+    for k, counts in enumerate([(20, 10, 12), (8, 16, 2)]):
+        alone = after(*counts, scope=scope, query_size=(60, 100))
+        assert found.at(0)[k] == alone.at(0)
+    assert found.at(0)[0] != found.at(0)[1]
+
+
+def test_a_finding_that_loses_confidence_lowers_its_own_threshold_alone():
+    assert findings_after((20, 20), (10, 20)).at(0).tolist() == pytest.approx([0.9 * 0.5 + 0.05, 0.95])
+
+
+def test_findings_of_annotated_samples_leave_the_counts():
+    threshold = findings_after((12, 20))
+    threshold.forget(torch.arange(4))
+    threshold.update(torch.arange(4, 20), torch.stack([confident(2, 16), confident(16, 16)], dim=1), step=1)
+    assert threshold.at(1).tolist() == pytest.approx([0.9 * 2 / 8 + 0.05, 0.95])
+
+
+def test_default_minimum_of_findings_is_above_what_every_prediction_reaches():
+    assert findings_after((20, 20), (0, 20), minimum=None).at(0).tolist() == pytest.approx([0.75, 0.95])
+
+
+def test_from_the_last_step_on_all_findings_are_fixmatch_again():
+    threshold = findings_after((20, 20), (10, 5), last_step=7)
+    assert threshold.at(6).tolist() == pytest.approx([0.5, 0.9 / 4 + 0.05])
+    assert threshold.at(7).tolist() == pytest.approx([0.95, 0.95])
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_finding_drawn_twice_keeps_its_larger_confidence_whatever_the_order(order):
+    threshold = AdaptiveThreshold(4, 2, task="multilabel", **LITERAL)
+    threshold.update(torch.tensor([3, 3]), torch.tensor([[UNSURE, SURE], [SURE, 0.7]])[order], step=0)
+    assert threshold.confidence[3].tolist() == pytest.approx([SURE, SURE])
+
+
+def test_each_finding_is_compared_with_its_own_threshold(batch):
+    torch.manual_seed(0)
+    threshold = AdaptiveThreshold(8, 2, task="multilabel", **LITERAL)
+    method = BoostMIS(small_resnet(2, width=2), threshold, task="multilabel")
+    batch["labeled"]["label"] = torch.tensor([[1, 0], [0, -1], [-1, 1], [0, 0]])
+    threshold.value.copy_(torch.tensor([0.0, 1.0]))
+    output = method(batch)
+    assert output["mask_rate"] == 0.5
+    assert output["threshold"] == 0.5  # the mean, for the log
+    assert method.confidence_threshold == [0.0, 1.0]
+    method.after_step(batch, output)
+    assert threshold.confidence.isnan().any(1).tolist() == [True] * 4 + [False] * 4
+    torch.testing.assert_close(threshold.confidence[4:], output["confidence"])
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(ValueError, match=r"`task` must be one of .* got 'binary'"):
+        AdaptiveThreshold(4, 2, task="binary")

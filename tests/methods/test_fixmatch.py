@@ -111,3 +111,91 @@ def test_the_running_mean_moves_after_the_step_only():
 def test_a_threshold_that_is_no_probability_is_refused(threshold):
     with pytest.raises(ValueError, match=rf"`threshold` is a probability and must be in \[0, 1\], got {threshold}"):
         FixMatch(Logits(), threshold=threshold)
+
+
+# ---- findings --------------------------------------------------------------------------------------------------------
+
+
+def findings_batch():
+    batch = make_batch()
+    batch["labeled"]["label"] = torch.tensor([[1, 0, -1], [-1, -1, -1], [0, 1, 1], [0, 0, 0]])
+    return batch
+
+
+def slow_findings_loss(batch, absent, present, weight):
+    known = []
+    for logits, label in zip(batch["labeled"]["image"].tolist(), batch["labeled"]["label"].tolist(), strict=True):
+        known += [math.log1p(math.exp(-z if y else z)) for z, y in zip(logits, label, strict=True) if y != -1]
+    pairs = []
+    for weak, strong in zip(batch["unlabeled"]["weak"].tolist(), batch["unlabeled"]["strong"].tolist(), strict=True):
+        for k, (w, z) in enumerate(zip(weak, strong, strict=True)):
+            p = 1 / (1 + math.exp(-w))
+            if p > 0.5:
+                pairs.append(math.log1p(math.exp(-z)) if p >= present[k] else 0.0)
+            else:
+                pairs.append(math.log1p(math.exp(z)) if 1 - p >= absent[k] else 0.0)
+    return sum(known) / len(known) + weight * sum(pairs) / len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "absence_threshold", "absent", "present"),
+    [
+        (0.9, None, [0.9] * 3, [0.9] * 3),
+        ([0.6, 0.8, 0.95], None, [0.6, 0.8, 0.95], [0.6, 0.8, 0.95]),
+        (0.7, 0.97, [0.97] * 3, [0.7] * 3),
+        ([0.6, 0.8, 0.95], [0.9, 0.9, 0.6], [0.9, 0.9, 0.6], [0.6, 0.8, 0.95]),
+    ],
+)
+def test_equation_of_findings_against_a_slow_loop(threshold, absence_threshold, absent, present):
+    batch = findings_batch()
+    method = FixMatch(Logits(), threshold, 2.5, task="multilabel", absence_threshold=absence_threshold)
+    assert method(batch)["loss"].item() == pytest.approx(slow_findings_loss(batch, absent, present, 2.5), abs=1e-5)
+
+
+def test_mask_rate_is_the_share_of_pairs_and_confidence_that_of_either_state():
+    batch = findings_batch()
+    batch["unlabeled"] = {
+        "weak": torch.tensor([[0.98, 0.6, 0.01], [0.5, 0.97, 0.3]]).double().logit(),
+        "strong": torch.zeros(2, 3).double(),
+    }
+    output = FixMatch(Logits(), task="multilabel")(batch)
+    torch.testing.assert_close(output["confidence"], torch.tensor([[0.98, 0.6, 0.99], [0.5, 0.97, 0.7]]))
+    assert output["mask_rate"].item() == pytest.approx(3 / 6)
+    assert output["unsupervised"].item() == pytest.approx(3 * math.log(2) / 6)
+
+
+def test_a_rare_finding_teaches_its_absence_unless_absence_needs_more():
+    """A network that knows the frequency alone: all absences count, and with a threshold above it none does."""
+    batch = findings_batch()
+    batch["unlabeled"]["weak"] = torch.full((9, 3), 0.02).double().logit()
+    plain = FixMatch(Logits(), threshold=0.8, task="multilabel")(batch)
+    careful = FixMatch(Logits(), threshold=0.8, task="multilabel", absence_threshold=0.995)(batch)
+    assert plain["mask_rate"] == 1
+    assert careful["mask_rate"] == 0
+
+
+def test_thresholds_are_told_as_they_are_and_are_no_state():
+    plain = FixMatch(Logits(), threshold=0.9, task="multilabel")
+    each = FixMatch(Logits(), threshold=[0.9, 0.8], task="multilabel")
+    both = FixMatch(Logits(), threshold=[0.9, 0.8], task="multilabel", absence_threshold=0.99)
+    assert plain.confidence_threshold == 0.9
+    assert each.confidence_threshold == pytest.approx([0.9, 0.8])
+    assert both.confidence_threshold == [pytest.approx([0.99, 0.99]), pytest.approx([0.9, 0.8])]
+    assert plain.state_dict().keys() == each.state_dict().keys() == both.state_dict().keys()
+    assert each.to(torch.float64).threshold.dtype == torch.float64  # moves with the method
+
+
+def test_several_thresholds_need_findings():
+    with pytest.raises(ValueError, match="one class per image has one threshold, a number"):
+        FixMatch(Logits(), threshold=[0.9, 0.8, 0.7])
+
+
+def test_aligned_findings_follow_the_labeled_frequencies():
+    batch = findings_batch()
+    alignment = DistributionAlignment([0.3, 0.3, 0.3], task="multilabel")
+    method = FixMatch(Logits(), threshold=0.8, alignment=alignment, task="multilabel")
+    output = method(batch)
+    expected, mean = alignment(batch["unlabeled"]["weak"].float().sigmoid())
+    torch.testing.assert_close(output["confidence"], torch.maximum(expected, 1 - expected))
+    method.after_step(batch, output)
+    torch.testing.assert_close(alignment.mean, mean)

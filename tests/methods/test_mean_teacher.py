@@ -70,3 +70,14 @@ def test_teacher_predicts_with_averaged_running_statistics():
 def test_decay_outside_of_its_range_is_refused():
     with pytest.raises(ValueError, match=r"`decay` is the share of the old teacher.*got 1.0"):
         method(decay=1.0)
+
+
+def test_findings_by_hand():
+    """Teacher (0.8, 0.1), student (0.5, 0.5): (0.09 + 0.16) / 2; one of two labels is known, and predicted by 1/4."""
+    batch = {
+        "labeled": {"image": torch.tensor([[0.25, 0.9]]).logit(), "label": torch.tensor([[1, -1]])},
+        "unlabeled": {"weak": torch.tensor([[0.8, 0.1]]).logit(), "strong": torch.zeros(1, 2)},
+    }
+    output = MeanTeacher(nn.Identity(), weight=constant(3.0), task="multilabel")(batch)
+    assert output["consistency"].item() == pytest.approx(0.125)
+    assert output["loss"].item() == pytest.approx(math.log(4) + 3.0 * 0.125)

@@ -815,6 +815,178 @@ def test_values_out_of_range_are_refused(arguments, match):
         TEAR(linear(), **arguments)
 
 
+# ---- findings --------------------------------------------------------------------------------------------------------
+
+
+def of_findings(probs):
+    """Two outcomes of each finding."""
+    return torch.stack([1 - probs, probs], dim=-1)
+
+
+def findings_of(seed=0, n=9):
+    return torch.rand(n, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def findings_adapl(**kwargs):
+    return adapl(**{"task": "multilabel", "minimum_weight": 0.75, **kwargs})
+
+
+def findings_batch():
+    batch = make_batch()
+    batch["labeled"]["label"] = torch.tensor([[1, 0, -1], [-1, -1, -1], [0, 1, 1], [0, 0, 0]])
+    return batch
+
+
+@pytest.mark.parametrize("kind", ["l2", "tv"])
+def test_discrepancy_of_a_finding_is_the_difference_of_its_probabilities(kind):
+    now, earlier = findings_of(), findings_of(1)
+    torch.testing.assert_close(discrepancy(of_findings(now), of_findings(earlier), kind), (now - earlier).abs())
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "logits"])
+def test_each_finding_is_estimated_as_the_two_classes_that_it_is(kind):
+    now, earlier = findings_of(), findings_of(1)
+    memory, single = findings_adapl(discrepancy=kind), adapl(discrepancy=kind, num_classes=2, minimum_weight=0.75)
+    estimate = memory(now, torch.arange(9), earlier)
+    for k in range(3):
+        expected = single(of_findings(now)[:, k], torch.arange(9), of_findings(earlier)[:, k])
+        torch.testing.assert_close(estimate[:, k], expected)
+        torch.testing.assert_close(memory.weight(estimate)[:, k], single.weight(expected))
+
+
+def test_a_pseudo_label_of_a_finding_keeps_what_it_has_not_moved_by():
+    """By 0.1, 0.2 and 0.6: the weights 0.9, 0.8 and the least; not known: all of it."""
+    memory = findings_adapl()
+    now, earlier = torch.tensor([[0.9, 0.3, 0.8]]), torch.tensor([[0.8, 0.1, 0.2]])
+    estimate = memory(now, torch.tensor([0]), earlier)
+    assert memory.weight(estimate).tolist() == [pytest.approx([0.9, 0.8, 0.75])]
+    assert memory.weight(torch.full((1, 3), torch.nan)).tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_history_and_bank_of_findings():
+    memory, index = findings_adapl(previous="bank", history_decay=0.75), torch.tensor([2])
+    first, second = torch.tensor([[0.9, 0.3, 0.5]]), torch.tensor([[0.7, 0.3, 0.1]])
+    nothing = memory(first, index)
+    assert nothing.shape == (1, 3)
+    assert nothing.isnan().all()
+    memory.update(index, nothing, first)
+    estimate = memory(second, index)
+    torch.testing.assert_close(estimate, -torch.log(1 - torch.tensor([[0.2, 0.0, 0.4]])))
+    assert memory(second, torch.tensor([-1])).isnan().all()
+    memory.update(index, estimate, second)
+    assert memory.estimate.isnan().all(1).tolist() == [row != 2 for row in range(40)]
+    torch.testing.assert_close(memory(second, index), 0.75 * estimate)  # 0 by itself
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+def test_findings_drawn_twice_give_the_same_state_in_any_order(order):
+    memory = findings_adapl(previous="bank")
+    probs = findings_of(n=3)
+    memory.update(torch.tensor([1, 1, 0])[order], findings_of(1, 3)[order], probs[order])
+    torch.testing.assert_close(memory.estimate[1], findings_of(1, 3)[:2].amax(0))
+    torch.testing.assert_close(memory.bank[1], of_findings(probs)[:2].amax(0))
+    torch.testing.assert_close(memory.bank[0], of_findings(probs)[2])
+
+
+def test_one_finding_is_enough_and_needs_more_than_half_for_its_pseudo_label():
+    assert findings_adapl(num_classes=1)(torch.tensor([[0.9]]), torch.tensor([0]), torch.tensor([[0.9]])).shape == (
+        1,
+        1,
+    )
+    with pytest.raises(
+        ValueError, match=r"greater than 1 / K = 0\.5 .*got 0\.5.*findings, which are absent or present"
+    ):
+        findings_adapl(minimum_weight=0.5)
+    with pytest.raises(ValueError, match="`task` must be one of"):
+        adapl(task="binary")
+
+
+def test_equation_of_findings_against_a_slow_loop():
+    batch = findings_batch()
+    method = TEAR(
+        linear(),
+        threshold=0.7,
+        weight=2.0,
+        adapl=findings_adapl(),
+        task="multilabel",
+        absence_threshold=[0.6, 0.7, 0.9],
+    )
+    method.teacher.network.head.weight.data *= 0.5
+    expected, estimates, selected = 0.0, [], 0
+    for weak, strong in zip(batch["unlabeled"]["weak"], batch["unlabeled"]["strong"], strict=True):
+        for k, (q, q_previous, z) in enumerate(
+            zip(weak.sigmoid().tolist(), (0.5 * weak).sigmoid().tolist(), strong.tolist(), strict=True)
+        ):
+            estimates.append(-math.log(1 - abs(q - q_previous)))
+            weight = max(0.75, 1 - abs(q - q_previous))
+            if max(q, 1 - q) < (0.7 if q > 0.5 else [0.6, 0.7, 0.9][k]):
+                continue
+            selected += 1
+            target = weight if q > 0.5 else 1 - weight
+            expected += (target * math.log1p(math.exp(-z)) + (1 - target) * math.log1p(math.exp(z))) / 27
+    output = method(batch)
+    assert output["mask_rate"].item() == pytest.approx(selected / 27)
+    assert 0 < selected < 27
+    assert output["unsupervised"].item() == pytest.approx(expected, abs=1e-5)
+    assert output["estimate"].flatten().tolist() == pytest.approx(estimates, abs=1e-5)
+    assert output["estimated_loss"].item() == pytest.approx(sum(estimates) / 27, abs=1e-5)
+    assert output["loss"].item() == pytest.approx(output["supervised"].item() + 2.0 * expected, abs=1e-5)
+
+
+def test_without_its_parts_it_is_fixmatch_of_findings_bit_for_bit():
+    methods = []
+    for make in (TEAR, FixMatch):
+        torch.manual_seed(0)
+        method = make(small_resnet(3, width=2), threshold=0.55, task="multilabel", absence_threshold=0.52)
+        losses = []
+        for seed in range(3):
+            batch = image_batch(seed)
+            batch["labeled"]["label"] = torch.eye(3).long()[batch["labeled"]["label"]]
+            losses.append(step(method, batch)["loss"].item())
+        methods.append((losses, method.network.state_dict(), method.teacher.state_dict()))
+    assert methods[0][0] == methods[1][0]
+    assert_same_state(methods[0][1:], methods[1][1:])
+
+
+@pytest.mark.parametrize("relaxed", [False, True])
+def test_targets_of_findings_are_what_training_teaches(relaxed):
+    batch = findings_batch()
+    method = TEAR(linear(), threshold=0.7, adapl=findings_adapl() if relaxed else None, task="multilabel")
+    method.teacher.network.head.weight.data *= 0.5
+    weak, strong = batch["unlabeled"]["weak"], batch["unlabeled"]["strong"]
+    found = method.targets(weak, torch.arange(9))
+    assert [part.shape for part in found] == [(9, 3)] * 5
+    torch.testing.assert_close(found.probs, weak.sigmoid())
+    assert torch.equal(found.pseudo_label, (weak > 0).long())
+    assert torch.equal((found.targets > 0.5).long(), found.pseudo_label)
+    assert found.estimated_loss.any() == relaxed
+    assert bool(((found.targets == 0) | (found.targets == 1)).all()) != relaxed
+    expected = F.binary_cross_entropy_with_logits(strong, found.targets, weight=found.mask.float())
+    torch.testing.assert_close(method(batch)["unsupervised"], expected)
+
+
+def test_no_step_of_findings_waits_for_the_device():
+    task = {"task": "multilabel"}
+    aligned = QueueAlignment(3, labeled_target=True, **task)
+    method = everything(
+        alignment=aligned, adapl=findings_adapl(previous="bank"), absence_threshold=[0.6, 0.7, 0.9], **task
+    )
+    for seed in range(2):
+        batch = image_batch(seed)
+        batch["labeled"]["label"] = torch.eye(3).long()[batch["labeled"]["label"]]
+        with WaitsForNothing():
+            output = method(batch)
+            output["loss"].backward()
+            method.after_step(batch, {name: value.detach() for name, value in output.items()})
+
+
+def test_the_released_block_knows_no_findings():
+    with pytest.raises(
+        ValueError, match="compares clusters with classes, and findings are none: take the mode 'shared'"
+    ):
+        TEAR(linear(), iph=IPH(3, "official"), task="multilabel")
+
+
 TWO_PROCESSES = """
 import json, os, sys
 import torch, ignite.distributed as idist
