@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from medssl_monai.bundle import workflow
 from medssl_monai.data.datalist import Item
-from medssl_monai.data.pool import LabelPool, annotate_from_table, read_annotations
+from medssl_monai.data.pool import NOTHING, LabelPool, annotate_from_table, read_annotations
 from medssl_monai.handlers.query import Oracle
 from medssl_monai.handlers.rounds import write_report
 from medssl_monai.query.record import read_query
@@ -96,11 +96,14 @@ def hand_over(
         known = Oracle(datalist)(item["id"] for item in record["items"])
         pool.annotate([pool.position[name] for name in known], list(known.values()))
     else:
-        accepted, refused = annotate_from_table(pool, read_annotations(table, pool.classes))
+        accepted, refused = annotate_from_table(pool, read_annotations(table, pool.classes, pool.task))
         for reason in refused:
             logger.warning(f"{table}: {reason}; this row is left out.")
         if not accepted and record["items"]:
-            logger.info(f"Fill in the column 'label' of {table}, then start the same command again.")
+            how = ""
+            if pool.task == "multilabel":
+                how = f" with what is there, separated by semicolons, with '?' before what is unknown, or {NOTHING!r}"
+            logger.info(f"Fill in the column 'label' of {table}{how}, then start the same command again.")
             return False
         logger.info(f"{len(accepted)} of {len(record['items'])} queried images have a label now.")
     pool.query_size = tuple(record["query_size"])

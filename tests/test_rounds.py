@@ -10,8 +10,11 @@ import pytest
 import torch
 from support import outputs_of
 
+from medssl_monai.data import Datalist, LabelPool
 from medssl_monai.networks import weights_metadata
-from medssl_monai.rounds import run_loop
+from medssl_monai.query import PoolOutputs, Query
+from medssl_monai.query.record import query_record, write_query
+from medssl_monai.rounds import hand_over, run_loop
 
 
 @pytest.fixture
@@ -121,3 +124,45 @@ def test_continued_weights_start_from_the_model_of_the_round_before(loop, tmp_pa
 def test_arguments_out_of_range_are_refused(loop, bad):
     with pytest.raises(ValueError, match="got"):
         loop(**bad)
+
+
+# ---- findings, from one round to the next ---------------------------------------------------------------------------
+
+FINDINGS = ["effusion", "mass"]
+LABELS = [[1, -1], [0, 0], [-1, -1]]
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """A round that has asked for three images; the datalist knows of the first two, of the third nothing."""
+    items = [{"image": "x", "id": name, "label": label} for name, label in zip("abc", LABELS, strict=True)]
+    pool = LabelPool(Datalist(items, classes=FINDINGS), labels=0)
+    outputs = PoolOutputs(torch.arange(3), torch.zeros(3, dtype=torch.bool), torch.rand(3, 2), task="multilabel")
+    record = query_record(Query(torch.arange(3), ["random"] * 3), outputs, pool, strategy="random")
+    write_query(tmp_path / "before" / "queries" / "round_00.json", record)
+    return pool, items, tmp_path / "before", tmp_path / "after"
+
+
+def test_an_oracle_gives_the_findings_that_it_knows(asked):
+    pool, items, before, after = asked
+    assert hand_over(before, after, pool, items, "oracle")
+    assert json.loads((after / "labels.json").read_text())["labels"] == {"a": [1, -1], "b": [0, 0]}
+    assert LabelPool(Datalist(items, classes=FINDINGS), labels=after / "labels.json").task == "multilabel"
+
+
+def test_a_person_gives_findings_by_name_or_number_and_bad_rows_are_named(asked, caplog):
+    pool, items, before, after = asked
+    with caplog.at_level("INFO", logger="medssl_monai.rounds"):
+        assert not hand_over(before, after, pool, items, "person")  # nothing was filled in, so it waits
+    assert "with what is there, separated by semicolons, with '?' before what is unknown, or 'none'" in caplog.text
+    table = before / "queries" / "round_00.csv"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert {row["choices"] for row in rows} == {"none; effusion; mass"}
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        for row, answer in zip(rows, ["mass; ?effusion", "0 1", "efusion"], strict=True):
+            writer.writerow({**row, "label": answer})
+    assert hand_over(before, after, pool, items, "person")
+    assert json.loads((after / "labels.json").read_text())["labels"] == {"a": [-1, 1], "b": [0, 1]}
+    assert "the label of 'c' is 'efusion'; write what is there, separated by ';', out of ['effusion'" in caplog.text

@@ -16,11 +16,15 @@ from torch.utils.data import Dataset, Sampler
 
 from medssl_monai.data.datalist import SYNTHETIC, Item, check_label, hash_items
 from medssl_monai.files import write_json
+from medssl_monai.task import TASKS, UNKNOWN, Task
 
 Subset = Literal["labeled", "unlabeled", "all"]
 Draw = Literal["balanced", "stratified"]
 Label = int | list[int] | str
 """Class index, multi-hot list (1 present, 0 absent, -1 unknown), or path of a mask."""
+
+NOTHING = "none"
+"""In place of the names of findings: all of them are absent."""
 
 
 class LabelPool:
@@ -28,7 +32,7 @@ class LabelPool:
 
     Datasets yield images; the trainer takes the targets from here by ``batch["index"]``. A new or corrected label
     therefore changes this object and nothing else. A label that is hidden (``"labeled": false``, or left out by
-    `labels`) is not in here at all.
+    `labels`) is not in here at all. A multi-hot label of which every finding is unknown counts as none.
 
     Args:
         datalist: items; position r is the `index` r of everything else.
@@ -42,13 +46,15 @@ class LabelPool:
         seed: decides the draw.
         draw: of a number or fraction: ``balanced``, as many of each class as there are (`balanced_draw`), or
             ``stratified``, each class at its frequency (`stratified_draw`).
+        task: whether labels are class indices or multi-hot lists; None: as the labels of the datalist, known or hidden,
+            or as the file says that `save` wrote. To be named where neither tells, since persons give all labels.
 
     Attributes:
         query_size: how many samples the last query returned and how many it could have returned at most.
 
     Raises:
         ValueError: if `labels` asks for more than there is, or names an id that the datalist lacks, or if `draw` is
-            neither.
+            neither, or labels do not fit the `task`.
     """
 
     def __init__(
@@ -59,9 +65,12 @@ class LabelPool:
         classes: Sequence[str] = (),
         seed: int = 0,
         draw: Draw = "balanced",
+        task: Task | None = None,
     ) -> None:
         if draw not in DRAWS:
             raise ValueError(f"`draw` must be one of {tuple(DRAWS)}, got {draw!r}.")
+        if task is not None and task not in TASKS:
+            raise ValueError(f"`task` must be one of {TASKS}, or None, got {task!r}.")
         self.classes = tuple(classes or getattr(datalist, "classes", ()))
         self.num_classes = num_classes or len(self.classes)
         self.ids = [str(item.get("id", position)) for position, item in enumerate(datalist)]
@@ -76,7 +85,10 @@ class LabelPool:
         self._excluded = torch.zeros(len(self.ids), dtype=torch.bool)
         self._targets: Tensor | None = None
         self._counts: Tensor | None = None
-        known = {position: item["label"] for position, item in enumerate(datalist) if item.get("label") is not None}
+        known = {position: item["label"] for position, item in enumerate(datalist) if is_known(item.get("label"))}
+        self._task = task or task_of(known.values())
+        if task_of(known.values()) == "multilabel":
+            self.num_classes = self.num_classes or len(next(iter(known.values())))
         if labels in ("null", "None"):  # as a command line may pass it
             labels = None
         if isinstance(labels, (str, Path)):
@@ -97,6 +109,11 @@ class LabelPool:
     def mask(self) -> Tensor:
         """Which samples are labeled, ``(N,)`` bool."""
         return torch.tensor([label is not None for label in self._labels], dtype=torch.bool)
+
+    @property
+    def task(self) -> Task:
+        """What the labels are: multi-hot lists, or class indices; also where nothing tells, and for masks."""
+        return self._task or task_of(self._labels) or "multiclass"
 
     def label(self, index: int) -> Label | None:
         """The known label of one sample, or None."""
@@ -119,12 +136,13 @@ class LabelPool:
             TypeError: for masks, which are read from `label` as files.
         """
         if self._targets is None:
-            known = next((label for label in self._labels if label is not None), -1)
+            known = next((label for label in self._labels if label is not None), None)
             if isinstance(known, str):
                 raise TypeError("the labels of this pool are masks: read the files that `LabelPool.label` names.")
-            unknown = [-1] * len(known) if isinstance(known, list) else -1
+            findings = len(known) if isinstance(known, list) else self.num_classes
+            unknown = [UNKNOWN] * findings if self.task == "multilabel" else UNKNOWN
             self._targets = torch.tensor([unknown if label is None else label for label in self._labels])
-            self._targets[self._excluded] = -1
+            self._targets[self._excluded] = UNKNOWN
         self._targets = self._targets.to(index.device)
         return self._targets[index]
 
@@ -134,19 +152,33 @@ class LabelPool:
         Counted anew only after a label has changed, and kept on the device, so that a training step can ask for it.
 
         Raises:
-            ValueError: if the labels are multi-hot, or name a class from `num_classes` on.
+            ValueError: if the labels are multi-hot (see `finding_counts`), or name a class from `num_classes` on.
             TypeError: for masks.
         """
+        if self.task == "multilabel":
+            raise ValueError("the labels are multi-hot, and the classes of one-class labels are counted here.")
         if self._counts is None or len(self._counts) != num_classes:
             targets = self.targets(torch.arange(len(self)))
-            if targets.ndim > 1:
-                raise ValueError("the labels are multi-hot, and the classes of one-class labels are counted here.")
             counts = torch.bincount(targets[targets >= 0], minlength=num_classes)
             if len(counts) > num_classes:
                 raise ValueError(
                     f"class {len(counts) - 1} has labels, and a network of {num_classes} classes lacks it."
                 )
             self._counts = counts
+        self._counts = self._counts.to(device)
+        return self._counts
+
+    def finding_counts(self, device: torch.device | str = "cpu") -> Tensor:
+        """In how many known labels each finding is absent and present, ``(K, 2)`` long; see `class_counts`.
+
+        Raises:
+            ValueError: if the labels are not multi-hot.
+        """
+        if self.task != "multilabel":
+            raise ValueError("the labels are not multi-hot, and the findings of multi-hot labels are counted here.")
+        if self._counts is None:
+            targets = self.targets(torch.arange(len(self)))
+            self._counts = torch.stack([(targets == 0).sum(dim=0), (targets == 1).sum(dim=0)], dim=1)
         self._counts = self._counts.to(device)
         return self._counts
 
@@ -181,15 +213,25 @@ class LabelPool:
         if (current is not None) != labeled:
             return f"{name!r} has no label yet" if labeled else f"{name!r} is labeled already; correct it instead"
         if isinstance(label, str) and self.classes and not {".", "/"} & set(label):
+            if self.task == "multilabel":
+                return (
+                    f"the label of {name!r} is {label!r}; write what is there, separated by ';', out of "
+                    f"{list(self.classes)}, with '?' before what is unknown, or {NOTHING!r}"
+                )
             return f"the label of {name!r} is {label!r}, which is none of the classes {list(self.classes)}"
         try:
             check_label(label, self.num_classes, f"the label of {name!r}")
         except ValueError as error:
             return str(error)
+        if not is_known(label):
+            return f"of {name!r} every finding is unknown, so that there is no label; leave it empty"
         if others is None:
             others = next((known for known in self._labels if known is not None), label)
         if type(others) is not type(label):
             return f"the label of {name!r} is {label!r}, but others are like {others!r}"
+        if self._task is not None and isinstance(label, list) != (self._task == "multilabel"):
+            wanted = "a multi-hot list" if self._task == "multilabel" else "a class index"
+            return f"the label of {name!r} is {label!r}, and the task of this pool, {self._task}, needs {wanted}"
         return None
 
     def save(self, path: str | Path) -> None:
@@ -202,6 +244,7 @@ class LabelPool:
                 **({"notice": SYNTHETIC} if self.synthetic else {}),
                 "datalist_sha256": self.datalist_sha256,
                 "classes": list(self.classes),
+                "task": self._task or task_of(self._labels),
                 "query_size": list(self.query_size),
                 "labels": labels,
             },
@@ -238,12 +281,13 @@ class LabelPool:
             raise FileNotFoundError(f"`labels` names {path}, and there is no such file.")
         table: dict[str, Any] = {}
         if path.suffix == ".csv":
-            for name, label in read_annotations(path, self.classes):
+            for name, label in read_annotations(path, self.classes, self.task):
                 if label is not None and table.setdefault(name, label) != label:
                     raise ValueError(f"{path} has two labels for {name!r}: {table[name]!r} and {label!r}.")
         else:
             content = json.loads(path.read_text(encoding="utf-8"))
             table, self.query_size = content["labels"], tuple(content["query_size"])
+            self._task = self._task or content.get("task")  # files from before have none
             if self.classes and content["classes"] and list(self.classes) != content["classes"]:
                 table = {name: self._translate(label, content["classes"], path) for name, label in table.items()}
         self._check_known(table, str(path))
@@ -282,6 +326,19 @@ class LabelPool:
             twice = next(p for p in positions if positions.count(p) > 1)
             raise ValueError(f"the sample {self.ids[twice]!r} occurs more than once.")
         self._set_all(table, labeled)
+
+
+def is_known(label: Label | None) -> bool:
+    """Whether a label says anything: it is there, and not every finding of it is unknown."""
+    return label is not None and not (isinstance(label, list) and all(value == UNKNOWN for value in label))
+
+
+def task_of(labels: Iterable[Label | None]) -> Task | None:
+    """What the first label says of all; None if there is none, and for masks."""
+    first = next((label for label in labels if label is not None), None)
+    if first is None or isinstance(first, str):
+        return None
+    return "multilabel" if isinstance(first, list) else "multiclass"
 
 
 def balanced_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
@@ -344,12 +401,17 @@ def _shuffled(size: int, count: int, seed: int) -> list[int]:
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def read_annotations(path: str | Path, classes: Sequence[str] = ()) -> list[tuple[str, Label | None]]:
+def read_annotations(
+    path: str | Path, classes: Sequence[str] = (), task: Task = "multiclass"
+) -> list[tuple[str, Label | None]]:
     """Read a table with the columns ``id`` and ``label``, as a person filled it in; an empty label is None.
 
     Args:
         path: CSV file; further columns are ignored.
         classes: names of the classes, accepted in place of the index. A multi-hot label is written ``1 0 -1``.
+        task: ``multilabel``: a multi-hot label may also be written as the names of the findings that are there,
+            separated by semicolons; all others are absent. ``none``: all are. A finding with a question mark before it
+            is unknown: ``effusion; ?mass``.
 
     Raises:
         ValueError: if the file lacks one of the columns.
@@ -357,7 +419,8 @@ def read_annotations(path: str | Path, classes: Sequence[str] = ()) -> list[tupl
     names, rows = read_table(path)
     if not {"id", "label"} <= set(names):
         raise ValueError(f"{path} must have the columns 'id' and 'label', got {names}.")
-    return [(row["id"].strip(), _parse_label((row["label"] or "").strip(), classes)) for row in rows]
+    parse = _parse_findings if task == "multilabel" else _parse_label
+    return [(row["id"].strip(), parse((row["label"] or "").strip(), classes)) for row in rows]
 
 
 def read_table(path: str | Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -379,6 +442,34 @@ def _parse_label(text: str, classes: Sequence[str]) -> Label | None:
     if len(numbers) != len(parts):
         return text
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _parse_findings(text: str, classes: Sequence[str]) -> Label | None:
+    """A multi-hot label; None for no text, and the text itself if it is none."""
+    if not text:
+        return None
+    names = [part.strip() for part in text.split(";") if part.strip()]
+    present = {name for name in names if name in classes}
+    unknown = {name.removeprefix("?").strip() for name in names if name not in classes and name.startswith("?")}
+    if names == [NOTHING] and not present and classes:
+        return [0] * len(classes)
+    if names and len(present) + len(unknown) == len(names) and not present & unknown and unknown <= set(classes):
+        return [1 if name in present else UNKNOWN if name in unknown else 0 for name in classes]
+    numbers = _parse_label(text, ())
+    return [numbers] if isinstance(numbers, int) else numbers
+
+
+def label_text(label: Label, classes: Sequence[str] = ()) -> str:
+    """A label as a person writes it, see `read_annotations`; of a mask its path."""
+    if isinstance(label, str):
+        return label
+    if isinstance(label, int):
+        return classes[label] if classes else str(label)
+    if not classes:
+        return " ".join(map(str, label))
+    marks = {1: "", UNKNOWN: "?"}
+    named = [marks[value] + name for name, value in zip(classes, label, strict=True) if value in marks]
+    return "; ".join(named) or NOTHING
 
 
 def annotate_from_table(
@@ -426,7 +517,7 @@ class PoolSampler(Sampler[int]):
             of a rare class are then seen very often.
 
     Raises:
-        ValueError: if `balanced` is asked for another side or, at ``iter()``, for multi-hot labels.
+        ValueError: if `balanced` is asked for another side.
         TypeError: if `balanced` is neither true nor false.
     """
 
@@ -477,19 +568,21 @@ def balanced_order(targets: Tensor, total: int, generator: torch.Generator) -> T
     """`total` positions in `targets`, of every class as many as of any other, give or take one.
 
     Blocks of one position per class, its classes in random order; each class goes through permutations of its own
-    positions, so that those of one class are drawn equally often as well, give or take one.
+    positions, so that those of one class are drawn equally often as well, give or take one. Of multi-hot labels each
+    finding stands for the images that show it, and one class more for those of which no finding is known to be present;
+    an image with several findings is drawn for each of them, so that findings that come together come more often.
 
     Args:
-        targets: known class indices, ``(N,)``.
+        targets: known class indices, ``(N,)``, or multi-hot, ``(N, K)``.
         total: positions to draw.
         generator: draws them.
-
-    Raises:
-        ValueError: if the labels are multi-hot.
     """
     if targets.ndim > 1:
-        raise ValueError("the labels are multi-hot, and only one class per image can be balanced; switch it off.")
-    classes = [(targets == k).nonzero().squeeze(1) for k in torch.bincount(targets).nonzero()]
+        present = targets == 1
+        members = torch.cat([present, ~present.any(dim=1, keepdim=True)], dim=1).T
+        classes = [own.nonzero().squeeze(1) for own in members if own.any()]
+    else:
+        classes = [(targets == k).nonzero().squeeze(1) for k in torch.bincount(targets).nonzero()]
     blocks = -(-total // len(classes))
     order = torch.stack([own[permutations(len(own), blocks, generator)] for own in classes], dim=1)
     shuffle = torch.rand(order.shape, generator=generator).argsort(dim=1)

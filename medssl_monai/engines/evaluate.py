@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from medssl_monai.data.datalist import SYNTHETIC
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import LabelPool
+from medssl_monai.data.pool import LabelPool, is_known
 from medssl_monai.engines.pool import predict, weights_sha256
 from medssl_monai.files import write_json
+from medssl_monai.losses.pseudo_label import Threshold, confident
 from medssl_monai.metrics.classification import evaluate_predictions
-from medssl_monai.metrics.targets import pseudo_label_accuracy
+from medssl_monai.metrics.targets import pseudo_finding_accuracy, pseudo_label_accuracy
 from medssl_monai.transforms.augment import to_unit
 
 
@@ -55,7 +56,7 @@ def evaluate(
     index = pool.indices("labeled")
     if len(index) == 0:
         raise ValueError("no image of this list has a label: there is nothing to measure; add labels to the datalist.")
-    probs, _ = predict(network, dataset, device, batch_size, index)
+    probs, _ = predict(network, dataset, device, batch_size, index, pool.task)
     group = [str(dataset.data[i].get("group", pool.ids[i])) for i in index.tolist()]
     figures = evaluate_predictions(probs.numpy(), pool.targets(index).numpy(), group, classes=pool.classes)
     return {
@@ -76,39 +77,59 @@ def write_evaluation(path: str | Path, **arguments: Any) -> dict[str, Any]:
 
 
 def check_pseudo_labels(
-    network: nn.Module, dataset: ImageDataset, pool: LabelPool, device: torch.device | str, threshold: float
+    network: nn.Module,
+    dataset: ImageDataset,
+    pool: LabelPool,
+    device: torch.device | str,
+    threshold: Threshold,
 ) -> dict[str, Any]:
     """How many unlabeled images a learner would accept now, and how often it would be right.
 
     The labels that the datalist hides tell (`hidden_labels`). Images are as they are and the network is
     in evaluation mode, while a learner sees weak views in training mode: this is an audit beside training, not its log.
 
+    Multi-label, pairs of an image and a finding are accepted, as present or as absent; those of which the datalist does
+    not know the truth are left out of every figure.
+
     Args:
         network: images to logits.
         dataset: item ``i`` is sample ``i`` of `pool`.
-        pool: knows what is labeled.
+        pool: knows what is labeled, and the task.
         device: where the network is.
-        threshold: confidence from which on a pseudo-label counts.
+        threshold: confidence from which on a pseudo-label counts; of findings see
+            `medssl_monai.losses.pseudo_label.confident`.
 
     Returns:
-        ``threshold``; ``unlabeled`` and ``accepted`` (counts) and, if any was accepted, ``accuracy`` and ``per_class``
-        of these (`medssl_monai.metrics.pseudo_label_accuracy`). Nothing if no label is hidden.
+        ``threshold``; ``unlabeled`` and ``accepted`` (counts; multi-label: ``pairs`` as well, of which some are
+        accepted) and, if any was accepted, ``accuracy`` and ``per_class`` of these
+        (`medssl_monai.metrics.pseudo_label_accuracy`, `medssl_monai.metrics.pseudo_finding_accuracy`). Nothing if no
+        label is hidden.
     """
     index, truth = hidden_labels(dataset, pool)
     if len(index) == 0:
         return {}
-    probs = predict(network, dataset, device, index=index).probs
-    confidence, predicted = probs.max(dim=1)
-    accepted = confidence >= threshold
-    return {
-        "threshold": threshold,
-        "unlabeled": len(index),
-        "accepted": int(accepted.sum()),
-        **pseudo_label_accuracy(predicted[accepted].numpy(), truth[accepted].numpy(), probs.shape[1], pool.classes),
-    }
+    probs = predict(network, dataset, device, index=index, task=pool.task).probs
+    accepted = confident(probs, threshold, pool.task)
+    if pool.task == "multilabel":
+        known = truth >= 0
+        accepted &= known
+        counts = {"unlabeled": len(index), "pairs": int(known.sum()), "accepted": int(accepted.sum())}
+        pseudo_label = torch.where(accepted, (probs > 0.5).long(), -1)
+        figures = pseudo_finding_accuracy(pseudo_label.numpy(), truth.numpy(), pool.classes)
+    else:
+        counts = {"unlabeled": len(index), "accepted": int(accepted.sum())}
+        predicted, classes = probs.max(dim=1).indices, probs.shape[1]
+        figures = pseudo_label_accuracy(predicted[accepted].numpy(), truth[accepted].numpy(), classes, pool.classes)
+    return {"threshold": torch.as_tensor(threshold, dtype=torch.double).tolist(), **counts, **figures}
 
 
 def hidden_labels(dataset: ImageDataset, pool: LabelPool) -> tuple[Tensor, Tensor]:
-    """Unlabeled samples whose class index the datalist knows, as in simulated experiments: positions and labels."""
-    hidden = [i for i in pool.indices("unlabeled").tolist() if isinstance(dataset.data[i].get("label"), int)]
-    return torch.tensor(hidden, dtype=torch.long), torch.tensor([dataset.data[i]["label"] for i in hidden]).long()
+    """Unlabeled samples whose label the datalist knows, as in simulated experiments.
+
+    Returns:
+        Positions ``(n,)``, and class indices ``(n,)`` or multi-hot labels ``(n, K)``.
+    """
+    kind = list if pool.task == "multilabel" else int
+    labels = {i: dataset.data[i].get("label") for i in pool.indices("unlabeled").tolist()}
+    hidden = {i: label for i, label in labels.items() if isinstance(label, kind) and is_known(label)}
+    return torch.tensor(list(hidden), dtype=torch.long), torch.tensor(list(hidden.values())).long()

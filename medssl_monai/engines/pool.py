@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool
+from medssl_monai.losses.pseudo_label import Threshold
 from medssl_monai.networks.embedding import EmbeddingClassifier
 from medssl_monai.query.base import PoolOutputs
+from medssl_monai.task import Task, probabilities
 from medssl_monai.transforms.augment import to_unit
 
 
@@ -29,6 +31,7 @@ def predict(
     device: torch.device | str,
     batch_size: int = 128,
     index: Tensor | None = None,
+    task: Task = "multiclass",
 ) -> Prediction:
     """Run `network` in evaluation mode, in float32, over images of `dataset`.
 
@@ -38,6 +41,7 @@ def predict(
         device: where the network is.
         batch_size: images at once.
         index: which images, ``(n,)``; default: all, in order.
+        task: what the logits mean.
     """
     rows = torch.arange(len(dataset)) if index is None else index
     probs, embedding = [], []
@@ -50,7 +54,7 @@ def predict(
                 logits = network.head(z)
             else:
                 logits = network(images)
-            probs.append(logits.float().softmax(dim=1).cpu())
+            probs.append(probabilities(logits, task).cpu())
     return Prediction(torch.cat(probs), torch.cat(embedding) if embedding else None)
 
 
@@ -60,19 +64,19 @@ def predict_pool(
     pool: LabelPool,
     device: torch.device | str,
     batch_size: int = 128,
-    threshold: float | None = None,
+    threshold: Threshold | None = None,
 ) -> PoolOutputs:
     """Everything that a query strategy may ask for, from one pass over the pool.
 
     Args:
         network: usually ``method.inference_network``.
         dataset: item ``i`` is sample ``i`` of the pool.
-        pool: knows what is labeled.
+        pool: knows what is labeled, and the task.
         device: where the network is.
         batch_size: images at once.
         threshold: the learner's confidence threshold, see `PoolOutputs`.
     """
-    probs, embedding = predict(network, dataset, device, batch_size)
+    probs, embedding = predict(network, dataset, device, batch_size, task=pool.task)
     return PoolOutputs(
         index=torch.arange(len(pool)),
         labeled=pool.mask,
@@ -81,6 +85,7 @@ def predict_pool(
         network=network,
         images=lambda index: to_unit(dataset.images[index].to(device)),
         threshold=threshold,
+        task=pool.task,
     )
 
 

@@ -33,7 +33,7 @@ class SSLTrainer(Trainer):
         train_data_loader: yields a `medssl_monai.methods.Batch` of images and indices, and ends with the epoch.
         method: objective to minimise; may be wrapped in `torch.nn.parallel.DistributedDataParallel`.
         optimizer: over ``method.trainable_parameters()``.
-        pool: gives the labels of ``batch["labeled"]["index"]``.
+        pool: gives the labels of ``batch["labeled"]["index"]``; its task must be that of the method.
         views: random views of a batch on the device, `medssl_monai.transforms.Views`; None: the loader made them.
         train_handlers: attached in this order, and called in this order for one and the same event.
         amp: autocast on the type of `device`.
@@ -75,15 +75,25 @@ class SSLTrainer(Trainer):
         self.add_event_handler(Events.STARTED, self._start)  # after the handlers of the list, which may load weights
 
     def _start(self) -> None:
-        if self.pool.targets(torch.zeros(1, dtype=torch.long)).ndim > 1:
-            raise ValueError("the labels are multi-hot, and the methods here learn one class per image.")
-        if "unlabeled" in self.core.streams and len(self.pool.indices("unlabeled")) == 0:
+        self._check_task()
+        if {"labeled", "unlabeled"} <= set(self.core.streams) and len(self.pool.indices("unlabeled")) == 0:
             self.logger.warning(
                 f"No image is unlabeled, and {type(self.core).__name__} learns from unlabeled ones: labeled images "
                 "stand in, without their labels. Hide some labels with `labels`, or choose a supervised method."
             )
         if self.core.steps_done == 0:
             self.core.on_start()
+
+    def _check_task(self) -> None:
+        name, task = type(self.core).__name__, self.pool.task
+        if "labeled" not in self.core.streams or self.core.task == task:
+            return
+        labels, learns = "one class per image", "findings, each for itself"
+        if task == "multilabel":
+            labels, learns = "multi-hot, one of 1, 0 and -1 per finding", labels
+        raise ValueError(
+            f"the labels are {labels}, and {name} learns {learns}; give it `task: {task}`, or other labels."
+        )
 
     @property
     def core(self) -> SSLMethod:
@@ -104,7 +114,8 @@ class SSLTrainer(Trainer):
     def prepare(self, batchdata: Mapping[str, Any]) -> Batch:
         """Move a batch to the device, join the labels and make the views."""
         batch = {name: dict(stream) for name, stream in batchdata.items()}
-        batch["labeled"]["label"] = self.pool.targets(batch["labeled"]["index"])
+        if "labeled" in batch:
+            batch["labeled"]["label"] = self.pool.targets(batch["labeled"]["index"])
         batch = cast(dict[str, Any], convert_tensor(batch, self.state.device, self.non_blocking))
         return batch if self.views is None else self.views(batch, self.generator)
 

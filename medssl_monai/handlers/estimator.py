@@ -40,7 +40,8 @@ class EstimatorReport:
     (``method.previous == "bank"``), since it has stored nothing for others.
 
     Images are as they are and all networks in evaluation mode, while a learner sees weak views in training mode: this
-    is an audit beside training, not its log. It leaves modes and random state as they were, so that a run with it
+    is an audit beside training, not its log. It is defined for one class per image; multi-label, ``estimator_left_out``
+    says so in its place. It leaves modes and random state as they were, so that a run with it
     equals one without. The first process does it alone, since nothing in it is collective.
 
     List this after `RoundReport`, which writes the record, and before `TrainingCheckpoint`.
@@ -98,6 +99,11 @@ class EstimatorReport:
                 f"there is no record {path} of epoch {engine.state.epoch} to add to; list EstimatorReport after "
                 "RoundReport, with the same `every` and `output_dir`."
             )
+        if self.pool.task == "multilabel":
+            reason = "the labels are multi-hot, and estimates are judged for one class per image"
+            engine.logger.warning(f"There is no report on estimated losses: {reason}.")
+            write_json(path, {**record, "estimator_left_out": reason})
+            return
         device = torch.device(engine.state.device)
         with _undisturbed(self.method, device):
             figures = {name: self._judge(section, device) for name, section in self._sections().items()}

@@ -12,12 +12,13 @@ from ignite.engine import Engine, Events
 
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import Label, LabelPool
+from medssl_monai.data.pool import Label, LabelPool, is_known
 from medssl_monai.distributed import from_first, is_first
 from medssl_monai.engines.pool import predict_pool, weights_sha256
+from medssl_monai.losses.pseudo_label import Threshold
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.networks.pretrained import weights_metadata
-from medssl_monai.query.base import QueryStrategy
+from medssl_monai.query.base import QueryStrategy, name_of
 from medssl_monai.query.record import query_record, read_query, write_query
 
 
@@ -31,14 +32,15 @@ class Oracle:
     """An annotator that knows what the datalist hides; for simulated experiments.
 
     Args:
-        datalist: items; those with a ``label`` can be answered, whatever their ``labeled`` flag says.
+        datalist: items; those with a ``label`` can be answered, whatever their ``labeled`` flag says. What is
+            unknown of a multi-hot label stays so.
     """
 
     def __init__(self, datalist: Sequence[Item]) -> None:
         self.labels: dict[str, Label] = {
             str(item.get("id", position)): item["label"]
             for position, item in enumerate(datalist)
-            if item.get("label") is not None
+            if is_known(item.get("label"))
         }
 
     def __call__(self, ids: Iterable[str]) -> dict[str, Label]:
@@ -124,7 +126,7 @@ def ask(
     generator: torch.Generator,
     device: torch.device | str,
     batch_size: int = 128,
-    threshold: float | None = None,
+    threshold: Threshold | None = None,
 ) -> dict[str, Any]:
     """The record of one query, see `medssl_monai.query.record`.
 
@@ -142,8 +144,8 @@ def ask(
         embedding=None if outputs.embedding is None else outputs.embedding[kept],
     )
     query = strategy(outputs, budget, generator)
-    name = getattr(strategy, "__name__", type(strategy).__name__)
-    return query_record(query, outputs, pool, strategy=name, budget=budget, model_sha256=weights_sha256(network))
+    facts = {"strategy": name_of(strategy), "budget": budget, "model_sha256": weights_sha256(network)}
+    return query_record(query, outputs, pool, **facts)
 
 
 def write_one_query(

@@ -16,12 +16,14 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import LabelPool
+from medssl_monai.data.pool import Label, LabelPool, label_text
 from medssl_monai.distributed import is_first
 from medssl_monai.engines.evaluate import check_pseudo_labels, evaluate
 from medssl_monai.files import write_json, write_text
 from medssl_monai.methods.base import SSLMethod
+from medssl_monai.metrics.classification import finding_figures
 from medssl_monai.query.record import read_query
+from medssl_monai.task import UNKNOWN
 
 logger = logging.getLogger(__name__)
 
@@ -203,9 +205,19 @@ def _with_images(record: dict[str, Any], pool: LabelPool, dataset: ImageDataset)
     for item in record["items"]:
         index = pool.position[item["id"]]
         label = pool.label(index)
-        name = pool.classes[label] if isinstance(label, int) and pool.classes else label
-        items.append({**item, "image": _picture(dataset.images[index]), "annotated": name})
+        answer: dict[str, Any] = {"annotated": None, "differs": False}
+        if label is not None:
+            answer = {"annotated": label_text(label, pool.classes), "differs": _differs(item, label, pool.classes)}
+        items.append({**item, "image": _picture(dataset.images[index]), **answer})
     return {**record, "items": items}
+
+
+def _differs(item: dict[str, Any], label: Label, classes: Sequence[str]) -> bool:
+    """Whether the prediction for a queried image was wrong; of findings, for any that is known now."""
+    if isinstance(label, list):
+        pairs = zip(item["findings"].values(), label, strict=True)
+        return any(value != UNKNOWN and value != (p > 0.5) for p, value in pairs)
+    return bool(label_text(label, classes) != item["predicted"])
 
 
 def _picture(image: Tensor) -> Any:
@@ -219,13 +231,20 @@ def _picture(image: Tensor) -> Any:
 
 
 def rounds_table(rounds: Sequence[dict[str, Any]]) -> str:
-    """The figures of all rounds as CSV, one line per round and metric."""
+    """The figures of all rounds as CSV, one line per round and metric.
+
+    Multi-label, there are those of each finding as well, and a column with the reasons for those that are undefined.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["round", "epoch", "labels", "metric", "value", "low", "high", "data"])
+    several = any(finding_figures(record["evaluation"]) for record in rounds)
+    further = ["undefined"] if several else []
+    table.writerow(["round", "epoch", "labels", "metric", "value", "low", "high", "data", *further])
     for record in rounds:
         kind = "SYNTHETIC" if record["evaluation"].get("synthetic") else "real"
-        for name, figure in record["evaluation"]["metrics"].items():
-            row = [record["round"], record["epoch"], record["labels"], name]
-            table.writerow([*row, figure["value"], figure.get("low", ""), figure.get("high", ""), kind])
+        named = [{"metric": name, **figure} for name, figure in record["evaluation"]["metrics"].items()]
+        for figure in [*named, *finding_figures(record["evaluation"])]:
+            row = [record["round"], record["epoch"], record["labels"], figure["metric"]]
+            bounds = [figure.get("low", ""), figure.get("high", "")]
+            table.writerow([*row, figure["value"], *bounds, kind, *(figure.get(name, "") for name in further)])
     return text.getvalue()

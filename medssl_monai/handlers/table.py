@@ -10,26 +10,36 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 
 from medssl_monai.data.images import ImageDataset
+from medssl_monai.data.pool import label_text
 from medssl_monai.files import write_text
+from medssl_monai.query.record import predicted_label
+from medssl_monai.task import Task
 
 
 class ProbabilityTable:
     """Write the class probabilities of every image by id, as CSV, when an evaluator has seen them all.
 
     The columns are ``id``, one per class, ``predicted`` and ``error``: a file that could not be read has a row with
-    its reason and no figures.
+    its reason and no figures. Of several findings those are predicted that are more probable than not.
 
     Args:
         path: file to write.
         dataset: what the evaluator reads.
         classes: names of the classes, in the order of their index.
         synthetic: whether the weights come from phantoms; the file's name and every row say so.
+        task: ``multilabel``: the classes are findings.
     """
 
     def __init__(
-        self, path: str | Path, dataset: ImageDataset, classes: Sequence[str], synthetic: bool = False
+        self,
+        path: str | Path,
+        dataset: ImageDataset,
+        classes: Sequence[str],
+        synthetic: bool = False,
+        task: Task = "multiclass",
     ) -> None:
         self.path, self.dataset, self.classes, self.synthetic = Path(path), dataset, list(classes), synthetic
+        self.task = task
         self.rows: dict[int, list[float]] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -53,7 +63,7 @@ class ProbabilityTable:
                 table.writerow([item["id"], *[""] * len(self.classes), "", self.dataset.unreadable[index], *note])
             else:
                 probs = self.rows[index]
-                best = self.classes[probs.index(max(probs))]
-                table.writerow([item["id"], *(f"{p:.6f}" for p in probs), best, "", *note])
+                predicted = label_text(predicted_label(probs, self.task), self.classes)
+                table.writerow([item["id"], *(f"{p:.6f}" for p in probs), predicted, "", *note])
         write_text(self.path, text.getvalue())
         engine.logger.info(f"Probabilities of {len(self.rows)} images: {self.path}")

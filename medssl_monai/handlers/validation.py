@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from medssl_monai.metrics.classification import METRICS, classification_metrics
+from medssl_monai.metrics.classification import METRICS, classification_metrics, left_out
+from medssl_monai.task import Task, probabilities
 
 
 class ClassificationScores:
     """Collect predictions and targets of an evaluator and compute its metrics at the end of the pass.
 
     Defined metrics go to ``engine.state.metrics``; undefined ones are left out there, logged with the reason, and
-    listed in ``engine.state.undefined``.
+    listed in ``engine.state.undefined``. What a label is says what the predictions are: ``(B,)`` one class of each
+    image, ``(B, K)`` findings. Of these many may be undefined, so that they are logged together.
+
+    Args:
+        classes: their names, for the log; empty: "class 0", "class 1", ...
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classes: Sequence[str] = ()) -> None:
+        self.classes = classes
         self.probs: list[Tensor] = []
         self.target: list[Tensor] = []
 
@@ -30,21 +38,27 @@ class ClassificationScores:
         self.probs, self.target = [], []
 
     def add(self, engine: Engine) -> None:
-        """Take in one batch: ``pred`` logits ``(B, K)`` and ``label``."""
-        self.probs.append(engine.state.output["pred"].detach().float().softmax(dim=1))
-        self.target.append(engine.state.output["label"])
+        """Take in one batch: ``pred`` logits ``(B, K)`` and ``label``, ``(B,)`` or ``(B, K)``."""
+        label = engine.state.output["label"]
+        task: Task = "multilabel" if label.ndim > 1 else "multiclass"
+        self.probs.append(probabilities(engine.state.output["pred"].detach(), task))
+        self.target.append(label)
 
     def finish(self, engine: Engine) -> None:
         """Compute and log."""
         probs, target = torch.cat(self.probs).cpu().numpy(), torch.cat(self.target).cpu().numpy()
-        if target.ndim == 1:
-            probs, target = probs[target >= 0], target[target >= 0]  # images without a label
-        defined, undefined = classification_metrics(probs, target)
+        known = target >= 0 if target.ndim == 1 else (target >= 0).any(axis=1)
+        probs, target = probs[known], target[known]
+        defined, undefined = classification_metrics(probs, target, self.classes)
         for name in METRICS:  # what is undefined now must not keep the value of the last pass
             engine.state.metrics.pop(name, None)
         engine.state.metrics.update(defined)
         engine.state.undefined = undefined
         values = ", ".join(f"{name} {value:.3f}" for name, value in defined.items())
         engine.logger.info(f"Validation of {len(target)} images: {values}")
+        if target.ndim > 1:
+            undefined, of_findings = {name: undefined[name] for name in METRICS if name in undefined}, undefined
+            for line in left_out(of_findings):
+                engine.logger.warning(line)
         for name, reason in undefined.items():
             engine.logger.warning(f"{name} is undefined: {reason}.")

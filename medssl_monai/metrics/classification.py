@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,17 @@ METRICS = (
     "ap",
     "ece",
 )
+ANY_FINDING = "any finding"
+"""Of several findings of which labels are known, whether any is present: ``1 - prod(1 - p)``, as if they were
+independent. It is unknown for an image of which none is known to be present, and one is unknown."""
+
 _BINS = 15
 _BLOCK = 2**18  # weights held at once; 2 MiB stay in the cache, and memory does not grow with the resamples
 
 
-def classification_metrics(probs: np.ndarray, target: np.ndarray) -> tuple[dict[str, float], dict[str, str]]:
+def classification_metrics(
+    probs: np.ndarray, target: np.ndarray, classes: Sequence[str] = ()
+) -> tuple[dict[str, float], dict[str, str]]:
     """Metrics of class probabilities, and the reasons for those that these samples do not define.
 
     - ``accuracy``: share of right predictions; multi-label: of the known labels.
@@ -43,16 +49,37 @@ def classification_metrics(probs: np.ndarray, target: np.ndarray) -> tuple[dict[
     Args:
         probs: ``(N, K)``, in [0, 1].
         target: class indices ``(N,)``; or multi-hot ``(N, K)`` with 1, 0 and -1 for an unknown label.
+        classes: K names for the reasons; empty: "class 0", "class 1", ...
 
     Returns:
         The defined metrics, and for each undefined one the reason. What a macro average left out stands in the second
         as well, for example ``"auroc of class 3"``. There is no NaN in the first.
 
     Raises:
-        ValueError: if shapes do not fit, or `probs` or `target` hold other values.
+        ValueError: if shapes do not fit, or `probs` or `target` hold other values, or if there are not K classes.
     """
     predictions = _prepare(probs, target)
-    return _describe(predictions, _class_names(predictions, ()))
+    return _describe(predictions, _class_names(predictions, classes))
+
+
+def left_out(undefined: Mapping[str, str], titles: Mapping[str, str] | None = None) -> list[str]:
+    """Which classes the macro averages leave out, as text: a line for each metric that leaves out any.
+
+    Args:
+        undefined: reasons, as from `classification_metrics`.
+        titles: what to call the metrics, by their names; None: all `METRICS`, by these.
+    """
+    lines = []
+    for metric, title in (titles or dict(zip(METRICS, METRICS, strict=True))).items():
+        head = f"{metric} of "
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in undefined.items():
+            if name.startswith(head):
+                by_reason.setdefault(reason, []).append(name.removeprefix(head))
+        if by_reason:
+            texts = [f"{', '.join(names)} ({reason})" for reason, names in by_reason.items()]
+            lines.append(f"{title} leaves out {'; '.join(texts)}")
+    return lines
 
 
 def bootstrap_intervals(
@@ -141,7 +168,10 @@ def evaluate_predictions(
     Returns:
         ``n`` and ``groups`` (counts); ``metrics``: ``{name: {"value", "low", "high"}}``, without ``low`` and ``high``
         where there is no interval; ``undefined``: ``{name: reason}``; ``per_class``: ``{class: {"n", "auroc", "ap",
-        "recall"}}`` with ``n`` the samples of that class, undefined values left out; ``interval``: what it is.
+        "recall"}}`` with ``n`` the samples of that class, undefined values left out; ``interval``: what it is;
+        ``task``. Multi-label, a finding has ``absent`` and ``unknown`` as well, the samples known not to show it and
+        those of which it is not known, and ``specificity``; `ANY_FINDING` is a row of its own, and
+        ``per_class_intervals`` are ``{finding: {"auroc": [low, high], "ap": [low, high]}}``, where there are any.
 
     Raises:
         ValueError: as `bootstrap_intervals`, or if there are not K classes.
@@ -154,20 +184,56 @@ def evaluate_predictions(
     for name, (low, high) in intervals.items():
         metrics[name] |= {"low": low, "high": high}
 
-    per_class: dict[str, dict[str, float]] = {}
-    support = (predictions.truth & predictions.known).sum(axis=0)
-    columns = _per_class(predictions)
-    for k, name in enumerate(names):
-        defined = {key: float(column[k]) for key, column in columns.items() if np.isfinite(column[k])}
-        per_class[name] = {"n": int(support[k]), **defined}
+    per_class, further = _class_by_class(predictions, names), {}
+    if predictions.multilabel:
+        rows, names = _with_any_finding(predictions, names)
+        per_class = _class_by_class(rows, names)
+        answer = np.where(rows.known, rows.truth.astype(int), -1)
+        pairs = {
+            name: bootstrap_intervals(
+                rows.probs[:, [k]], answer[:, [k]], group, ("auroc", "ap"), level, resamples, seed
+            )
+            for k, name in enumerate(names)
+        }
+        further = {
+            "per_class_intervals": {name: {m: list(pair) for m, pair in of.items()} for name, of in pairs.items() if of}
+        }
     return {
+        "task": "multilabel" if predictions.multilabel else "multiclass",
         "n": len(predictions.probs),
         "groups": len({str(name) for name in group}),
         "metrics": metrics,
         "undefined": undefined,
         "per_class": per_class,
+        **further,
         "interval": f"{100 * level:g} % group bootstrap, {resamples} resamples, seed {seed}",
     }
+
+
+def finding_figures(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """AUROC and average precision of every finding, as rows of a table; nothing for one class per image.
+
+    Args:
+        evaluation: as from `evaluate_predictions`.
+
+    Returns:
+        Rows with ``metric`` (``"auroc of effusion"``), ``value``, ``low`` and ``high`` if there is an interval, and
+        ``n``, the samples of which the finding is known. What is undefined, also as a mean over the findings, has the
+        value None and the reason in ``undefined``.
+    """
+    if evaluation.get("task") != "multilabel":
+        return []
+    reasons = evaluation["undefined"]
+    rows = [{"metric": name, "value": None, "undefined": reasons[name]} for name in METRICS if name in reasons]
+    for metric in ("auroc", "ap"):
+        for finding, entry in evaluation["per_class"].items():
+            row = {"metric": f"{metric} of {finding}", "value": entry.get(metric), "n": entry["n"] + entry["absent"]}
+            if metric not in entry:
+                both = entry["n"] and entry["absent"]  # else what hinders one hinders all
+                row["undefined"] = reasons[metric] if both else _one_outcome(entry["n"], entry["absent"])
+            bounds = evaluation["per_class_intervals"].get(finding, {}).get(metric, ())
+            rows.append({**row, **dict(zip(("low", "high"), bounds, strict=False))})
+    return rows
 
 
 @dataclass(frozen=True)
@@ -243,14 +309,45 @@ def _describe(predictions: _Predictions, names: Sequence[str]) -> tuple[dict[str
             continue
         values[metric] = float(column[~missing, 0].mean())
         for k in np.flatnonzero(missing).tolist():
-            if not known[k]:
-                reason = "no label is known"
-            elif metric.endswith("_macro"):
+            if known[k] and metric.endswith("_macro"):
                 reason = "neither occurs nor is predicted"
             else:
-                reason = "no negative sample" if positive[k] else "no positive sample"
+                reason = _one_outcome(int(positive[k]), int(known[k]) - int(positive[k]))
             undefined[f"{metric} of {names[k]}"] = reason
     return values, undefined
+
+
+def _one_outcome(positive: int, negative: int) -> str:
+    """Why a class that lacks an outcome has no figure."""
+    if positive == negative == 0:
+        return "no label is known"
+    return "no negative sample" if positive else "no positive sample"
+
+
+def _with_any_finding(predictions: _Predictions, names: Sequence[str]) -> tuple[_Predictions, list[str]]:
+    """Multi-label predictions with a column more, `ANY_FINDING`."""
+    if len(names) < 2 or ANY_FINDING in names:
+        return predictions, list(names)
+    asked = predictions.known.any(axis=0) | ~predictions.known.any()
+    present = (predictions.truth & predictions.known).any(axis=1, keepdims=True)
+    truth = np.where(present, 1, np.where(predictions.known[:, asked].all(axis=1, keepdims=True), 0, -1))
+    probs = 1 - (1 - predictions.probs[:, asked]).prod(axis=1, keepdims=True)
+    target = np.where(predictions.known, predictions.truth.astype(int), -1)
+    return _prepare(np.hstack([predictions.probs, probs]), np.hstack([target, truth])), [*names, ANY_FINDING]
+
+
+def _class_by_class(predictions: _Predictions, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Counts and what is defined of each class, by its name."""
+    counts = {"n": (predictions.truth & predictions.known).sum(axis=0)}
+    if predictions.multilabel:
+        counts |= {"absent": (~predictions.truth & predictions.known).sum(axis=0)}
+        counts |= {"unknown": (~predictions.known).sum(axis=0)}
+    columns = _per_class(predictions)
+    result: dict[str, dict[str, float]] = {}
+    for k, name in enumerate(names):
+        defined = {key: float(column[k]) for key, column in columns.items() if np.isfinite(column[k])}
+        result[name] = {**{key: int(count[k]) for key, count in counts.items()}, **defined}
+    return result
 
 
 def _per_class(predictions: _Predictions) -> dict[str, Floats]:
@@ -259,10 +356,12 @@ def _per_class(predictions: _Predictions) -> dict[str, Floats]:
     if not np.isfinite(predictions.probs).all():
         return {}
     auroc, ap = _ranking(predictions, weights, range(predictions.probs.shape[1]))
-    hit, _, miss, _ = _counts(predictions, weights)
+    hit, false_alarm, miss, rejected = _counts(predictions, weights)
     with np.errstate(invalid="ignore"):
-        recall = hit / (hit + miss)
-    return {"auroc": auroc[:, 0], "ap": ap[:, 0], "recall": recall[:, 0]}
+        columns = {"auroc": auroc, "ap": ap, "recall": hit / (hit + miss)}
+        if predictions.multilabel:
+            columns["specificity"] = rejected / (rejected + false_alarm)
+    return {name: column[:, 0] for name, column in columns.items()}
 
 
 def _weighted(predictions: _Predictions, weights: Floats, metrics: Sequence[str]) -> dict[str, Floats]:

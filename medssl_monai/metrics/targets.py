@@ -81,6 +81,38 @@ def pseudo_label_accuracy(
     return {"accuracy": float(right.mean()), "per_class": per_class}
 
 
+def pseudo_finding_accuracy(pseudo_label: np.ndarray, truth: np.ndarray, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """Accuracy of multi-label pseudo-labels, of those that name a finding present and of those that name it absent.
+
+    Where findings are rare, nearly everything that is said to be absent is, so that ``accuracy`` alone says little.
+
+    Args:
+        pseudo_label: ``(N, K)``: 1 present, 0 absent, -1 not accepted.
+        truth: ``(N, K)``: 1, 0, -1 unknown; unknown pairs are left out.
+        classes: K names; empty: "class 0", "class 1", ...
+
+    Returns:
+        ``accuracy``; ``present`` and ``absent``: ``{"n", "accuracy"}`` with ``n`` the pseudo-labels that say so, and no
+        ``accuracy`` where there are none; ``per_class``: ``{class: {"present", "absent"}}``. Nothing if there is no
+        pseudo-label at all.
+    """
+    counts = (pseudo_label >= 0) & (truth >= 0)
+    if not counts.any():
+        return {}
+    right = pseudo_label == truth
+
+    def figures(columns: slice) -> dict[str, Any]:
+        found = {}
+        for name, value in (("present", 1), ("absent", 0)):
+            said = right[:, columns][(counts & (pseudo_label == value))[:, columns]]
+            found[name] = {"n": len(said), **({"accuracy": float(said.mean())} if len(said) else {})}
+        return found
+
+    names = list(classes) or [f"class {k}" for k in range(truth.shape[1])]
+    per_class = {name: figures(slice(k, k + 1)) for k, name in enumerate(names)}
+    return {"accuracy": float(right[counts].mean()), **figures(slice(None)), "per_class": per_class}
+
+
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     """Spearman's correlation of two series ``(N,)``, ties at their mean rank.
 

@@ -3,6 +3,10 @@
 Two selectors look at the samples that the learner could not pseudo-label: AUS, by how much the prediction gives way to
 a small adversarial shift of the representation, and BUS, by density-weighted entropy, balanced over the predicted
 classes. Their union is the query.
+
+Multi-label, which the paper does not treat: findings are independent of each other, so that divergence and entropy are
+sums over them; a sample counts as pseudo-labeled if all of its findings are; its predicted class is its most probable
+finding.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl_monai.query.base import PoolOutputs, Query
+from medssl_monai.query.uncertainty import Findings, predictive_entropy
+from medssl_monai.task import Task
 
 
 def unit_rows(rows: Tensor, tiny: float = 1e-8) -> Tensor:
@@ -33,6 +39,7 @@ def adversarial_instability(
     radius: float = 1.0,
     power_iterations: int = 1,
     tiny: float = 1e-8,
+    task: Task = "multiclass",
 ) -> tuple[Tensor, Tensor]:
     """Virtual adversarial direction, and how far the prediction moves along it (Miyato et al. 2018, Alg. 1).
 
@@ -45,17 +52,25 @@ def adversarial_instability(
         power_iterations: improvements of the direction.
         tiny: added to the norm of each gradient. The released code takes the gradient of the batch mean, which amounts
             to B times as much; ours does not depend on the batch.
+        task: ``multilabel``: the divergence is the sum of those of the findings, each present or absent.
 
     Returns:
         The direction, shaped as `inputs`, rows of norm 1 (0 where the gradient vanishes), and the divergence
         ``KL(p(x) || p(x + radius * direction))`` in nats, ``(B,)``.
     """
+
+    def log_probs(x: Tensor) -> Tensor:
+        logits = logits_of(x)
+        if task == "multilabel":
+            return torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], dim=1)
+        return logits.log_softmax(dim=1)
+
     with torch.no_grad():
-        log_p = logits_of(inputs).log_softmax(dim=1)
+        log_p = log_probs(inputs)
     p = log_p.exp()
 
     def divergence(shifted: Tensor) -> Tensor:
-        return (p * (log_p - logits_of(shifted).log_softmax(dim=1))).sum(dim=1)
+        return (p * (log_p - log_probs(shifted))).sum(dim=1)
 
     for _ in range(power_iterations):
         direction = direction.detach().requires_grad_()
@@ -115,7 +130,9 @@ class Instability:
                 inputs = outputs.images(outputs.index[part])  # type: ignore[misc]  # checked above
             start = torch.rand(inputs.shape, generator=generator, dtype=inputs.dtype) - 0.5
             start = unit_rows(start).to(inputs.device)
-            _, score = adversarial_instability(logits_of, inputs, start, self.xi, self.radius, self.power_iterations)
+            _, score = adversarial_instability(
+                logits_of, inputs, start, self.xi, self.radius, self.power_iterations, task=outputs.task
+            )
             scores.append(score.double().cpu())
         return torch.cat(scores) if scores else torch.zeros(0, dtype=torch.double)
 
@@ -187,6 +204,7 @@ class DensityEntropy:
         neighbors: M, the sample itself included; the paper's value is not known, 10 is our proposal.
         balanced: take ``K // C`` of every predicted class; else the K best of all.
         fill: top up to K from the ranking of all, where a class has too few.
+        findings: multi-label: ``sum`` of their entropies, or the ``max``; see `medssl_monai.query.entropy`.
     """
 
     def __init__(
@@ -195,12 +213,14 @@ class DensityEntropy:
         neighbors: int = 10,
         balanced: bool = True,
         fill: bool = True,
+        findings: Findings = "sum",
     ) -> None:
         if density not in ("degree", "mean_sim", "none"):
             raise ValueError(f"`density` must be 'degree', 'mean_sim' or 'none', got {density!r}.")
         if neighbors < 2:
             raise ValueError(f"`neighbors` counts the sample itself and must be at least 2, got {neighbors}.")
         self.density, self.neighbors, self.balanced, self.fill = density, neighbors, balanced, fill
+        self.findings = findings
 
     def __call__(self, outputs: PoolOutputs, rows: Tensor) -> Tensor:
         """Scores of `rows` ``(n,)``.
@@ -208,7 +228,7 @@ class DensityEntropy:
         Raises:
             ValueError: if a density is wanted and the network shows no embedding.
         """
-        entropy = torch.special.entr(outputs.probs[rows].double()).sum(dim=1)
+        entropy = predictive_entropy(outputs.probs[rows].double(), outputs.task, self.findings)
         if self.density == "none":
             return entropy
         if outputs.embedding is None:
@@ -271,8 +291,8 @@ class BoostMISQuery:
         selectors overlap, not that the pool is nearly used up.
         """
         candidate = ~outputs.labeled
-        if self.pool == "unselected" and outputs.threshold is not None:
-            candidate &= outputs.probs.amax(dim=1) < outputs.threshold
+        if self.pool == "unselected":
+            candidate &= outputs.doubtful
         rows = candidate.nonzero().squeeze(1)
         rows = rows[outputs.index[rows].argsort()]
         budget = min(budget, len(rows))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from medssl_monai.query.base import PoolOutputs, Query, QueryStrategy
+from medssl_monai.query.base import PoolOutputs, Query, QueryStrategy, name_of
 
 
 class ExactBudget:
@@ -27,7 +27,7 @@ class ExactBudget:
 
     def __init__(self, strategy: QueryStrategy) -> None:
         self.strategy = strategy
-        self.__name__ = f"exactly the budget of {getattr(strategy, '__name__', type(strategy).__name__)}"
+        self.__name__ = f"exactly the budget of {name_of(strategy)}"
 
     def __call__(self, outputs: PoolOutputs, budget: int, generator: torch.Generator) -> Query:
         state = generator.get_state()

@@ -8,14 +8,16 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medssl_monai.data.datalist import SYNTHETIC
-from medssl_monai.data.pool import LabelPool, read_table
+from medssl_monai.data.pool import NOTHING, Label, LabelPool, label_text, read_table
 from medssl_monai.files import write_json, write_text
+from medssl_monai.losses.pseudo_label import confidence_of
 from medssl_monai.query.base import PoolOutputs, Query
+from medssl_monai.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -28,20 +30,29 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
         outputs: what the strategy saw.
         pool: knows the ids.
         facts: further plain values, such as ``model_sha256``, ``round`` and ``strategy``.
+
+    Returns:
+        Plain values, with an entry in ``items`` for each sample: ``id``, ``rank``, ``reason``, ``scores``,
+        ``predicted`` (as a person would write it) and ``confidence``; multi-label: that of the least certain finding,
+        and ``findings``, the probability of each.
     """
     row_of = {int(index): row for row, index in enumerate(outputs.index)}
+    several = outputs.task == "multilabel"
+    names = pool.classes or tuple(map(str, range(outputs.probs.shape[1])))
+    sure = confidence_of(outputs.probs, outputs.task)
     items = []
     for rank, index in enumerate(query.index.tolist()):
-        probs = outputs.probs[row_of[index]]
-        predicted = int(probs.argmax())
+        row = row_of[index]
+        probs = outputs.probs[row].tolist()
         items.append(
             {
                 "id": pool.ids[index],
                 "rank": rank + 1,
                 "reason": query.reason[rank],
                 "scores": {name: float(score[rank]) for name, score in query.scores.items()},
-                "predicted": pool.classes[predicted] if pool.classes else str(predicted),
-                "confidence": float(probs[predicted]),
+                "predicted": label_text(predicted_label(probs, outputs.task), names),
+                "confidence": float(sure[row].amin()),
+                **({"findings": dict(zip(names, probs, strict=True))} if several else {}),
             }
         )
     returned, possible = query.size
@@ -51,15 +62,24 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
         **facts,
         "datalist_sha256": pool.datalist_sha256,
         "classes": list(pool.classes),
+        "task": outputs.task,
         "query_size": [returned, possible],
         "items": items,
     }
 
 
+def predicted_label(probs: Sequence[float], task: Task) -> Label:
+    """The label that probabilities ``(K,)`` stand for: the most probable class, or the findings above 0.5."""
+    if task == "multilabel":
+        return [int(p > 0.5) for p in probs]
+    return max(range(len(probs)), key=lambda k: probs[k])
+
+
 def write_query(path: str | Path, record: Mapping[str, Any]) -> None:
     """Write a query twice: ``path`` as JSON, and beside it as a CSV table with an empty column ``label`` to fill in.
 
-    Both name images by id; which file that is stands in the datalist, and nowhere else.
+    Both name images by id; which file that is stands in the datalist, and nowhere else. Multi-label, a further column
+    ``choices`` shows what to write, names of findings, see `medssl_monai.data.pool.read_annotations`.
 
     Args:
         path: file to write, ending in ``.json``.
@@ -68,6 +88,8 @@ def write_query(path: str | Path, record: Mapping[str, Any]) -> None:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     note = {"data": "SYNTHETIC"} if record["synthetic"] else {}
+    if record["task"] == "multilabel" and record["classes"]:
+        note["choices"] = "; ".join([NOTHING, *record["classes"]])
     table.writerow(["id", "rank", "reason", *note, "label"])
     for item in record["items"]:
         table.writerow([item["id"], item["rank"], item["reason"], *note.values(), ""])

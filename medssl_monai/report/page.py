@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from medssl_monai.files import write_text
+from medssl_monai.metrics.classification import METRICS, left_out
 
 COLUMNS = {"accuracy": "accuracy", "f1_macro": "macro-F1", "auroc": "AUROC"}
 TITLES = {
@@ -24,6 +25,8 @@ TITLES = {
     "n": "images",
     **COLUMNS,
 }
+FINDING_TITLES = {**TITLES, "n": "present"}
+"""Of findings, of which an image may show several, or none."""
 SYNTHETIC = "SYNTHETIC DATA: these images are phantoms; the numbers say nothing about patients."
 THUMBNAIL = 160  # longest side in pixels
 
@@ -36,7 +39,8 @@ def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -
         synthetic: whether the images are phantoms; the table then says so.
 
     Returns:
-        The lines; reasons for undefined values stand below the table, each once.
+        The lines; reasons for undefined values stand below the table, each once; multi-label, also the findings that
+        the means leave out.
     """
     rows = [["round", "labels", *COLUMNS.values()]]
     reasons: dict[str, None] = {}
@@ -47,6 +51,8 @@ def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -
         for (name, title), cell in zip(COLUMNS.items(), cells, strict=True):
             if not cell:
                 reasons[f"{title} undefined: {_reason(evaluation, name)}"] = None
+        if evaluation.get("task") == "multilabel":
+            reasons |= dict.fromkeys(left_out(evaluation["undefined"], COLUMNS))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*([SYNTHETIC] if synthetic else []), *lines, *reasons])
@@ -64,8 +70,9 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
             ``rounds``: ``round``, ``epoch``, ``labels`` and ``evaluation`` (see
             `medssl_monai.metrics.evaluate_predictions`) of each, and perhaps ``estimator`` (see
             `medssl_monai.metrics.judge_targets`) by section; ``queries``: ``round``, ``epoch``, ``strategy`` and
-            ``items``, each with ``id``, ``rank``, ``reason``, ``scores`` by name, ``annotated`` (name of the label, or
-            None), ``predicted``, ``confidence`` in [0, 1] and ``image`` (uint8 ``(H, W)`` or ``(H, W, 3)``, or None).
+            ``items``, each with ``id``, ``rank``, ``reason``, ``scores`` by name, ``annotated`` (the label as text, or
+            None), ``predicted``, ``differs`` (whether that was wrong), ``confidence`` in [0, 1] and ``image`` (uint8
+            ``(H, W)`` or ``(H, W, 3)``, or None).
 
     Returns:
         The path.
@@ -145,10 +152,20 @@ def _detail(evaluation: Mapping[str, Any]) -> str:
     per_class = evaluation["per_class"]
     columns = list(dict.fromkeys(name for values in per_class.values() for name in values))
     if columns:
-        head = ["class", *(TITLES.get(name, name) for name in columns)]
-        rows = [[key, *(_entry(values.get(name)) for name in columns)] for key, values in per_class.items()]
-        parts.append(_table("By class", head, rows))
-    parts.append(_list(f"undefined: {name}, {reason}" for name, reason in evaluation["undefined"].items()))
+        kind, titles = ("finding", FINDING_TITLES) if evaluation.get("task") == "multilabel" else ("class", TITLES)
+        head = [kind, *(titles.get(name, name) for name in columns)]
+        bounds = evaluation.get("per_class_intervals", {})
+        rows = [
+            [key, *(_entry(values.get(name), bounds.get(key, {}).get(name)) for name in columns)]
+            for key, values in per_class.items()
+        ]
+        parts.append(_table(f"By {kind}", head, rows))
+    undefined = evaluation["undefined"]
+    if evaluation.get("task") == "multilabel":  # many findings, of which each may lack every metric
+        lines = left_out(undefined, {name: TITLES.get(name, name) for name in METRICS})
+        undefined = {name: reason for name, reason in undefined.items() if name in METRICS}
+        parts.append(_list(lines))
+    parts.append(_list(f"undefined: {name}, {reason}" for name, reason in undefined.items()))
     return "\n".join(parts)
 
 
@@ -177,10 +194,11 @@ def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _entry(value: float | None) -> str:
+def _entry(value: float | None, bounds: Sequence[float] | None = None) -> str:
     if value is None:
         return "undefined"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+    interval = f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else ""
+    return str(value) if isinstance(value, int) else f"{value:.3f}{interval}"
 
 
 def _queries(queries: Sequence[Mapping[str, Any]]) -> str:
@@ -204,7 +222,7 @@ def _card(item: Mapping[str, Any]) -> str:
     if item["image"] is not None:
         picture = f'<img src="{_thumbnail(item["image"])}" alt="Image {escape(name)}">'
     answer = "not annotated yet" if annotated is None else f"annotated {annotated}"
-    surprise = ' <strong class="tag">differs</strong>' if annotated not in (None, item["predicted"]) else ""
+    surprise = ' <strong class="tag">differs</strong>' if item["differs"] else ""
     return (
         f'<li>{picture}<p class="id">{escape(name)}</p>'
         f"<p>rank {item['rank']} · {escape(str(item['reason']))}</p>"

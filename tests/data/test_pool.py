@@ -10,7 +10,14 @@ from monai.transforms import RandomizableTransform
 from torch.utils.data import Dataset
 
 from medssl_monai.data import Datalist, LabelPool, MultiStreamLoader, PoolSampler, batch_loader, pool_loader
-from medssl_monai.data.pool import annotate_from_table, balanced_draw, read_annotations, stratified_draw
+from medssl_monai.data.pool import (
+    annotate_from_table,
+    balanced_draw,
+    balanced_order,
+    label_text,
+    read_annotations,
+    stratified_draw,
+)
 
 
 def items(*labels, **flags):
@@ -23,6 +30,10 @@ def items(*labels, **flags):
 
 def labels_of(pool):
     return [pool.label(index) for index in range(len(pool))]
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 class Indices(Dataset):
@@ -250,6 +261,27 @@ def test_class_counts_follow_every_change():
     assert resumed.class_counts(3).tolist() == [1, 1, 2]  # the quarantine belongs to the run, not to the state
 
 
+def test_finding_counts_follow_every_change():
+    pool = LabelPool(items([1, 0, -1], None, [1, 1, -1]))
+    assert pool.finding_counts().tolist() == [[0, 2], [1, 1], [0, 0]]
+    pool.annotate([1], [[0, -1, 1]])
+    assert pool.finding_counts().tolist() == [[1, 2], [1, 1], [0, 1]]
+    assert pool.finding_counts() is pool.finding_counts()
+    pool.correct([0], [[0, 0, 0]])
+    assert pool.finding_counts().tolist() == [[2, 1], [1, 1], [1, 1]]
+    pool.exclude([2])
+    assert pool.finding_counts().tolist() == [[2, 0], [1, 0], [1, 1]]
+    with pytest.raises(ValueError, match="the labels are multi-hot"):
+        pool.class_counts(3)  # what is counted already must not be given out for it
+
+
+def test_findings_of_class_indices_cannot_be_counted():
+    pool = LabelPool(items(0, 1))
+    pool.class_counts(2)
+    with pytest.raises(ValueError, match="the labels are not multi-hot"):
+        pool.finding_counts()
+
+
 def test_class_counts_are_counted_once_until_a_label_changes():
     pool = LabelPool(items(0, 1, None))
     counts = pool.class_counts(2)
@@ -339,6 +371,156 @@ def test_a_table_of_corrections():
     assert accepted == ["s0"]
     assert refused == ["'s2' has no label yet", "'s0' occurs more than once"]
     assert labels_of(pool) == [1, 1, None]
+
+
+# ---- class indices or findings --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "arguments", "task"),
+    [
+        ([0, None], {}, "multiclass"),
+        ([None, [0, -1]], {}, "multilabel"),
+        ([[0, 1], [1, 0]], {"labels": 0}, "multilabel"),  # the hidden ones tell, and no more than this
+        ([[-1, -1], None], {}, "multiclass"),  # nothing tells
+        (["mask.nii"], {}, "multiclass"),
+        ([None, None], {"task": "multilabel"}, "multilabel"),
+    ],
+)
+def test_the_task_is_that_of_the_labels_or_named(labels, arguments, task):
+    assert LabelPool(items(*labels), **arguments).task == task
+
+
+def test_the_task_of_labels_in_a_file(tmp_path):
+    LabelPool(items([1, 0], None)).save(tmp_path / "pool.json")
+    assert LabelPool(items(None, None), labels=tmp_path / "pool.json").task == "multilabel"
+    LabelPool(items(None, None), task="multilabel").save(tmp_path / "empty.json")
+    assert LabelPool(items(None, None), labels=tmp_path / "empty.json").task == "multilabel"
+    LabelPool(items(None, None)).save(tmp_path / "open.json")
+    pool = LabelPool(items(None, None), labels=tmp_path / "open.json")
+    pool.annotate([0], [[1, 0]])  # it was not decided yet
+    content = json.loads((tmp_path / "pool.json").read_text())
+    del content["task"]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert LabelPool(items(None, None), labels=tmp_path / "old.json").task == "multilabel"
+
+
+def test_the_first_annotation_decides_where_nothing_is_known():
+    pool = LabelPool(items(None, None))
+    pool.annotate([0], [[1, -1]])
+    assert pool.task == "multilabel"
+    assert pool.targets(torch.arange(2)).tolist() == [[1, -1], [-1, -1]]
+
+
+def test_targets_have_a_column_per_finding_before_any_is_known():
+    assert (
+        LabelPool(items(None, None), task="multilabel", classes="abc").targets(torch.arange(2)).tolist()
+        == [[-1] * 3] * 2
+    )
+    assert LabelPool(items([0, 1], [1, 0]), labels=0).targets(torch.tensor([0])).tolist() == [[-1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "match"),
+    [
+        ([1], "multilabel", r"'s0' is 1, and the task of this pool, multilabel, needs a multi-hot list"),
+        ([[1, 0]], "multiclass", r"'s0' is \[1, 0\], and the task of this pool, multiclass, needs a class index"),
+        (["mask.nii"], "multilabel", "'s0' is 'mask.nii', and the task of this pool, multilabel, needs a multi-hot"),
+        ([1], "findings", r"`task` must be one of \('multiclass', 'multilabel'\), or None, got 'findings'"),
+    ],
+)
+def test_labels_that_do_not_fit_the_named_task_are_refused(labels, task, match):
+    with pytest.raises(ValueError, match=match):
+        LabelPool(items(*labels), task=task)
+
+
+def test_hidden_labels_decide_what_an_annotation_may_be():
+    pool = LabelPool(items([0, 1], [1, 0]), labels=0)
+    with pytest.raises(ValueError, match="'s0' is 1, and the task of this pool, multilabel, needs a multi-hot list"):
+        pool.annotate([0], [1])
+
+
+def test_an_image_of_which_no_finding_is_known_has_no_label():
+    pool = LabelPool(items([-1, -1], [1, -1], [-1, -1]))
+    assert pool.indices("labeled").tolist() == [1]
+    with pytest.raises(ValueError, match="of 's0' every finding is unknown, so that there is no label"):
+        pool.annotate([0], [[-1, -1]])
+    with pytest.raises(ValueError, match="the training section has 1 with a label"):
+        LabelPool(items([-1, -1], [1, -1]), labels=2)
+
+
+FINDINGS = ["effusion", "mass", "pleural/other"]
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("", None),
+        ("none", [0, 0, 0]),
+        ("mass", [0, 1, 0]),
+        ("effusion; pleural/other", [1, 0, 1]),
+        (" mass ;?effusion;", [-1, 1, 0]),
+        ("? mass", [0, -1, 0]),
+        ("1 0 -1", [1, 0, -1]),
+    ],
+)
+def test_how_a_person_writes_findings(tmp_path, text, label):
+    (tmp_path / "t.csv").write_text(f"id,label\ns0,{text}\n")
+    assert read_annotations(tmp_path / "t.csv", FINDINGS, "multilabel") == [("s0", label)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(label=st.lists(st.integers(-1, 1), min_size=3, max_size=3), named=st.booleans())
+def test_a_label_as_text_is_read_back(tmp_path_factory, label, named):
+    names = FINDINGS if named else []
+    path = tmp_path_factory.mktemp("text") / "t.csv"
+    path.write_text(f"id,label\ns0,{label_text(label, names)}\n")
+    assert read_annotations(path, names, "multilabel") == [("s0", label)]
+
+
+def test_labels_of_other_kinds_as_text():
+    assert [label_text(1, ["low", "high"]), label_text(1), label_text("mask.nii", ["low"])] == ["high", "1", "mask.nii"]
+
+
+def test_a_single_finding_is_no_class_index(tmp_path):
+    (tmp_path / "t.csv").write_text("id,label\ns0,1\ns1,0\ns2,-1\n")
+    assert read_annotations(tmp_path / "t.csv", ["mass"], "multilabel") == [("s0", [1]), ("s1", [0]), ("s2", [-1])]
+
+
+@pytest.mark.parametrize("text", ["mas", "mass; efusion", "mass; none", "mass; ?mass", "mass; mass", "mass; 1", "?"])
+def test_findings_that_are_not_understood_are_refused_by_name(tmp_path, text):
+    (tmp_path / "t.csv").write_text(f"id,label\ns0,{text}\ns1,mass\n")
+    pool = LabelPool(items(None, None), classes=FINDINGS, task="multilabel")
+    accepted, refused = annotate_from_table(pool, read_annotations(tmp_path / "t.csv", pool.classes, pool.task))
+    assert accepted == ["s1"]
+    assert len(refused) == 1
+    assert (
+        f"the label of 's0' is {text!r}; write what is there, separated by ';', out of ['effusion', 'mass'"
+        in refused[0]
+    )
+    assert "'?' before what is unknown, or 'none'" in refused[0]
+
+
+def test_rows_of_findings_that_are_too_short_or_say_nothing_are_refused_by_name(tmp_path):
+    (tmp_path / "t.csv").write_text("id,label\ns0,1 0\ns1,-1 -1 -1\ns2,1 0 2\n")
+    pool = LabelPool(items(None, None, None), classes=FINDINGS, task="multilabel")
+    accepted, refused = annotate_from_table(pool, read_annotations(tmp_path / "t.csv", pool.classes, pool.task))
+    assert accepted == []
+    assert ["'s0' has 2 entries for 3 findings" in refused[0], "of 's1' every finding is unknown" in refused[1]] == [
+        True
+    ] * 2
+    assert "'s2' must hold 1 (present), 0 (absent) or -1 (unknown) per finding" in refused[2]
+
+
+def test_findings_in_a_table_of_labels(tmp_path):
+    (tmp_path / "labels.csv").write_text("id;label\ns0;mass\ns1;\ns2;'effusion'\n".replace("'", '"'))
+    pool = LabelPool(items(*[None] * 3), labels=tmp_path / "labels.csv", classes=FINDINGS, task="multilabel")
+    assert labels_of(pool) == [[0, 1, 0], None, [1, 0, 0]]
+
+
+def test_findings_between_semicolons_survive_a_spreadsheet_that_separates_by_them(tmp_path):
+    (tmp_path / "labels.csv").write_text('id;label\ns0;"mass; ?effusion"\n')
+    assert read_annotations(tmp_path / "labels.csv", FINDINGS, "multilabel") == [("s0", [-1, 1, 0])]
 
 
 @pytest.mark.parametrize(
@@ -565,7 +747,6 @@ def test_balanced_is_true_or_false(value):
 @pytest.mark.parametrize(
     ("labels", "error", "match"),
     [
-        ([[1, 0], [0, 1]], ValueError, "the labels are multi-hot, and only one class per image can be balanced"),
         (["a.nii"], TypeError, "the labels of this pool are masks"),
         ([None], ValueError, "no labeled samples to draw from"),
     ],
@@ -573,6 +754,32 @@ def test_balanced_is_true_or_false(value):
 def test_labels_that_cannot_be_balanced(labels, error, match):
     with pytest.raises(error, match=match):
         balanced(LabelPool(items(*labels)), 4)
+
+
+def test_a_balanced_order_of_findings_serves_each_and_the_images_without_any():
+    labels = [[1, 0, 0]] * 30 + [[1, 1, 0]] * 2 + [[0, -1, 0]] * 8  # nobody has the third
+    drawn = [tuple(labels[i]) for i in balanced(LabelPool(items(*labels, None)), 60)]
+    assert drawn.count((0, -1, 0)) == 20
+    assert drawn.count((1, 1, 0)) >= 20  # for the second finding, and now and then for the first
+    assert sum(label[0] for label in drawn) == 40
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    labels=st.lists(st.lists(st.integers(-1, 1), min_size=3, max_size=3), min_size=1, max_size=30),
+    count=st.integers(1, 40),
+    seed=st.integers(0, 9),
+)
+def test_a_balanced_order_of_findings_takes_every_group_in_every_block(labels, count, seed):
+    targets = torch.tensor(labels)
+    order = balanced_order(targets, count, seeded(seed))
+    assert order.tolist() == balanced_order(targets, count, seeded(seed)).tolist()
+    assert len(order) == count
+    groups = [(targets[:, k] == 1).nonzero().flatten().tolist() for k in range(3)]
+    groups.append([i for i, label in enumerate(labels) if 1 not in label])
+    groups = [set(group) for group in groups if group]
+    for block in order[: count - count % len(groups)].view(-1, len(groups)).tolist():
+        assert all(group & set(block) for group in groups)
 
 
 def test_a_balanced_loader():

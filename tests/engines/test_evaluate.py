@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 import torch
 from torch import nn
 
 from medssl_monai.data import Datalist, ImageDataset, LabelPool
-from medssl_monai.engines.evaluate import check_pseudo_labels
+from medssl_monai.engines.evaluate import JoinLabels, check_pseudo_labels, evaluate, hidden_labels
 
 
 class Reads(nn.Module):
@@ -37,3 +40,87 @@ def test_without_hidden_labels_there_is_nothing_to_check():
     items = [{"image": "x", "id": str(i), "group": str(i)} for i in range(2)]
     dataset = ImageDataset(Datalist(items, classes=["a", "b"]), lambda item: {"image": torch.zeros(1, 2, 2)})
     assert check_pseudo_labels(Reads(), dataset, LabelPool(dataset.data), "cpu", 0.95) == {}
+
+
+# ---- findings -------------------------------------------------------------------------------------------------------
+
+FINDINGS = ["effusion", "mass", "hernia"]
+
+
+class ReadsFindings(nn.Module):
+    """The first pixels are the logits."""
+
+    def forward(self, images):
+        return (images[:, 0, 0] * 2 - 1) * 10
+
+
+def make_findings(labels, shown):
+    """Images that the network reads as `shown`, in [0, 1] by finding: 0 is surely absent, 0.5 unclear, 1 present."""
+    items = [{"image": "x", "id": str(i), "group": str(i), "label": label} for i, label in enumerate(labels)]
+    pixels = torch.tensor(shown).unsqueeze(1).expand(-1, 3, -1).unsqueeze(1)
+    data = Datalist(items, classes=FINDINGS)
+    return ImageDataset(data, lambda item: {"image": pixels[int(item["id"])]}, dtype="float32")
+
+
+@pytest.fixture
+def findings():
+    """The first image is labeled; of the last nobody knows anything."""
+    labels = [[1, 1, 1], [1, 0, -1], [0, 0, 0], [1, 1, 0], [-1, -1, -1]]
+    shown = [[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 0.5, 0.0], [0.5, 0.0, 0.0], [1.0, 1.0, 1.0]]
+    dataset = make_findings(labels, shown)
+    pool = LabelPool(dataset.data, labels=0)
+    pool.annotate([0], [[1, 1, 1]])
+    return dataset, pool
+
+
+def test_hidden_labels_of_findings_are_those_of_which_any_is_known(findings):
+    index, truth = hidden_labels(*findings)
+    assert index.tolist() == [1, 2, 3]
+    assert truth.tolist() == [[1, 0, -1], [0, 0, 0], [1, 1, 0]]
+
+
+def test_pairs_of_an_image_and_a_finding_are_accepted_as_present_or_absent(findings):
+    dataset, pool = findings
+    found = check_pseudo_labels(ReadsFindings(), dataset, pool, "cpu", 0.95)
+    assert found == {
+        "threshold": 0.95,
+        "unlabeled": 3,
+        "pairs": 8,  # of the ninth nobody knows the truth
+        "accepted": 6,
+        "accuracy": 4 / 6,
+        "present": {"n": 2, "accuracy": 0.5},
+        "absent": {"n": 4, "accuracy": 0.75},
+        "per_class": {
+            "effusion": {"present": {"n": 2, "accuracy": 0.5}, "absent": {"n": 0}},
+            "mass": {"present": {"n": 0}, "absent": {"n": 2, "accuracy": 0.5}},
+            "hernia": {"present": {"n": 0}, "absent": {"n": 2, "accuracy": 1.0}},
+        },
+    }
+
+
+def test_every_finding_may_have_a_threshold_of_its_own(findings):
+    dataset, pool = findings
+    found = check_pseudo_labels(ReadsFindings(), dataset, pool, "cpu", [0.95, 1.0, 0.5])
+    assert found["threshold"] == [0.95, 1.0, 0.5]
+    assert [sum(said["n"] for said in found["per_class"][name].values()) for name in FINDINGS] == [2, 0, 2]
+    nothing = check_pseudo_labels(ReadsFindings(), dataset, pool, "cpu", 1.0)
+    assert nothing == {"threshold": 1.0, "unlabeled": 3, "pairs": 8, "accepted": 0}
+    json.dumps([found, nothing], allow_nan=False)
+
+
+def test_findings_are_measured_by_their_own_probabilities(findings):
+    """Softmax would give the three findings of the first image a third each."""
+    dataset, _ = findings
+    figures = evaluate(ReadsFindings(), dataset, LabelPool(dataset.data), "cpu")
+    assert (figures["task"], figures["n"], figures["unlabeled"]) == ("multilabel", 4, 1)
+    assert figures["per_class"]["effusion"]["recall"] == 2 / 3  # of three with an effusion, one is unclear
+    assert figures["per_class"]["hernia"] == {
+        "n": 1, "absent": 2, "unknown": 1, "auroc": 1.0, "ap": 1.0, "recall": 1.0, "specificity": 1.0,
+    }  # fmt: skip
+    json.dumps(figures, allow_nan=False)
+
+
+def test_labels_of_findings_join_by_index(findings):
+    dataset, pool = findings
+    batch = {"image": dataset.images[:2], "index": torch.tensor([1, 0])}
+    assert JoinLabels(pool)(batch)[1].tolist() == [[-1, -1, -1], [1, 1, 1]]

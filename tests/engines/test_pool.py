@@ -72,3 +72,12 @@ def test_the_hash_follows_weights_and_buffers(network):
     before = weights_sha256(network)
     network.backbone.bn1.running_mean += 1
     assert weights_sha256(network) != before
+
+
+def test_findings_are_predicted_each_for_itself(network, dataset):
+    findings = [{**item, "label": [i % 2, 1]} for i, item in enumerate(ITEMS)]
+    logits = network.head(predict(network, dataset, "cpu").embedding)
+    outputs = predict_pool(network, dataset, LabelPool(findings, labels=3), "cpu", threshold=[0.9, 0.8])
+    assert (outputs.task, outputs.threshold) == ("multilabel", [0.9, 0.8])
+    torch.testing.assert_close(outputs.probs, logits.sigmoid())
+    assert predict_pool(network, dataset, LabelPool(ITEMS), "cpu").task == "multiclass"

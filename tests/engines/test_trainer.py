@@ -24,10 +24,10 @@ def images_of(item):
 def make():
     """A trainer of two epochs of two steps, on images of 4 x 4."""
 
-    def _make(labels=None, **arguments):
+    def _make(labels=None, data=ITEMS, task="multiclass", **arguments):
         torch.manual_seed(0)
-        pool, dataset = LabelPool(ITEMS, labels=labels), ImageDataset(ITEMS, images_of)
-        method = FixMatch(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), threshold=0.0)
+        pool, dataset = LabelPool(data, labels=labels), ImageDataset(data, images_of)
+        method = FixMatch(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), threshold=0.0, task=task)
         streams = {name: pool_loader(dataset, pool, name, 3, epoch_length=2) for name in ("labeled", "unlabeled")}
         optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.1)
         return SSLTrainer(
@@ -50,6 +50,47 @@ def test_labels_join_by_index_and_only_the_labeled_stream(make):
     assert torch.equal(batch["labeled"]["label"], batch["labeled"]["index"] % 2)
     assert set(batch["unlabeled"]) == {"weak", "strong", "index"}
     assert bool((batch["unlabeled"]["index"] >= 4).all())
+
+
+FINDINGS = Datalist([{**item, "label": [item["label"], -1]} for item in ITEMS], classes="ab")
+
+
+def test_findings_join_by_index_and_train(make):
+    trainer = make(data=FINDINGS, task="multilabel")
+    label = trainer.prepare(next(iter(trainer.data_loader)))["labeled"]["label"]
+    assert label.shape == (3, 2)
+    assert bool((label[:, 1] == -1).all())
+    trainer.run()
+    assert bool(torch.isfinite(trainer.state.output[0]["loss"]))
+
+
+@pytest.mark.parametrize(
+    ("data", "task", "match"),
+    [
+        (
+            FINDINGS,
+            "multiclass",
+            "the labels are multi-hot, .* FixMatch learns one class per image; give it `task: multil",
+        ),
+        (
+            ITEMS,
+            "multilabel",
+            "one class per image, and FixMatch learns findings, each for itself; give it `task: multic",
+        ),
+    ],
+)
+def test_a_method_for_other_labels_than_the_pool_has_is_refused_before_the_first_step(make, data, task, match):
+    trainer = make(data=data, task=task)
+    with pytest.raises(ValueError, match=match):
+        trainer.run()
+    assert trainer.core.steps_done == 0
+
+
+def test_a_method_that_reads_no_label_may_learn_from_any_pool(make):
+    """Such as a pre-training on images alone, whatever the labels will be."""
+    trainer = make(data=FINDINGS, task="multiclass")
+    trainer.core.streams = ("unlabeled",)
+    trainer._check_task()
 
 
 def test_a_corrected_label_is_in_the_next_batch(make):

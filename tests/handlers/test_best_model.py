@@ -6,7 +6,8 @@ from ignite.engine import Engine
 from torch import nn
 
 from medssl_monai.files import load_tensors
-from medssl_monai.handlers import BestModel
+from medssl_monai.handlers import BestModel, ClassificationScores
+from medssl_monai.methods import FixMatch
 from medssl_monai.networks import weights_metadata
 
 
@@ -88,6 +89,29 @@ def test_the_file_is_a_plain_state_dict_that_says_how_it_came_about(play, tmp_pa
     play(0.5)
     nn.Linear(1, 1).load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     assert weights_metadata(tmp_path / "model.pt") == {"seed": 3, "epoch": 1, "metric": "auroc", "value": 0.5}
+
+
+def test_the_mean_over_the_findings_that_are_defined_decides(tmp_path):
+    """A finding that no validation image has must neither stop the run nor keep a model from being best."""
+    network, best = nn.Linear(1, 1), BestModel(tmp_path / "model.pt", nn.Linear(1, 1))
+    best.network = network
+    engine = Engine(lambda engine, batch: {"pred": batch, "label": torch.tensor([[1, 0, -1], [0, 0, 1]])})
+    ClassificationScores().attach(engine)
+    best.attach(engine)
+    for epoch, logit in enumerate((-1.0, 1.0, 0.0)):
+        nn.init.constant_(network.weight, float(epoch))
+        engine.run([torch.tensor([[logit, 5.0, 0.0], [0.0, 0.0, 0.0]])])
+    assert best.best == 1.0
+    assert kept(tmp_path / "model.pt") == 1
+
+
+def test_thresholds_of_findings_are_kept_with_the_weights(tmp_path):
+    network = nn.Linear(1, 2)
+    method = FixMatch(network, threshold=[0.5, 0.75], decay=None, task="multilabel")
+    engine = Engine(lambda engine, batch: None)
+    BestModel(tmp_path / "model.pt", network, method=method).attach(engine)
+    engine.run([0])
+    assert weights_metadata(tmp_path / "model.pt")["threshold"] == [0.5, 0.75]
 
 
 def test_only_the_first_process_writes(play, tmp_path, monkeypatch):

@@ -225,6 +225,25 @@ def test_a_diverged_network_still_gives_a_record(measure):
     assert "loss_correlation" not in measure(method)["validation"]
 
 
+def test_findings_are_left_out_with_the_reason(tmp_path, caplog):
+    pairs = make_data(24), make_data(10, labeled=1)
+    for data, _ in pairs:
+        for item in data:
+            item["label"] = [item["label"], -1]
+    pools = [LabelPool(pair[0]) for pair in pairs]
+    method, engine = Estimates(), Engine(lambda engine, batch: None)
+    engine.state.device = "cpu"
+    EstimatorReport(method, pairs[0][1], pools[0], pairs[1][1], pools[1], 1, tmp_path).attach(engine)
+    path = tmp_path / "rounds" / "round_00.json"
+    path.parent.mkdir()
+    path.write_text('{"epoch": 1, "labels": 8}')
+    engine.run([0], max_epochs=1)
+    reason = "the labels are multi-hot, and estimates are judged for one class per image"
+    assert json.loads(path.read_text()) == {"epoch": 1, "labels": 8, "estimator_left_out": reason}
+    assert reason in caplog.text
+    assert method.asked == []
+
+
 def test_a_method_without_targets_is_refused_at_once(tmp_path):
     data, dataset = make_data(6)
     pool, method = LabelPool(data), FixMatch(nn.Linear(2, 2))

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -197,6 +198,31 @@ def test_budget_and_rounds_are_checked(handler, arguments):
 
 def test_the_oracle_answers_what_the_datalist_hides_and_nothing_else(data):
     assert Oracle(data)(["id3", "id9", "elsewhere"]) == {"id3": 1}
+
+
+def test_the_oracle_leaves_unknown_what_is_unknown_and_gives_no_label_that_says_nothing():
+    items = [{"id": "a", "label": [1, -1]}, {"id": "b", "label": [-1, -1]}, {"id": "c", "label": [0, 0]}]
+    assert Oracle(items)("abc") == {"a": [1, -1], "c": [0, 0]}
+
+
+def test_a_bound_argument_of_a_strategy_is_in_the_record(handler):
+    query = handler(partial(entropy, findings="max"))
+    query.ask(engine_at(2))
+    assert read_query(query.path(0))["strategy"] == "entropy (findings=max)"
+
+
+def test_findings_are_asked_for_and_answered(data, dataset, tmp_path):
+    findings = Datalist([{**item, "label": [i % 2, -1]} for i, item in enumerate(data)], classes=data.classes)
+    pool = LabelPool(findings, labels=2)
+    torch.manual_seed(0)
+    method = FixMatch(small_resnet(2, width=2), task="multilabel")
+    query = QueryHandler(pool, dataset, method, entropy, 3, 2, tmp_path, annotator=Oracle(findings))
+    query.ask(engine_at(2))
+    assert read_query(query.path(0))["task"] == "multilabel"
+    query.annotate(engine_at(3))
+    assert len(pool.indices("labeled")) == 5
+    for name in asked(query):
+        assert pool.label(pool.position[name]) == [int(name[2:]) % 2, -1]
 
 
 def test_one_query_outside_of_a_run(data, dataset, method, tmp_path):

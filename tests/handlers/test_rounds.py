@@ -8,8 +8,9 @@ import torch
 from ignite.engine import Engine
 
 from medssl_monai.data import Datalist, ImageDataset, LabelPool
-from medssl_monai.handlers import QueryHandler, RoundReport
-from medssl_monai.handlers.rounds import quarantine_lines, rounds_table
+from medssl_monai.data.pool import label_text
+from medssl_monai.handlers import Oracle, QueryHandler, RoundReport
+from medssl_monai.handlers.rounds import _differs, quarantine_lines, rounds_table, write_report
 from medssl_monai.methods import FixMatch
 from medssl_monai.networks import small_resnet
 from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, entropy, random
@@ -190,6 +191,85 @@ def test_only_the_first_process_writes(report, monkeypatch):
         monkeypatch.setattr(f"medssl_monai.handlers.{module}.is_first", lambda: False)
     monkeypatch.setattr("medssl_monai.handlers.query.from_first", lambda value: {"items": [], "query_size": [0, 0]})
     assert list(report().iterdir()) == []
+
+
+# ---- findings -------------------------------------------------------------------------------------------------------
+
+FINDINGS = ["effusion", "mass", "hernia"]
+
+
+@pytest.fixture
+def report_findings(tmp_path):
+    """A report on findings after two rounds; hernia is in no validation image, and the oracle knows some labels."""
+
+    def make(count, no_hernia):
+        labels = [[i % 2, (-1, 0, 1)[i % 3], int(i % 5 == 0 and not no_hernia)] for i in range(count)]
+        items = [{"image": "x", "id": f"id{i}", "group": f"g{i // 2}", "label": row} for i, row in enumerate(labels)]
+        images = torch.rand(count, 1, 12, 12, generator=torch.Generator().manual_seed(count))
+        data = Datalist(items, classes=FINDINGS, name="toy")
+        return data, ImageDataset(data, lambda item: {"image": images[int(item["id"][2:])]})
+
+    torch.manual_seed(0)
+    data, dataset = make(12, no_hernia=False)
+    validation_data, validation = make(16, no_hernia=True)
+    method = FixMatch(small_resnet(3, width=2), threshold=[0.4, 0.4, 0.9], task="multilabel")
+    pool, engine = LabelPool(data, labels=4), Engine(lambda engine, batch: None)
+    engine.state.device = "cpu"
+    known = Oracle(data)
+    QueryHandler(pool, dataset, method, BOOSTMIS, 2, 1, tmp_path / "queries", annotator=known).attach(engine)
+    RoundReport(tmp_path, pool, dataset, method, validation, LabelPool(validation_data), every=1, title="Toy").attach(
+        engine
+    )
+    engine.run([0], max_epochs=2)
+    return tmp_path
+
+
+def test_a_run_on_findings_leaves_every_file_and_no_nan(report_findings):
+    record = json.loads((report_findings / "rounds" / "round_01.json").read_text(), parse_constant=pytest.fail)
+    checked = record["pseudo_labels"]
+    assert checked["threshold"] == pytest.approx([0.4, 0.4, 0.9])
+    assert checked["accepted"] == checked["present"]["n"] + checked["absent"]["n"] > 0
+    assert checked["pairs"] < 3 * checked["unlabeled"]
+    assert record["evaluation"]["undefined"]["auroc of hernia"] == "no positive sample"
+    assert 0 <= record["evaluation"]["metrics"]["auroc"]["value"] <= 1
+
+
+def test_the_log_names_the_findings_that_are_left_out(report_findings, caplog):
+    record = json.loads((report_findings / "rounds" / "round_01.json").read_text())
+    with caplog.at_level("INFO", logger="medssl_monai.handlers.rounds"):
+        pool = LabelPool(make_data(2, synthetic=False)[0])
+        write_report(report_findings, [record], [], pool, make_data(2, synthetic=False)[1], title="Toy")
+    assert "AUROC leaves out hernia (no positive sample)" in caplog.text
+
+
+def test_the_table_of_rounds_lists_every_finding_with_a_value_or_a_reason(report_findings):
+    with (report_findings / "rounds.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["round"] == "1"]
+    by_name = {row["metric"]: row for row in rows}
+    for metric in ("auroc", "ap"):
+        for name in [*FINDINGS, "any finding"]:
+            row = by_name[f"{metric} of {name}"]
+            assert bool(row["value"]) != bool(row["undefined"])
+    assert by_name["auroc of hernia"]["undefined"] == "no positive sample"
+    assert by_name["auroc"]["value"] and not by_name["auroc"]["undefined"]
+
+
+def test_the_page_shows_the_findings_of_queried_images(report_findings):
+    page = (report_findings / "report.html").read_text()
+    (first, *_) = json.loads((report_findings / "queries" / "round_00.json").read_text())["items"]
+    label = json.loads((report_findings / "pool.json").read_text())["labels"][first["id"]]
+    assert f"annotated {label_text(label, FINDINGS)}" in page
+    assert "By finding" in page
+    assert "AUROC leaves out hernia (no positive sample)" in page
+
+
+@pytest.mark.parametrize(
+    ("label", "differs"),
+    [([1, 0, -1], False), ([1, -1, -1], False), ([0, 0, 0], True), ([1, 1, -1], True), ([1, 0, 1], True)],
+)
+def test_a_prediction_differs_if_any_known_finding_is_another(label, differs):
+    item = {"findings": {"effusion": 0.9, "mass": 0.2, "hernia": 0.5}, "predicted": "effusion"}
+    assert _differs(item, label, FINDINGS) is differs
 
 
 def test_a_run_that_ends_within_its_first_round_reports_nothing(tmp_path):

@@ -27,12 +27,12 @@ def dataset():
     return dataset
 
 
-def predict(table, order=((2,), (0, 1))):
+def predict(table, order=((2,), (0, 1)), probs=PROBS):
     """An evaluator that sees the images in this order, decollated."""
 
     def step(engine, batch):
         engine.state.batch = [{"index": torch.tensor(i)} for i in batch]
-        return [{"pred": PROBS[i]} for i in batch]
+        return [{"pred": probs[i]} for i in batch]
 
     engine = Engine(step)
     table.attach(engine)
@@ -64,3 +64,9 @@ def test_a_second_pass_starts_anew(dataset, tmp_path):
     table = ProbabilityTable(tmp_path / "p.csv", dataset, ["low", "high"])
     assert predict(table) == predict(table)
     assert len(table.rows) == 3
+
+
+def test_of_findings_all_that_are_more_probable_than_not_are_predicted(dataset, tmp_path):
+    table = ProbabilityTable(tmp_path / "p.csv", dataset, ["effusion", "mass"], task="multilabel")
+    rows = predict(table, probs=torch.tensor([[0.75, 0.625], [0.5, 0.5], [0.5, 0.25]]))
+    assert [row[3] for row in rows] == ["predicted", "effusion; mass", "", "none"]

@@ -73,3 +73,38 @@ def test_predictions_of_half_precision():
     ClassificationScores().attach(engine)
     engine.run([{"pred": torch.tensor([LEFT, RIGHT], dtype=torch.bfloat16), "label": torch.tensor([0, 1])}])
     assert engine.state.metrics["accuracy"] == 1.0
+
+
+# ---- findings -------------------------------------------------------------------------------------------------------
+
+
+def test_labels_of_several_columns_are_findings():
+    """With softmax the second finding of the first image would be at 0.5."""
+    engine = validate(([[9.0, 9.0], [-9.0, 9.0]], [[1, 1], [0, 1]]), ([[-9.0, -9.0]], [[0, 0]]))
+    assert engine.state.metrics["auroc"] == 1.0
+    assert engine.state.metrics["accuracy"] == 1.0
+
+
+def test_findings_without_both_outcomes_are_left_out_of_the_mean_and_named_in_one_line_per_metric(caplog):
+    logits = [[9.0, 1.0, 2.0, 3.0], [-9.0, 2.0, 1.0, 3.0]]
+    scores = ClassificationScores(["effusion", "mass", "hernia", "edema"])
+    with caplog.at_level(logging.WARNING):
+        engine = validate((logits, [[1, 0, 0, -1], [0, 0, 1, -1]]), scores=scores)
+    assert engine.state.metrics["auroc"] == 0.5  # effusion 1, hernia 0
+    assert engine.state.undefined["auroc of mass"] == "no positive sample"
+    assert "auroc leaves out mass (no positive sample); edema (no label is known)" in caplog.messages
+    assert len([line for line in caplog.messages if line.startswith("auroc")]) == 1
+    assert not any("nan" in str(value) for value in engine.state.metrics.values())
+
+
+def test_no_finding_with_both_outcomes_leaves_auroc_undefined_and_says_so(caplog):
+    with caplog.at_level(logging.WARNING):
+        engine = validate(([[9.0, 1.0], [8.0, 1.0]], [[1, 0], [1, 0]]))
+    assert "auroc" not in engine.state.metrics
+    assert "auroc is undefined: no finding has both outcomes." in caplog.messages
+
+
+def test_images_of_which_no_finding_is_known_are_not_counted(caplog):
+    with caplog.at_level(logging.INFO):
+        validate(([[9.0], [-9.0], [9.0]], [[1], [0], [-1]]))
+    assert "Validation of 2 images: " in caplog.text

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from medssl_monai.metrics import METRICS, bootstrap_intervals, classification_metrics, evaluate_predictions
+from medssl_monai.metrics import (
+    ANY_FINDING,
+    METRICS,
+    bootstrap_intervals,
+    classification_metrics,
+    evaluate_predictions,
+    finding_figures,
+    left_out,
+)
 from medssl_monai.metrics.classification import _prepare, _weighted
 
 
@@ -260,3 +268,128 @@ def test_a_thousand_resamples_are_fast(classes: int, limit_s: float) -> None:
     start = time.process_time()
     bootstrap_intervals(probs, target, [str(i // 3) for i in range(1000)])
     assert time.process_time() - start < limit_s
+
+
+# ---- findings -------------------------------------------------------------------------------------------------------
+
+FINDINGS = ["effusion", "mass", "hernia", "edema"]
+
+
+def draw_findings(samples: int = 90, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Of hernia there is no positive sample, of edema nothing is known."""
+    rng = np.random.default_rng(seed)
+    target = rng.integers(-1, 2, (samples, 4))
+    target[:, 2], target[:, 3] = np.minimum(target[:, 2], 0), -1
+    return np.round(rng.random((samples, 4)), 2), target
+
+
+def evaluate_findings(**changes) -> dict:
+    probs, target = draw_findings()
+    groups = [str(i // 3) for i in range(90)]
+    return evaluate_predictions(probs, target, groups, FINDINGS, **{"resamples": 60, **changes})
+
+
+def test_every_finding_has_its_counts_figures_and_intervals() -> None:
+    report = evaluate_findings()
+    probs, target = draw_findings()
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["task"] == "multilabel"
+    known = target[:, 0] >= 0
+    p, y = probs[known, 0], target[known, 0]
+    assert report["per_class"]["effusion"] == pytest.approx(
+        {
+            "n": y.sum(), "absent": (1 - y).sum(), "unknown": 90 - known.sum(),
+            "auroc": sk.roc_auc_score(y, p), "ap": sk.average_precision_score(y, p),
+            "recall": sk.recall_score(y, p > 0.5), "specificity": sk.recall_score(1 - y, p <= 0.5),
+        }
+    )  # fmt: skip
+    groups = [str(i // 3) for i in range(90)]
+    alone = bootstrap_intervals(probs[:, :1], target[:, :1], groups, resamples=60)
+    assert report["per_class_intervals"]["effusion"] == {name: list(alone[name]) for name in ("auroc", "ap")}
+    assert report["per_class"]["edema"] == {"n": 0, "absent": 0, "unknown": 90}
+    assert set(report["per_class_intervals"]) == {"effusion", "mass", ANY_FINDING}
+
+
+def test_findings_that_lack_an_outcome_are_listed_and_not_in_the_mean() -> None:
+    report = evaluate_findings()
+    assert report["undefined"]["auroc of hernia"] == report["undefined"]["ap of hernia"] == "no positive sample"
+    assert report["undefined"]["auroc of edema"] == "no label is known"
+    of = report["per_class"]
+    assert report["metrics"]["auroc"]["value"] == pytest.approx((of["effusion"]["auroc"] + of["mass"]["auroc"]) / 2)
+    low, high = report["metrics"]["auroc"]["low"], report["metrics"]["auroc"]["high"]
+    assert low < report["metrics"]["auroc"]["value"] < high
+
+
+def test_one_class_per_image_is_reported_as_before() -> None:
+    probs, target = draw(40, 3)
+    report = evaluate_predictions(probs, target, [str(i) for i in range(40)], resamples=20)
+    assert report["task"] == "multiclass"
+    assert report.keys() == {"task", "n", "groups", "metrics", "undefined", "per_class", "interval"}
+    assert all(entry.keys() == {"n", "auroc", "ap", "recall"} for entry in report["per_class"].values())
+    assert finding_figures(report) == []
+
+
+def test_any_finding_is_one_minus_the_product_and_unknown_if_it_may_hide() -> None:
+    probs = np.array([[0.5, 0.5], [0.2, 0.1], [0.9, 0.0], [0.4, 0.3]])
+    target = np.array([[1, -1], [0, 0], [0, -1], [-1, 1]])
+    entry = evaluate_predictions(probs, target, list("abcd"), resamples=5)["per_class"][ANY_FINDING]
+    assert (entry["n"], entry["absent"], entry["unknown"]) == (2, 1, 1)
+    assert entry["auroc"] == 1.0  # 0.75 and 0.58 above 0.28
+    assert entry["recall"] == entry["specificity"] == 1.0
+    assert list(evaluate_predictions(probs[:, :1], target[:, :1], list("abcd"), resamples=5)["per_class"]) == [
+        "class 0"
+    ]
+
+
+def test_a_finding_that_nobody_looked_for_does_not_hide_in_any_finding() -> None:
+    probs, target = draw_findings()
+    with_edema = evaluate_predictions(probs, target, [str(i) for i in range(90)], resamples=5)
+    without = evaluate_predictions(probs[:, :3], target[:, :3], [str(i) for i in range(90)], resamples=5)
+    assert with_edema["per_class"][ANY_FINDING] == without["per_class"][ANY_FINDING]
+    assert with_edema["per_class"][ANY_FINDING]["absent"] > 0
+
+
+def test_every_finding_is_a_row_with_a_value_or_a_reason() -> None:
+    rows = {row["metric"]: row for row in finding_figures(evaluate_findings())}
+    assert list(rows) == [f"{metric} of {name}" for metric in ("auroc", "ap") for name in [*FINDINGS, ANY_FINDING]]
+    assert all((row["value"] is None) == ("undefined" in row) for row in rows.values())
+    assert rows["ap of hernia"]["undefined"] == "no positive sample"
+    effusion = rows["auroc of effusion"]
+    assert effusion["low"] < effusion["value"] < effusion["high"]
+    assert effusion["n"] == int((draw_findings()[1][:, 0] >= 0).sum())
+    assert rows["auroc of edema"] == {
+        "metric": "auroc of edema", "value": None, "n": 0, "undefined": "no label is known",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(0, "no finding has both outcomes"), (1, "no finding has both outcomes"), (-1, "no finding")]
+)
+def test_a_mean_over_no_finding_is_a_row_with_its_reason(value: int, reason: str) -> None:
+    report = evaluate_predictions(np.full((4, 2), 0.4), np.full((4, 2), value), list("abcd"), resamples=5)
+    rows = {row["metric"]: row for row in finding_figures(report)}
+    assert rows["auroc"]["value"] is None
+    assert rows["auroc"]["undefined"].startswith(reason)
+    outcome = {0: "no positive sample", 1: "no negative sample", -1: "no label is known"}[value]
+    assert rows["auroc of class 1"]["undefined"] == rows["ap of any finding"]["undefined"] == outcome
+
+
+def test_predictions_that_are_no_numbers_leave_every_finding_undefined() -> None:
+    probs, target = draw_findings()
+    probs[0, 0] = np.nan
+    report = evaluate_predictions(probs, target, [str(i) for i in range(90)], FINDINGS, resamples=5)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    rows = {row["metric"]: row for row in finding_figures(report)}
+    assert all(row["value"] is None for row in rows.values())
+    assert rows["auroc of effusion"]["undefined"] == "1 of 90 samples have probabilities that are not finite"
+    assert rows["auroc of hernia"]["undefined"] == "no positive sample"
+
+
+def test_what_a_mean_leaves_out_is_one_line() -> None:
+    undefined = classification_metrics(*draw_findings(), FINDINGS)[1]
+    assert left_out(undefined, {"auroc": "AUROC", "ece": "ECE", "accuracy": "accuracy"}) == [
+        "AUROC leaves out hernia (no positive sample); edema (no label is known)",
+        "ECE leaves out edema (no label is known)",
+    ]
+    assert "ap leaves out hernia (no positive sample); edema (no label is known)" in left_out(undefined)
+    assert left_out({"auroc": "no finding has both outcomes"}) == []

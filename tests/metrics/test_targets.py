@@ -7,7 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from medssl_monai.metrics import classification_metrics, judge_targets, pseudo_label_accuracy, rank_correlation
+from medssl_monai.metrics import (
+    classification_metrics,
+    judge_targets,
+    pseudo_finding_accuracy,
+    pseudo_label_accuracy,
+    rank_correlation,
+)
 
 
 def draw(count=200, classes=3, seed=0):
@@ -131,3 +137,22 @@ def test_a_certain_error_is_a_large_loss_and_no_infinity():
         probs, np.array([0, 0, 1]), probs, np.ones(3, bool), np.array([3.0, 2.0, 1.0]), np.ones(3, int)
     )
     assert found["loss_correlation"] == pytest.approx(1.0)
+
+
+def test_pseudo_labels_of_findings_by_hand():
+    pseudo_label = np.array([[1, 0], [1, -1], [0, 1], [1, 0]])
+    truth = np.array([[1, 0], [0, 1], [1, -1], [-1, 0]])
+    assert pseudo_finding_accuracy(pseudo_label, truth, ["effusion", "mass"]) == {
+        "accuracy": 3 / 5,
+        "present": {"n": 2, "accuracy": 0.5},
+        "absent": {"n": 3, "accuracy": 2 / 3},
+        "per_class": {
+            "effusion": {"present": {"n": 2, "accuracy": 0.5}, "absent": {"n": 1, "accuracy": 0.0}},
+            "mass": {"present": {"n": 0}, "absent": {"n": 2, "accuracy": 1.0}},
+        },
+    }
+
+
+@pytest.mark.parametrize(("pseudo_label", "truth"), [(-1, 1), (1, -1), (0, -1)])
+def test_pairs_that_nobody_accepted_or_knows_say_nothing(pseudo_label, truth):
+    assert pseudo_finding_accuracy(np.full((3, 2), pseudo_label), np.full((3, 2), truth)) == {}

@@ -83,6 +83,41 @@ def test_a_head_without_weights_is_stable_everywhere():
     assert not divergence.any()
 
 
+def test_instability_of_a_finding_is_that_of_two_classes_and_of_several_their_sum():
+    """A finding with the logit z is two classes with the logits 0 and z."""
+    head, features = linear(classes=3), randn(9, 6)
+    start = unit_rows(randn(9, 6, seed=8))
+
+    def one(k):
+        return lambda x: torch.stack([torch.zeros(len(x)).double(), head(x)[:, k]], dim=1)
+
+    for k in range(3):
+        as_classes = adversarial_instability(one(k), features, start, xi=1.5)
+        as_finding = adversarial_instability(lambda x, k=k: head(x)[:, [k]], features, start, xi=1.5, task="multilabel")
+        torch.testing.assert_close(as_finding, as_classes)
+    _, together = adversarial_instability(head, features, start, power_iterations=0, task="multilabel")
+    parts = [adversarial_instability(one(k), features, start, power_iterations=0)[1] for k in range(3)]
+    torch.testing.assert_close(together, torch.stack(parts).sum(dim=0))
+
+
+def test_a_pool_of_findings_is_scored_as_findings():
+    head, features = linear(classes=3), randn(20, 6)
+    outputs = replace(pool_of(features, head), probs=head(features).sigmoid(), task="multilabel")
+    scores = Instability()(outputs, torch.arange(20), seeded(1))
+    assert not torch.allclose(scores, Instability()(replace(outputs, task="multiclass"), torch.arange(20), seeded(1)))
+    p = outputs.probs
+    entropy = -(p * p.log() + (1 - p) * (1 - p).log())
+    torch.testing.assert_close(DensityEntropy("none")(outputs, torch.arange(20)), entropy.sum(dim=1))
+    torch.testing.assert_close(DensityEntropy("none", findings="max")(outputs, torch.arange(20)), entropy.amax(dim=1))
+
+
+def test_a_query_of_findings_is_balanced_over_the_most_probable_ones():
+    probs = torch.tensor([[0.4, 0.3]] * 6 + [[0.1, 0.2]] * 6, dtype=torch.double)
+    outputs = PoolOutputs(torch.arange(12), torch.zeros(12, dtype=torch.bool), probs, task="multilabel")
+    asked = BoostMISQuery(density_entropy=DensityEntropy("none"))(outputs, 4, seeded())
+    assert sorted(asked.index.tolist()) == [0, 1, 6, 7]
+
+
 def test_a_zero_row_stays_zero():
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
     torch.testing.assert_close(unit_rows(rows), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))

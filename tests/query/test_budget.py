@@ -12,6 +12,7 @@ from medssl_monai import query
 from medssl_monai.networks import EmbeddingClassifier
 from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, PoolOutputs, Query
 from medssl_monai.query.budget import ExactBudget
+from medssl_monai.task import probabilities
 
 BOTH = BoostMISQuery(Instability(), DensityEntropy(neighbors=4))
 
@@ -20,16 +21,16 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def make_pool(samples=60, classes=3, labeled=4, threshold=0.99, seed=0):
+def make_pool(samples=60, classes=3, labeled=4, threshold=0.99, seed=0, task="multiclass"):
     """Outputs of a random network for points of noise; the indices are shuffled."""
     torch.manual_seed(seed)
     network = EmbeddingClassifier(nn.Identity(), 6, classes).eval()
     nn.init.normal_(network.head.weight, std=2.0)
     embedding = torch.randn(samples, 6)
     with torch.no_grad():
-        probs = network.head(embedding).softmax(dim=1)
+        probs = probabilities(network.head(embedding), task)
     known = torch.arange(samples) < labeled
-    return PoolOutputs(torch.randperm(samples), known, probs, embedding, network, threshold=threshold)
+    return PoolOutputs(torch.randperm(samples), known, probs, embedding, network, threshold=threshold, task=task)
 
 
 STRATEGIES = {
@@ -56,6 +57,15 @@ def test_the_query_has_the_size_of_the_budget_or_of_all_that_is_unlabeled(name, 
     assert not set(chosen) & set(outputs.index[outputs.labeled].tolist())
     assert asked.size[0] <= asked.size[1]
     assert torch.equal(outputs.labeled, before)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("threshold", [None, 0.6, [0.99, 0.6, 0.0]])
+def test_a_query_of_findings_has_the_size_of_the_budget(name, threshold):
+    outputs = make_pool(threshold=threshold, task="multilabel")
+    asked = ExactBudget(STRATEGIES[name])(outputs, 10, seeded())
+    assert len(asked) == len(set(asked.index.tolist())) == 10
+    assert not set(asked.index.tolist()) & set(outputs.index[outputs.labeled].tolist())
 
 
 @pytest.mark.parametrize("seed", range(5))

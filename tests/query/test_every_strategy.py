@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,11 +13,15 @@ from torch import nn
 from medssl_monai import query
 from medssl_monai.networks import EmbeddingClassifier
 from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, PoolOutputs
+from medssl_monai.query.base import name_of
+from medssl_monai.task import TASKS, probabilities
 
 STRATEGIES = {
     "random": query.random,
     "entropy": query.entropy,
     "margin": query.margin,
+    "entropy, most uncertain finding": partial(query.entropy, findings="max"),
+    "margin, most uncertain finding": partial(query.margin, findings="max"),
     "boostmis": BoostMISQuery(Instability(), DensityEntropy(neighbors=4)),
     "boostmis, all": BoostMISQuery(Instability(), DensityEntropy(neighbors=4), pool="all"),
     "boostmis, exact": BoostMISQuery(Instability(), DensityEntropy(neighbors=4), exact_budget=True),
@@ -37,19 +42,22 @@ def classifier(classes, seed):
 
 @st.composite
 def pool_outputs(draw):
-    n, classes, seed = draw(st.integers(1, 14)), draw(st.integers(2, 4)), draw(st.integers(0, 2**16))
+    n, seed, task = draw(st.integers(1, 14)), draw(st.integers(0, 2**16)), draw(st.sampled_from(TASKS))
+    classes = draw(st.integers(1 if task == "multilabel" else 2, 4))
     g = torch.Generator().manual_seed(seed)
     index = torch.randperm(len(IMAGES), generator=g)[:n]
     network = classifier(classes, seed)
     with torch.no_grad():
         nn.init.normal_(network.head.weight, std=2.0, generator=g)
         embedding = network.embed(IMAGES[index])
-        probs = network.head(embedding).softmax(dim=1)
+        probs = probabilities(network.head(embedding), task)
     labeled = draw(
         st.one_of(st.just([False] * n), st.just([True] * n), st.lists(st.booleans(), min_size=n, max_size=n))
     )
     threshold = draw(st.sampled_from([None, 0.0, 0.6, 0.8, 1.0]))
-    return PoolOutputs(index, torch.tensor(labeled), probs, embedding, network, lambda i: IMAGES[i], threshold)
+    if task == "multilabel" and draw(st.booleans()):
+        threshold = draw(st.lists(st.sampled_from([0.0, 0.6, 0.8, 1.0]), min_size=classes, max_size=classes))
+    return PoolOutputs(index, torch.tensor(labeled), probs, embedding, network, lambda i: IMAGES[i], threshold, task)
 
 
 def permuted(outputs, order):
@@ -64,7 +72,11 @@ def seeded(seed):
 def candidates(strategy, outputs):
     rows = ~outputs.labeled
     if getattr(strategy, "pool", "all") == "unselected" and outputs.threshold is not None:
-        rows &= outputs.probs.amax(dim=1) < outputs.threshold
+        if outputs.task == "multilabel":
+            sure = torch.maximum(outputs.probs, 1 - outputs.probs) >= torch.tensor(outputs.threshold)
+            rows &= ~sure.all(dim=1)
+        else:
+            rows &= outputs.probs.amax(dim=1) < outputs.threshold
     return set(outputs.index[rows].tolist())
 
 
@@ -121,32 +133,38 @@ def strategy(request):
     return STRATEGIES[request.param]
 
 
-def example(labeled):
+@pytest.fixture(params=TASKS)
+def example(request):
+    """Outputs of a pool of 40 images and three classes or findings, by what is labeled."""
+    return partial(make_example, task=request.param)
+
+
+def make_example(labeled, task="multiclass"):
     network = classifier(3, seed=0)
     index = torch.arange(len(IMAGES))
     with torch.no_grad():
         embedding = network.embed(IMAGES)
-        probs = network.head(embedding).softmax(dim=1)
-    return PoolOutputs(index, labeled, probs, embedding, network, lambda i: IMAGES[i], threshold=0.95)
+        probs = probabilities(network.head(embedding), task)
+    return PoolOutputs(index, labeled, probs, embedding, network, lambda i: IMAGES[i], threshold=0.95, task=task)
 
 
-def test_a_budget_of_zero_asks_for_nothing(strategy):
+def test_a_budget_of_zero_asks_for_nothing(strategy, example):
     asked = strategy(example(torch.zeros(40, dtype=torch.bool)), 0, seeded(0))
     assert asked.size == (0, 0)
     assert asked.reason == []
 
 
-def test_everything_labeled_asks_for_nothing(strategy):
+def test_everything_labeled_asks_for_nothing(strategy, example):
     assert strategy(example(torch.ones(40, dtype=torch.bool)), 5, seeded(0)).size == (0, 0)
 
 
-def test_a_pool_smaller_than_the_budget_is_asked_for_once(strategy):
+def test_a_pool_smaller_than_the_budget_is_asked_for_once(strategy, example):
     labeled = torch.ones(40, dtype=torch.bool)
     labeled[[3, 8, 21]] = False
     assert sorted(strategy(example(labeled), 10, seeded(0)).index.tolist()) == [3, 8, 21]
 
 
-def test_identical_samples(strategy):
+def test_identical_samples(strategy, example):
     outputs = example(torch.zeros(40, dtype=torch.bool))
     same = replace(
         outputs,
@@ -158,7 +176,7 @@ def test_identical_samples(strategy):
     assert 4 <= len(asked) == len(set(asked.index.tolist())) <= 8
 
 
-def test_certain_predictions_do_not_break_the_scores(strategy):
+def test_certain_predictions_do_not_break_the_scores(strategy, example):
     outputs = replace(example(torch.zeros(40, dtype=torch.bool)), threshold=None)
     certain = replace(outputs, probs=torch.eye(3)[torch.arange(40) % 3])
     asked = strategy(certain, 4, seeded(0))
@@ -166,7 +184,7 @@ def test_certain_predictions_do_not_break_the_scores(strategy):
     assert all(torch.isfinite(score).all() for score in asked.scores.values())
 
 
-def test_random_depends_on_the_seed_and_on_nothing_else():
+def test_random_depends_on_the_seed_and_on_nothing_else(example):
     outputs = example(torch.zeros(40, dtype=torch.bool))
     other = replace(outputs, probs=outputs.probs.flip(0), embedding=None, network=None)
     assert query.random(outputs, 5, seeded(0)).index.tolist() == query.random(other, 5, seeded(0)).index.tolist()
@@ -174,7 +192,7 @@ def test_random_depends_on_the_seed_and_on_nothing_else():
 
 
 def test_random_is_uniform():
-    outputs = example(torch.zeros(40, dtype=torch.bool))
+    outputs = make_example(torch.zeros(40, dtype=torch.bool))
     counts = torch.zeros(40)
     for seed in range(400):
         counts[query.random(outputs, 10, seeded(seed)).index] += 1
@@ -192,6 +210,58 @@ def test_entropy_takes_the_most_uncertain_first():
 def test_margin_looks_at_the_two_most_probable_classes_only():
     outputs = PoolOutputs(torch.tensor([10, 11, 12, 13]), torch.zeros(4, dtype=torch.bool), PROBS)
     assert query.margin(outputs, 4, seeded(0)).index.tolist() == [11, 12, 13, 10]
+
+
+FINDINGS = torch.tensor([[0.5, 0.99, 0.99], [0.3, 0.3, 0.3], [0.01, 0.02, 0.01], [0.8, 0.5, 0.1]])
+"""By the sum of entropies in nats 0.81, 1.83, 0.21, 1.52; the first and the last have the most uncertain finding."""
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        (query.entropy, [11, 13, 10, 12]),
+        (partial(query.entropy, findings="max"), [10, 13, 11, 12]),
+        (query.margin, [11, 13, 10, 12]),  # gaps 1.96, 1.2, 2.92, 1.4
+        (partial(query.margin, findings="max"), [10, 13, 11, 12]),
+    ],
+)
+def test_uncertainty_of_findings_is_summed_or_that_of_the_most_uncertain(strategy, expected):
+    outputs = PoolOutputs(torch.tensor([10, 11, 12, 13]), torch.zeros(4, dtype=torch.bool), FINDINGS, task="multilabel")
+    assert strategy(outputs, 4, seeded(0)).index.tolist() == expected
+
+
+@pytest.mark.parametrize("findings", ["sum", "max"])
+@pytest.mark.parametrize("strategy", [query.entropy, query.margin])
+def test_one_finding_is_asked_for_like_two_classes(strategy, findings):
+    p = torch.rand(30, 1, generator=seeded(3))
+    index, labeled = torch.arange(30), torch.zeros(30, dtype=torch.bool)
+    classes = strategy(PoolOutputs(index, labeled, torch.cat([1 - p, p], dim=1)), 30, seeded(0))
+    found = strategy(PoolOutputs(index, labeled, p, task="multilabel"), 30, seeded(0), findings)
+    assert found.index.tolist() == classes.index.tolist()
+    (name,) = found.scores
+    torch.testing.assert_close(found.scores[name], classes.scores[name])
+
+
+def test_findings_are_summed_or_the_largest_taken_and_nothing_else():
+    outputs = PoolOutputs(torch.arange(4), torch.zeros(4, dtype=torch.bool), FINDINGS, task="multilabel")
+    with pytest.raises(ValueError, match="`findings` must be 'sum' or 'max', got 'mean'"):
+        query.entropy(outputs, 2, seeded(0), findings="mean")
+
+
+def test_doubtful_is_an_image_of_which_any_finding_is():
+    outputs = PoolOutputs(torch.arange(4), torch.zeros(4, dtype=torch.bool), FINDINGS, task="multilabel")
+    assert outputs.doubtful.all()  # the learner has no threshold
+    assert replace(outputs, threshold=0.9).doubtful.tolist() == [True, True, False, True]
+    assert replace(outputs, threshold=0.5).doubtful.tolist() == [False] * 4
+    assert replace(outputs, threshold=[0.5, 0.9, 0.9]).doubtful.tolist() == [False, True, False, True]
+    absence_and_presence = [[0.9, 0.5, 0.7], [0.5, 0.9, 0.9]]
+    assert replace(outputs, threshold=absence_and_presence).doubtful.tolist() == [True, True, False, False]
+
+
+def test_a_strategy_is_named_with_what_is_bound_to_it():
+    assert name_of(query.entropy) == "entropy"
+    assert name_of(partial(query.entropy, findings="max")) == "entropy (findings=max)"
+    assert name_of(STRATEGIES["boostmis"]) == "BoostMISQuery"
 
 
 def test_ties_go_to_the_smaller_index():

@@ -116,6 +116,44 @@ def test_an_empty_query(record, tmp_path):
     assert json.loads((tmp_path / "q.json").read_text())["items"] == []
 
 
+@pytest.fixture
+def findings():
+    items = [{"image": f"{i}.png", "id": f"s{i}"} for i in range(2)]
+    pool = LabelPool(Datalist(items, classes=["effusion", "mass"]), task="multilabel")
+    probs = torch.tensor([[0.75, 0.625], [0.25, 0.5]])
+    outputs = PoolOutputs(torch.arange(2), torch.zeros(2, dtype=torch.bool), probs, task="multilabel")
+    query = Query(torch.tensor([0, 1]), ["entropy"] * 2, {"entropy": torch.tensor([1.0, 0.5])})
+    return pool, query_record(query, outputs, pool)
+
+
+def test_a_query_of_findings_names_those_predicted_and_the_probability_of_each(findings):
+    first, second = findings[1]["items"]
+    assert (first["predicted"], first["confidence"]) == ("effusion; mass", 0.625)  # of the least certain one
+    assert first["findings"] == {"effusion": 0.75, "mass": 0.625}
+    assert (second["predicted"], second["confidence"]) == ("none", 0.5)
+    assert findings[1]["task"] == "multilabel"
+
+
+def test_the_table_of_findings_shows_what_to_write_and_is_read_back(findings, tmp_path):
+    pool, record = findings
+    write_query(tmp_path / "q.json", record)
+    rows = table_of(tmp_path / "q.csv")
+    assert list(rows[0]) == ["id", "rank", "reason", "choices", "label"]
+    assert {row["choices"] for row in rows} == {"none; effusion; mass"}
+    text = (tmp_path / "q.csv").read_text().replace("mass,\n", "mass,mass; ?effusion\n", 1)
+    (tmp_path / "q.csv").write_text(text)
+    assert read_annotations(tmp_path / "q.csv", pool.classes, pool.task) == [("s0", [-1, 1]), ("s1", None)]
+    write_query(tmp_path / "q.json", record)
+    assert (tmp_path / "q.csv").read_text() == text
+
+
+def test_findings_without_names_are_numbers():
+    pool = LabelPool([{"id": "x"}], task="multilabel")
+    outputs = PoolOutputs(torch.tensor([0]), torch.tensor([False]), torch.tensor([[0.2, 0.8]]), task="multilabel")
+    (item,) = query_record(Query(torch.tensor([0]), ["random"]), outputs, pool)["items"]
+    assert (item["predicted"], list(item["findings"])) == ("1", ["0", "1"])
+
+
 def test_classes_without_names_are_numbers():
     pool = LabelPool([{"id": "x"}])
     outputs = PoolOutputs(torch.tensor([0]), torch.tensor([False]), torch.tensor([[0.2, 0.8]]))

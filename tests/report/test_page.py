@@ -40,6 +40,7 @@ def make_item(**changes):
         "scores": {"instability": 0.012345, "degree": 7.0},
         "annotated": "malignant",
         "predicted": "benign",
+        "differs": True,
         "confidence": 0.625,
         "image": np.zeros((300, 200), dtype=np.uint8),
         **changes,
@@ -168,7 +169,11 @@ def test_an_image_becomes_a_small_png_of_its_shape(render):
 
 
 def test_a_card_tells_why_an_image_was_asked_for_and_what_came_of_it(render):
-    items = [make_item(), make_item(annotated="benign"), make_item(annotated=None, scores={"density": float("nan")})]
+    items = [
+        make_item(),
+        make_item(annotated="benign", differs=False),
+        make_item(annotated=None, differs=False, scores={"density": float("nan")}),
+    ]
     page = render(queries=[{"round": 0, "epoch": 6, "strategy": "boostmis", "items": items}])
     text = Outline(page).text
     assert "rank 1 · unstable" in text
@@ -219,6 +224,39 @@ def test_an_evaluation_fits_the_page(render):
     text = Outline(render(rounds=[{"round": 0, "epoch": 6, "labels": 24, "evaluation": result}])).text
     metric = result["metrics"]["auroc"]
     assert f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]" in text
+
+
+@pytest.fixture(scope="module")
+def findings():
+    """An evaluation of 60 images: of hernia there is no positive sample, of edema no label is known."""
+    rng = np.random.default_rng(0)
+    target, probs = rng.integers(-1, 2, (60, 4)), rng.random((60, 4))
+    target[:, 2], target[:, 3] = np.minimum(target[:, 2], 0), -1
+    names = ["effusion", "mass", "hernia", "edema"]
+    return evaluate_predictions(probs, target, [str(n // 3) for n in range(60)], names, resamples=50)
+
+
+def test_findings_have_a_row_each_and_those_left_out_are_named(render, findings):
+    text = Outline(render(rounds=[{"round": 0, "epoch": 6, "labels": 24, "evaluation": findings}])).text
+    assert "By finding" in text and "By class" not in text
+    assert "findingpresentabsentunknownAUROC" in text.replace("\n", "")
+    row = findings["per_class"]["effusion"]
+    low, high = findings["per_class_intervals"]["effusion"]["auroc"]
+    assert f"effusion{row['n']}{row['absent']}{row['unknown']}{row['auroc']:.3f} [{low:.3f}, {high:.3f}]" in text
+    hernia = findings["per_class"]["hernia"]
+    assert f"hernia0{hernia['absent']}{hernia['unknown']}undefinedundefinedundefined" in text
+    assert "AUROC leaves out hernia (no positive sample); edema (no label is known)" in text
+    assert "any finding" in text
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def test_the_table_of_the_console_names_the_findings_that_a_mean_leaves_out(findings):
+    rounds = [{"round": n, "epoch": n, "labels": 24, "evaluation": findings} for n in (0, 1)]
+    lines = format_table(rounds).splitlines()
+    assert lines[3:] == [
+        "macro-F1 leaves out edema (no label is known)",
+        "AUROC leaves out hernia (no positive sample); edema (no label is known)",
+    ]
 
 
 def test_the_table_of_the_console():
