@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     bundle.add_argument("folder", type=Path)
 
     phantom = commands.add_parser("phantom", help="make synthetic images with a datalist")
-    phantom.add_argument("kind", help="spine2, spine6 or chest")
+    phantom.add_argument("kind", help="spine2, spine6, chest, chest14, chest14_unknown or lesion7")
     phantom.add_argument("folder", type=Path)
     phantom.add_argument("--seed", type=int, default=0)
 
@@ -75,8 +75,14 @@ def build_parser() -> argparse.ArgumentParser:
         policies = ["ignore", "zero", "one"]
         prepare.add_argument(f"--{name}", choices=policies, default="ignore", help=f"what {text} as a finding means")
     prepare.add_argument("--split", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="fractions by group")
+    prepare.add_argument("--folds", type=int, help="cross-validation by group: how many folds")
+    prepare.add_argument("--fold", type=int, help="which of them, from 0, is for validation")
     prepare.add_argument("--labels", type=_number, help="training items that count as labeled: a number or fraction")
+    prepare.add_argument(
+        "--labels_by", choices=["image", "group"], default="image", help="group: --labels counts groups"
+    )
     prepare.add_argument("--label_list", help="published list of the labeled images: its name, or a file")
+    prepare.add_argument("--unlabeled", type=Path, help="second source, whose images join the training without a label")
     prepare.add_argument("--keep_duplicates", action="store_true", help="keep exact copies of an image")
     prepare.add_argument("--allow_leaks", action="store_true", help="keep a split that has patients on both sides")
     prepare.add_argument("--clear_names", action="store_true", help="ids and groups as they are, for public images")
@@ -291,7 +297,7 @@ def _change_labels(arguments: argparse.Namespace) -> int:
     pool = LabelPool(data, labels=arguments.labels)
     if arguments.query:
         pool.query_size = tuple(read_query(arguments.query)["query_size"])
-    rows = read_annotations(arguments.table, pool.classes)
+    rows = read_annotations(arguments.table, pool.classes, pool.task)
     accepted, refused = annotate_from_table(pool, rows, correct=arguments.command == "correct")
     pool.save(output)
     for reason in refused:

@@ -1,5 +1,6 @@
 import csv
 import io
+import itertools
 import json
 import os
 import shutil
@@ -269,6 +270,231 @@ def test_unknown_sources(tmp_path):
         prepare(tmp_path / "empty", tmp_path / "out")
 
 
+# cross-validation
+
+
+def folds_of(folder, out, number=4, **options):
+    paths = [prepare(folder, out / str(k), **COLUMNS, folds=number, fold=k, **options) for k in range(number)]
+    return [set(section(path, "validation")) for path in paths], paths
+
+
+def test_every_image_is_in_one_fold_and_patients_are_in_one(folder, tmp_path):
+    folds, paths = folds_of(folder, tmp_path)
+    assert sorted(name for fold in folds for name in fold) == sorted(f"sub/im{k}.png" for k in range(16))
+    for fold, path in zip(folds, paths, strict=True):
+        assert fold | set(section(path)) == set().union(*folds)
+        groups = [{item["group"] for item in section(path, name).values()} for name in ("training", "validation")]
+        assert not groups[0] & groups[1]
+        assert report(path)["sections"]["validation"]["classes"] == {"ill": 2, "normal": 2}
+        assert report(path)["split"].startswith("fold ")
+    assert folds_of(folder, tmp_path / "again")[0] == folds
+    assert folds_of(folder, tmp_path / "other", seed=1)[0] != folds
+
+
+def test_many_images_of_a_patient_are_little_more_than_one(folder, tmp_path):
+    table = folder / "labels.csv"
+    text = table.read_text().replace("p1", "p0").replace("p2", "p0")  # six images; the other five patients have two
+    table.write_text(text.replace(",ill", ",normal"))
+    for seed in range(4):
+        _, paths = folds_of(folder, tmp_path / str(seed), 2, seed=seed)
+        assert [len({item["group"] for item in section(path, "validation").values()}) for path in paths] == [3, 3]
+
+
+def test_the_publishers_test_images_stay_out_of_the_folds(tmp_path):
+    names = [f"p{k}_{n}" for k in range(6) for n in range(2)]
+    np.savez(
+        tmp_path / "set.npz",
+        images=np.arange(12 * 16, dtype=np.uint8).reshape(12, 4, 4),
+        labels=np.arange(12) % 2,
+        ids=np.array(names),
+        patients=np.array([name[:2] for name in names]),
+        split=np.array(["train"] * 4 + ["val"] * 4 + ["test"] * 4),
+    )
+    paths = [prepare(tmp_path / "set.npz", tmp_path / str(k), folds=4, fold=k) for k in range(4)]
+    assert {frozenset(section(path, "testing")) for path in paths} == {frozenset(names[8:])}
+    assert sorted(name for path in paths for name in section(path, "validation")) == names[:8]
+    assert [len(section(path)) for path in paths] == [6, 6, 6, 6]
+
+
+def test_a_patient_on_both_sides_of_the_publishers_test_images_is_refused(tmp_path):
+    np.savez(
+        tmp_path / "set.npz",
+        images=np.arange(4 * 16, dtype=np.uint8).reshape(4, 4, 4),
+        labels=np.arange(4) % 2,
+        ids=np.array(list("abcd")),
+        patients=np.array(["p0", "p1", "p2", "p2"]),
+        split=np.array(["train", "train", "train", "test"]),
+    )
+    with pytest.raises(ValueError, match="1 groups in its testing section and elsewhere, for example 'p2'"):
+        prepare(tmp_path / "set.npz", tmp_path / "out", folds=2, fold=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"folds": 3}, "give `folds` .* and `fold` .* together"),
+        ({"fold": 0}, "give `folds` .* and `fold` .* together"),
+        ({"folds": 3, "fold": 3}, "from 0 to one less, got fold 3 of 3"),
+        ({"folds": 1, "fold": 0}, "at least 2, .* got fold 0 of 1"),
+        ({"folds": 3, "fold": 0, "split": (0.8, 0.2, 0)}, "either `folds` or a split"),
+        ({"folds": 3, "fold": 0, "split_column": "x"}, "either `folds` or a split"),
+        ({"folds": 9, "fold": 0}, "8 groups with a label cannot fill 9 folds"),
+        ({"labels": 13, "labels_by": "group"}, "asks for 13 groups; the training section has 6"),
+        ({"labels": 2, "labels_by": "patient"}, "`labels_by` must be one of .* got 'patient'"),
+    ],
+)
+def test_errors_of_folds_and_patients(folder, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(folder, tmp_path / "out", **COLUMNS, **arguments)
+    assert not (tmp_path / "out" / "datalist.json").exists()
+
+
+# labels by patient
+
+
+def shown(path):
+    return {item["group"] for item in section(path).values() if item.get("labeled", True) and "label" in item}
+
+
+@pytest.mark.parametrize(("labels", "count"), [(0.5, 3), (2, 2), (1.0, 6), (0, 0)])
+def test_of_a_patient_all_labels_are_shown_or_none(folder, tmp_path, labels, count):
+    path = prepare(folder, tmp_path / "out", **COLUMNS, split=(0.75, 0.25, 0), labels=labels, labels_by="group")
+    hidden = {item["group"] for item in section(path).values() if not item.get("labeled", True)}
+    assert len(shown(path)) == count
+    assert not hidden & shown(path)
+    assert report(path)["sections"]["training"]["labeled"] == 2 * count
+    assert not any("labeled" in item for item in section(path, "validation").values())
+
+
+def test_more_patients_with_labels_include_the_fewer(folder, tmp_path):
+    options = {**COLUMNS, "split": (1, 0, 0), "labels_by": "group"}
+    draws = [shown(prepare(folder, tmp_path / str(count), labels=count, **options)) for count in range(9)]
+    assert all(fewer < more for fewer, more in itertools.pairwise(draws))
+    others = [shown(prepare(folder, tmp_path / f"s{seed}", labels=3, seed=seed, **options)) for seed in range(4)]
+    assert draws[3] == others[0]
+    assert len({frozenset(chosen) for chosen in others}) > 1
+
+
+def test_every_number_of_patients_holds_each_finding_in_about_its_share(tmp_path):
+    rng = np.random.default_rng(0)
+    patients = rng.integers(0, 100, 200)
+    of_patient = rng.random((100, 3)) < (0.5, 0.2, 0.08)
+    np.savez(
+        tmp_path / "set.npz",
+        images=radiographs(200, side=16),
+        labels=of_patient[patients].astype(np.int8),
+        ids=np.array([f"i{k}" for k in range(200)]),
+        patients=np.array([f"p{patient}" for patient in patients]),
+    )
+    total = of_patient[np.unique(patients)].sum(axis=0)
+    for fraction in (0.1, 0.2, 0.5):
+        options = {"split": (1, 0, 0), "labels": fraction, "labels_by": "group"}
+        path = prepare(tmp_path / "set.npz", tmp_path / str(fraction), **options)
+        groups = [int(name[1:]) for name in shown(path)]
+        assert np.abs(of_patient[groups].sum(axis=0) - fraction * total).max() < 1.5
+
+
+# a second source without labels
+
+
+def radiographs(count, seed=0, side=40):
+    """Distinct pictures with detail."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, side // 4, side // 4))
+    return np.kron(coarse, np.ones((1, 4, 4))).astype(np.uint8)
+
+
+@pytest.fixture
+def first(tmp_path):
+    """Twelve images of six patients."""
+    np.savez(
+        tmp_path / "first.npz",
+        images=radiographs(12),
+        labels=np.array([[k % 2, k % 3 == 0] for k in range(12)], dtype=np.int8),
+        label_names=np.array(["mass", "nodule"]),
+        ids=np.array([f"a{k}" for k in range(12)]),
+        patients=np.array([f"p{k // 2}" for k in range(12)]),
+    )
+    return tmp_path / "first.npz"
+
+
+def test_images_of_a_second_source_join_training_without_a_label(first, tmp_path):
+    new, ids = radiographs(5, seed=1), np.array([f"a{k}" for k in range(5)])  # names of the first source as well
+    np.savez(tmp_path / "second.npz", images=new, ids=ids, labels=np.ones(5, dtype=int), split=np.array(["test"] * 5))
+    path = prepare(first, tmp_path / "out", unlabeled=tmp_path / "second.npz", folds=3, fold=1)
+    joined = {name: item for name, item in section(path).items() if name.startswith("unlabeled/")}
+    assert list(joined) == [f"unlabeled/a{k}" for k in range(5)]
+    assert not any("label" in item for item in joined.values())
+    assert not {item["group"] for item in joined.values()} & {f"a{k}" for k in range(12)}
+    assert load_datalist(path).classes == ("mass", "nodule")
+    for k, item in enumerate(joined.values()):
+        pixels, _ = ClinicalReader().get_data([Path(item["image"])])
+        assert (pixels[0] == new[k].T).all()
+    alone = prepare(first, tmp_path / "alone", folds=3, fold=1)
+    assert section(path, "validation").keys() == section(alone, "validation").keys()
+    assert [name for name in section(path) if name not in joined] == list(section(alone))
+    assert report(path)["sections"]["training"]["labeled"] == 8
+    assert report(path)["unlabeled_sha256"] != report(path)["source_sha256"]
+
+
+def test_what_would_leak_from_a_second_source_is_left_out(first, tmp_path):
+    plan = prepare(first, tmp_path / "plan", folds=3, fold=0)
+    at = {where: [int(name[1:]) for name in section(plan, where)] for where in ("training", "validation")}
+    images, old = radiographs(6, seed=1), radiographs(12)
+    images[0] = old[at["validation"][0]]  # exact copies
+    images[1] = old[at["training"][0]]
+    images[2] = (0.92 * old[at["validation"][1]] + 8).astype(np.uint8)  # near copies
+    images[3] = (0.92 * old[at["training"][1]] + 8).astype(np.uint8)
+    patient = section(plan, "validation")[f"a{at['validation'][0]}"]["group"]
+    np.savez(
+        tmp_path / "second.npz",
+        images=images,
+        ids=np.array([f"u{k}" for k in range(6)]),
+        patients=np.array([*(f"u{k}" for k in range(4)), patient, "another"]),
+    )
+    path = prepare(first, tmp_path / "out", unlabeled=tmp_path / "second.npz", folds=3, fold=0)
+    assert [name for name in section(path) if name.startswith("unlabeled/")] == ["unlabeled/u3", "unlabeled/u5"]
+    assert {why: sorted(what) for why, what in found(path, "dropped").items()} == {
+        "exact copy of another image": ["unlabeled/u0", "unlabeled/u1"],
+        "no label, and its group is not in the training section": ["unlabeled/u4"],
+        "unlabeled: near copy of an image that is not in the training section": ["unlabeled/u2"],
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"folds": 2, "fold": 0}, {"split": (0.5, 0.25, 0.25)}])
+def test_patients_of_the_publishers_test_images_stay_out_of_a_second_source(tmp_path, options):
+    arrays = {"ids": np.array(list("abcdefghijkl")), "patients": np.array([f"p{k % 6}" for k in range(12)])}
+    split = np.array([*["train"] * 5, "test"] * 2)
+    np.savez(tmp_path / "first.npz", images=radiographs(12), labels=np.arange(12) % 2, split=split, **arrays)
+    np.savez(tmp_path / "second.npz", images=radiographs(12, seed=1), **arrays)
+    path = prepare(tmp_path / "first.npz", tmp_path / "out", unlabeled=tmp_path / "second.npz", **options)
+    joined = [item["group"] for name, item in section(path).items() if name.startswith("unlabeled/")]
+    own = {item["group"] for name, item in section(path).items() if not name.startswith("unlabeled/")}
+    assert set(section(path, "testing")) | set(section(path, "validation"))
+    assert set(joined) == own
+    assert len(joined) == 2 * len(own) < 12
+
+
+def test_a_folder_joins_where_it_lies_whatever_table_is_in_it(folder, first, tmp_path):
+    path = prepare(first, tmp_path / "out", unlabeled=folder, folds=2, fold=0, clear_names=True)
+    joined = [item for name, item in section(path).items() if name.startswith("unlabeled/")]
+    patients = {f"p{k}" for k in range(8)} - {item["group"] for item in section(path, "validation").values()}
+    assert len(patients) == 5
+    assert Counter(item["group"] for item in joined) == Counter([*patients, *patients])
+
+
+def test_the_second_source_must_be_there_and_of_the_same_kind(first, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        prepare(first, tmp_path / "out", unlabeled=tmp_path / "nowhere")
+    features = tmp_path / "features"
+    features.mkdir()
+    np.save(features / "train-features.npy", np.zeros((3, 4), dtype=np.float32))
+    np.save(features / "train-targets.npy", np.zeros(3, dtype=np.int64))
+    with pytest.raises(ValueError, match="holds images, the other features"):
+        prepare(first, tmp_path / "out", unlabeled=features)
+    assert not (tmp_path / "out" / "datalist.json").exists()
+
+
 # archives made here
 
 
@@ -319,6 +545,24 @@ def test_nih_findings_keep_the_publishers_split(tmp_path):
     assert (len(section(path)), len(section(path, "validation"))) == (725, 94)
     assert report(path)["split"] == "as given by the source"
     assert found(path, "noted") == {"classes that the validation section lacks": ["Hernia"]}
+
+
+@pytest.mark.slow
+def test_nih_in_five_folds_with_the_unlabelled_images(tmp_path):
+    source, more = real("nih_cxr14_64_trainval.npz"), real("nih_cxr_64_unlabelled.npz")
+    paths = [prepare(source, tmp_path / str(k), folds=5, fold=k) for k in range(5)]
+    assert sorted(name for path in paths for name in section(path, "validation")) == sorted(np.load(source)["ids"])
+    assert all(140 <= len(section(path, "validation")) <= 180 for path in paths), "the largest patient has 66 images"
+    for finding in (0, 2, 3):  # atelectasis, effusion, infiltration
+        items = [section(path, "validation").values() for path in paths]
+        assert min(len({item["group"] for item in fold if item["label"][finding]}) for fold in items) >= 7
+    path = prepare(source, tmp_path / "joined", folds=5, fold=0, unlabeled=more)
+    left_out = found(path, "dropped")["unlabeled: near copy of an image that is not in the training section"]
+    archive = np.load(more)
+    matches = {f"unlabeled/{name}" for name in archive["ids"][archive["matches_labelled_train"]]}
+    assert left_out
+    assert set(left_out) <= matches, "nothing but what the packager found as well"
+    assert section(path, "validation").keys() == section(paths[0], "validation").keys()
 
 
 @pytest.mark.slow

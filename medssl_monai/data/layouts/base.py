@@ -105,6 +105,7 @@ class Found:
         grouping: what the groups are.
         features: the items are rows of feature tables, not images.
         synthetic: the images are phantoms.
+        unlabeled: ids of items of a second source, which are for training only.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -119,6 +120,7 @@ class Found:
     grouping: str = EACH_ITS_OWN
     features: bool = False
     synthetic: bool = False
+    unlabeled: set[str] = field(default_factory=set)
 
     def add(self, kind: Literal["dropped", "noted"], reason: str, *what: str) -> None:
         """Add to a list of the report."""

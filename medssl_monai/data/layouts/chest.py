@@ -114,7 +114,7 @@ def read_chestxray14(request: Request) -> Found:
 def _wanted(request: Request, findings: Sequence[str]) -> tuple[str, ...]:
     """The findings that were asked for, or all; the tables say everything else themselves."""
     named = (request.id_column, request.group_column, request.split_column, request.masks)
-    if any(named) or request.label_column != "label" or request.image_column != "image":
+    if any(named) or request.label_column not in ("label", "") or request.image_column != "image":
         raise ValueError("the publisher's tables are read as they are; name findings as `classes`, and no columns.")
     unknown = [name for name in request.classes if name not in findings]
     if unknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from medssl_monai.data.phantom.drawing import cover, ellipse, smooth_noise
 from medssl_monai.data.phantom.files import write_dicom, write_png
 
 CHEST_SIZE = 112
+PIXEL = 2.0 / CHEST_SIZE
+LUNG_AXIS = 0.44  # from the midline
 OPACITY_SHARE = 0.45  # of the patients; four in five of their images show one
 CHEST_FILES: tuple[tuple[str, str, tuple[float, float] | None], ...] = (
     ("PNG", "", None),
@@ -28,70 +31,125 @@ CHEST_FILES: tuple[tuple[str, str, tuple[float, float] | None], ...] = (
 """Format, photometric interpretation and spacing in mm (absent, or zero as some devices write it), by patient."""
 
 
-def _chest_image(rng: Rng, opaque: bool, view: str) -> tuple[Array, Array]:
-    """One radiograph, dense is bright, in [0, 1], and its lungs, each ``(rows, columns)``.
+@dataclass(frozen=True)
+class Thorax:
+    """Where the organs of one picture are, each array ``(rows, columns)``.
 
-    The unit of length is half the image, `x` to the patient's left, `y` to the feet, from the centre.
+    Attributes:
+        x: to the patient's left of the centre, in units of half the image; likewise `y` to the feet.
+        body: signed distance to the outline, positive inside; likewise `heart`, `middle` (mediastinum) and `lung`, of
+            which the distance is a measure only.
+    """
+
+    x: Array
+    y: Array
+    body: Array
+    heart: Array
+    middle: Array
+    lung: Array
+
+    @property
+    def side(self) -> Array:
+        """Distance from the midline."""
+        return np.abs(self.x)
+
+    @property
+    def air(self) -> Array:
+        """Share of a pixel that is lung."""
+        return cover(self.lung, 2.5 * PIXEL)
+
+
+def draw_thorax(
+    rng: Rng,
+    view: str,
+    heart: float = 1.0,
+    inflation: float = 0.0,
+    arch: float = 1.0,
+    raised: tuple[float, float] = (0.0, 0.0),
+) -> Thorax:
+    """A body and its organs.
+
+    Args:
+        rng: decides the body.
+        view: ``PA`` or ``AP``.
+        heart: size of the heart, as a factor.
+        inflation: by how much the diaphragm stands lower.
+        arch: of the diaphragm, as a factor.
+        raised: by how much the right and the left side of it stand higher.
     """
     axis = ((np.arange(CHEST_SIZE) + 0.5) * 2 / CHEST_SIZE - 1).astype(np.float32)
-    pixel = 2.0 / CHEST_SIZE
     angle, scale = rng.normal(0, 0.035), rng.normal(1, 0.05)
     x = (axis[None, :] - rng.normal(0, 0.04) + angle * axis[:, None]) / scale
     y = (axis[:, None] - rng.normal(0, 0.04) - angle * axis[None, :]) / scale
     side = np.abs(x)
-
-    # Outline of body, lungs, heart and great vessels.
-    breath = rng.normal(0, 0.07) - (0.08 if view == "AP" else 0.0)
-    size = rng.normal(0.40, 0.04) * (1.15 if view == "AP" else 1.0)
+    breath = rng.normal(0, 0.07) - (0.08 if view == "AP" else 0.0) + inflation
+    size = rng.normal(0.40, 0.04) * (1.15 if view == "AP" else 1.0) * heart
     tilt = rng.normal(0.45, 0.1)
     u, v = x - 0.12, y - 0.32 - breath / 2
-    heart = ellipse(u * math.cos(tilt) + v * math.sin(tilt), v * math.cos(tilt) - u * math.sin(tilt), size, 0.72 * size)
+    ventricles = ellipse(
+        u * math.cos(tilt) + v * math.sin(tilt), v * math.cos(tilt) - u * math.sin(tilt), size, 0.72 * size
+    )
     middle = np.maximum(0.13 + 0.04 * np.cos(3 * y) - side, ellipse(x - 0.13, y + 0.27, 0.11, 0.13))
     body = np.minimum(ellipse(x, y - 0.7, 1.02, 1.75), 1.6 * (y + 1.15 - 0.55 * side))
-    u = side - 0.44
-    shape = 0.3 * (1 - (np.abs(u + 0.04 * y) / (0.34 + 0.06 * y)) ** 2.6 - (np.abs(y + 0.03) / 0.80) ** 2.6)
-    dome = 0.52 + breath + np.where(x > 0, 0.05, 0).astype(np.float32) + 0.55 * (u + 0.02) ** 2 - y
-    lung = np.minimum(np.minimum(shape, dome), -np.maximum(heart, middle))
+    u = side - LUNG_AXIS
+    shape = rib_cage(u, y, y)
+    floor = np.where(x > 0, 0.05 - raised[1], -raised[0]).astype(np.float32)
+    dome = 0.52 + breath + floor + 0.55 * arch * (u + 0.02) ** 2 - y
+    lung = np.minimum(np.minimum(shape, dome), -np.maximum(ventricles, middle))
+    return Thorax(x, y, body, ventricles, middle, lung)
 
-    # Attenuation: the sum of what the beam crosses.
-    image = cover(body, 6 * pixel) * (0.62 + 0.10 * y)
-    air = cover(lung, 2.5 * pixel)
-    image -= air * (0.36 + rng.normal(0, 0.03) - 0.06 * y)
-    image += 0.07 * cover(heart, 8 * pixel) + 0.07 * cover(middle, 5 * pixel)
-    image += 0.06 * cover(0.07 - side, 2 * pixel) * (1 + 0.5 * np.cos(2 * math.pi * y / 0.13))  # spine
-    image += _bones(rng, side, y, pixel) + air * _vessels(rng, x, y)
 
-    # What resembles an opacity: breasts, leads, the grain of the lung.
-    if rng.random() < 0.4:
+def rib_cage(u: Array, y: Array, height: Array) -> Array:
+    """A measure of the distance to the wall of a lung, from its axis at `u` 0; `height` is `y` for its two ends."""
+    return 0.3 * (1 - (np.abs(u + 0.04 * y) / (0.34 + 0.06 * y)) ** 2.6 - (np.abs(height + 0.03) / 0.80) ** 2.6)
+
+
+def draw_anatomy(rng: Rng, thorax: Thorax, dark: float = 0.0, vessels: Any = 1.0) -> Array:
+    """What the beam loses on its way, dense is bright, and what merely resembles a finding.
+
+    Args:
+        rng: decides the rest.
+        thorax: from `draw_thorax`.
+        dark: how much less the lungs take from the beam.
+        vessels: of the lungs, as a factor.
+    """
+    x, y, side, air = thorax.x, thorax.y, thorax.side, thorax.air
+    image = cover(thorax.body, 6 * PIXEL) * (0.62 + 0.10 * y)
+    image -= air * (0.36 + rng.normal(0, 0.03) + dark - 0.06 * y)
+    image += 0.07 * cover(thorax.heart, 8 * PIXEL) + 0.07 * cover(thorax.middle, 5 * PIXEL)
+    image += 0.06 * cover(0.07 - side, 2 * PIXEL) * (1 + 0.5 * np.cos(2 * math.pi * y / 0.13))  # spine
+    image += _bones(rng, side, y) + air * (vessels * _vessels(rng, x, y))
+    if rng.random() < 0.4:  # breasts
         size, low = rng.uniform(0.26, 0.36), rng.uniform(0.25, 0.45)
-        image += 0.09 * cover(ellipse(side - 0.5, y - low, size, 0.8 * size), 8 * pixel)
-    for _ in range(rng.integers(1, 4) * (rng.random() < 0.5)):
+        image += 0.09 * cover(ellipse(side - 0.5, y - low, size, 0.8 * size), 8 * PIXEL)
+    for _ in range(rng.integers(1, 4) * (rng.random() < 0.5)):  # leads
         turn, shift = rng.uniform(-1.2, 1.2), rng.uniform(-0.6, 0.6)
         lead = x * math.cos(turn) + 0.6 * (y - 0.1) * math.sin(turn) - shift + 0.04 * np.sin(6 * y)
-        image += 0.18 * cover(0.006 - np.abs(lead), 1.5 * pixel)
-    image += air * 0.02 * smooth_noise(rng, 1, CHEST_SIZE, 12)[0]
-    if opaque:
-        image += air * _opacities(rng, x, y, lung)
+        image += 0.18 * cover(0.006 - np.abs(lead), 1.5 * PIXEL)
+    image += air * 0.02 * smooth_noise(rng, 1, CHEST_SIZE, 12)[0]  # the grain of the lung
+    return image
 
-    # Exposure, scatter, quanta, and the marker of the side.
+
+def expose(rng: Rng, image: Array) -> Array:
+    """Exposure, scatter, quanta, and the marker of the side; in [0, 1]."""
     image = np.clip(image, 0, None) ** rng.uniform(0.8, 1.3) * rng.uniform(0.85, 1.15) + rng.uniform(0, 0.08)
     image += 0.03 * smooth_noise(rng, 1, CHEST_SIZE, 2)[0]
     image += rng.uniform(0.01, 0.035) * rng.standard_normal(image.shape, dtype=np.float32)
     image[6:12, 6:9] = 1
-    return np.clip(image, 0, 1).astype(np.float32), lung > 0
+    return np.clip(image, 0, 1).astype(np.float32)
 
 
-def _bones(rng: Rng, side: Array, y: Array, pixel: float) -> Array:
+def _bones(rng: Rng, side: Array, y: Array) -> Array:
     """Ribs, from the spine outwards and from the outside forwards, and collar bones."""
     image = np.zeros_like(y + side)
     dense, slope = rng.uniform(0.05, 0.10), rng.normal(0.42, 0.06)
     for top in np.arange(9) * 0.19 + rng.uniform(0, 0.19):
         behind = y + 0.85 - top + 0.9 * slope * (side - 0.5) ** 2 - 0.25 * (side - 0.4)
         before = y + 0.70 - top - 0.75 * slope * (0.85 - side)
-        image += dense * cover(np.minimum(0.032 - np.abs(behind), side - 0.10), 2 * pixel) * (side < 0.88)
-        image += 0.45 * dense * cover(np.minimum(0.028 - np.abs(before), side - 0.30), 3 * pixel) * (side < 0.85)
+        image += dense * cover(np.minimum(0.032 - np.abs(behind), side - 0.10), 2 * PIXEL) * (side < 0.88)
+        image += 0.45 * dense * cover(np.minimum(0.028 - np.abs(before), side - 0.30), 3 * PIXEL) * (side < 0.85)
     collar = y + 0.80 - 0.14 * side + 0.05 * np.cos(5 * side)
-    image += 1.3 * dense * cover(np.minimum(0.035 - np.abs(collar), 0.85 - side), 2 * pixel) * (side > 0.08)
+    image += 1.3 * dense * cover(np.minimum(0.035 - np.abs(collar), 0.85 - side), 2 * PIXEL) * (side > 0.08)
     return image
 
 
@@ -109,18 +167,44 @@ def _vessels(rng: Rng, x: Array, y: Array) -> Array:
     return np.minimum(image, 0.25)
 
 
-def _opacities(rng: Rng, x: Array, y: Array, lung: Array) -> Array:
-    """One to three hazy patches, centred in the lungs."""
-    image = np.zeros_like(lung)
-    rows, columns = np.nonzero(lung > 0.03)
-    for _ in range(rng.integers(1, 4)):
+def opacities(
+    rng: Rng,
+    thorax: Thorax,
+    count: int,
+    size: tuple[float, float] = (0.10, 0.21),
+    dense: tuple[float, float] = (0.13, 0.28),
+    edge: float = 5.0,
+) -> Array:
+    """Ragged patches, centred in the lungs.
+
+    Args:
+        rng: decides where and what shape.
+        thorax: from `draw_thorax`.
+        count: how many.
+        size: their least and largest radius.
+        dense: what they take from the beam, likewise.
+        edge: the higher, the sharper.
+    """
+    x, y = thorax.x, thorax.y
+    image = np.zeros_like(thorax.lung)
+    rows, columns = np.nonzero(thorax.lung > 0.03)
+    for _ in range(count):
         at = rng.integers(len(rows))
         u, v = x - x[rows[at], columns[at]], y - y[rows[at], columns[at]]
-        size, turn, longer = rng.uniform(0.10, 0.21), rng.uniform(0, math.pi), rng.uniform(1, 1.8)
+        radius, turn, longer = rng.uniform(*size), rng.uniform(0, math.pi), rng.uniform(1, 1.8)
         along, across = u * math.cos(turn) + v * math.sin(turn), v * math.cos(turn) - u * math.sin(turn)
-        ragged = np.hypot(along / longer, across) / size + 0.25 * smooth_noise(rng, 1, CHEST_SIZE, 16)[0]
-        image += rng.uniform(0.13, 0.28) / (1 + np.exp(np.clip(5 * (ragged - 1), None, 50)))
+        ragged = np.hypot(along / longer, across) / radius + 0.25 * smooth_noise(rng, 1, CHEST_SIZE, 16)[0]
+        image += rng.uniform(*dense) / (1 + np.exp(np.clip(edge * (ragged - 1), None, 50)))
     return image
+
+
+def _chest_image(rng: Rng, opaque: bool, view: str) -> tuple[Array, Array]:
+    """One radiograph, dense is bright, in [0, 1], and its lungs, each ``(rows, columns)``."""
+    thorax = draw_thorax(rng, view)
+    image = draw_anatomy(rng, thorax)
+    if opaque:
+        image += thorax.air * opacities(rng, thorax, int(rng.integers(1, 4)))
+    return expose(rng, image), thorax.lung > 0
 
 
 def write_chest(folder: Path, section: str, count: int, seed: int) -> Iterator[list[Item]]:
@@ -140,7 +224,7 @@ def write_chest(folder: Path, section: str, count: int, seed: int) -> Iterator[l
             write_png(folder / mask, lung.astype(np.uint8) * 255)
             items.append(
                 {
-                    "image": f"{base}/{_write_radiograph(folder / base, image, view, name, number, k, seed)}",
+                    "image": f"{base}/{write_radiograph(folder / base, image, view, name, number, k, f'chest {seed}')}",
                     "id": f"{name}-{k}",
                     "group": name,
                     "label": int(opaque),
@@ -150,7 +234,7 @@ def write_chest(folder: Path, section: str, count: int, seed: int) -> Iterator[l
         yield items
 
 
-def _write_radiograph(folder: Path, image: Array, view: str, name: str, patient: int, number: int, seed: int) -> str:
+def write_radiograph(folder: Path, image: Array, view: str, name: str, patient: int, number: int, study: str) -> str:
     """Write one image in the format whose turn it is with this patient; return the name of the file."""
     modality, photometric, spacing = CHEST_FILES[patient % len(CHEST_FILES)]
     if modality == "PNG":
@@ -174,5 +258,5 @@ def _write_radiograph(folder: Path, image: Array, view: str, name: str, patient:
         header |= {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "US"}
         header |= {"PresentationLUTShape": "INVERSE" if inverse else "IDENTITY"}
     stored = 4095 - stored if photometric == "MONOCHROME1" else stored
-    write_dicom(folder / f"{number}.dcm", stored, modality, photometric, header, name, f"chest {seed}")
+    write_dicom(folder / f"{number}.dcm", stored, modality, photometric, header, name, study)
     return f"{number}.dcm"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ from typing import Any
 from medssl_monai.data.datalist import SECTIONS, Item, write_datalist
 from medssl_monai.data.phantom.base import VERSION, Phantom
 from medssl_monai.data.phantom.chest import write_chest
+from medssl_monai.data.phantom.chest14 import FINDINGS, write_chest14
 from medssl_monai.data.phantom.lesion import LESIONS, write_lesions
 from medssl_monai.data.phantom.spine import GRADES, HIGH_GRADE, write_spine
 from medssl_monai.files import write_text
 
 SPINE_PATIENTS = {"training": 240, "validation": 80, "testing": 400}
+CHEST14_PATIENTS = {"training": 360, "validation": 140, "testing": 260}
+UNKNOWN_SHARE = 0.3
 KINDS: dict[str, Phantom] = {
     "spine2": Phantom(
         write=partial(write_spine, tuple(int(grade >= HIGH_GRADE) for grade in range(len(GRADES)))),
@@ -34,6 +37,18 @@ KINDS: dict[str, Phantom] = {
         classes=("normal", "opacity"),
         modality=("X-ray",),
         patients={"training": 300, "validation": 80, "testing": 400},
+    ),
+    "chest14": Phantom(
+        write=partial(write_chest14, 0.0),
+        classes=tuple(FINDINGS),
+        modality=("X-ray",),
+        patients=CHEST14_PATIENTS,
+    ),
+    "chest14_unknown": Phantom(
+        write=partial(write_chest14, UNKNOWN_SHARE),
+        classes=tuple(FINDINGS),
+        modality=("X-ray",),
+        patients=CHEST14_PATIENTS,
     ),
     "lesion7": Phantom(
         write=write_lesions,
@@ -60,8 +75,9 @@ def make_phantom(
 
     Args:
         folder: where to write; made if needed.
-        kind: ``spine2`` (low and high grade), ``spine6`` (the same images with all six grades), ``chest`` or
-            ``lesion7``.
+        kind: ``spine2`` (low and high grade), ``spine6`` (the same images with all six grades), ``chest``, ``chest14``
+            (the findings of ChestX-ray14, several per image), ``chest14_unknown`` (the same images; in the training
+            section nobody looked for three findings in ten) or ``lesion7``.
         patients: number of patients (skin lesions) per section; a section that is not named is left out. Default:
             enough to train and to tell methods apart.
         seed: another seed gives other patients.
@@ -98,8 +114,7 @@ def make_phantom(
                 sections[section] += items
                 bar.update()
     items = [item for section in sections.values() for item in section]
-    rows = [f"{i['image']},{i.get('slice', '')},{i['group']},{phantom.classes[i['label']]}" for i in items]
-    write_text(folder / "labels.csv", "\n".join([f"image,slice,{phantom.group},label", *rows]) + "\n")
+    write_text(folder / "labels.csv", _table(items, phantom))
     write_datalist(
         path,
         sections,
@@ -110,6 +125,17 @@ def make_phantom(
         phantom=recipe,
     )
     return path
+
+
+def _table(items: Sequence[Item], phantom: Phantom) -> str:
+    """A row per image with the name of its class, or a column per finding with 1, 0 or -1 (unknown)."""
+    findings = any(isinstance(item["label"], list) for item in items)
+    lines = [["image", "slice", phantom.group, *(phantom.classes if findings else ["label"])]]
+    for item in items:
+        label = item["label"]
+        cells = map(str, label) if isinstance(label, list) else [phantom.classes[label]]
+        lines.append([item["image"], str(item.get("slice", "")), item["group"], *cells])
+    return "".join(f"{','.join(cells)}\n" for cells in lines)
 
 
 def _is_complete(path: Path, recipe: Mapping[str, Any]) -> bool:
