@@ -4,17 +4,20 @@ from medssl_monai.methods.base import Batch, Output, SSLMethod
 from medssl_monai.methods.boostmis import AdaptiveThreshold, BoostMIS
 from medssl_monai.methods.fixmatch import FixMatch
 from medssl_monai.methods.mean_teacher import MeanTeacher
+from medssl_monai.methods.s2mts2 import S2MTS2, JointContrastive
 from medssl_monai.methods.supervised import Supervised
 from medssl_monai.methods.tear import IPH, TEAR, AdaPL, Targets
 
 __all__ = [
     "IPH",
+    "S2MTS2",
     "TEAR",
     "AdaPL",
     "AdaptiveThreshold",
     "Batch",
     "BoostMIS",
     "FixMatch",
+    "JointContrastive",
     "MeanTeacher",
     "Output",
     "SSLMethod",

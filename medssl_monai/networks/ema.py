@@ -15,17 +15,20 @@ class EMATeacher(nn.Module):
     Parameters and batch-norm statistics are averaged. The released code of FixMatch and BoostMIS copies the student's
     statistics instead; they are those of its last ten or so batches, do not belong to weights averaged over far more,
     and let accuracy jump between 0.5 and 0.9 from one epoch to the next where labels are few
-    (``benchmarks/boostmis/README.md``). The teacher is always in evaluation mode.
+    (``benchmarks/boostmis/README.md``).
 
     Args:
         student: network to copy.
         decay: share of the old teacher kept at each update, in [0, 1); 0.99 keeps 99 %.
             (`ignite.handlers.EMAHandler` calls ``1 - decay`` its *momentum*.)
         warmup: keep at most ``(1 + step) / (10 + step)``, so that a short run is not dominated by its random start.
-        statistics: ``averaged``, or ``copied`` from the student as published.
+        statistics: ``averaged``; ``copied`` from the student as published; or ``own``, left alone, so that only forward
+            passes in training mode move them, as a momentum encoder needs (He et al., CVPR 2020).
+        always_eval: stay in evaluation mode. False: follow the mode of the module around it; in training mode BatchNorm
+            then takes the statistics of the batch and a forward pass moves the running ones.
 
     Raises:
-        ValueError: if `decay` is not in [0, 1), or `statistics` is neither.
+        ValueError: if `decay` is not in [0, 1), or `statistics` is none of these.
     """
 
     def __init__(
@@ -33,19 +36,20 @@ class EMATeacher(nn.Module):
         student: nn.Module,
         decay: float = 0.999,
         warmup: bool = True,
-        statistics: Literal["averaged", "copied"] = "averaged",
+        statistics: Literal["averaged", "copied", "own"] = "averaged",
+        always_eval: bool = True,
     ) -> None:
         super().__init__()
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"`decay` is the share of the old teacher to keep and must be in [0, 1), got {decay}.")
-        if statistics not in ("averaged", "copied"):
-            raise ValueError(f"`statistics` must be 'averaged' or 'copied', got {statistics!r}.")
-        self.decay, self.warmup, self.statistics = decay, warmup, statistics
+        if statistics not in ("averaged", "copied", "own"):
+            raise ValueError(f"`statistics` must be 'averaged', 'copied' or 'own', got {statistics!r}.")
+        self.decay, self.warmup, self.statistics, self.always_eval = decay, warmup, statistics, always_eval
         self.network = deepcopy(student).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> EMATeacher:
-        """Stay in evaluation mode, whatever the method around the teacher does."""
-        return super().train(False)
+        """Stay in evaluation mode, whatever the method around the teacher does, unless asked to follow it."""
+        return super().train(mode and not self.always_eval)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
@@ -58,7 +62,7 @@ class EMATeacher(nn.Module):
     def update(self, student: nn.Module, step: int) -> None:
         """Move towards `student`, in place and without synchronisation; `step`: optimizer steps before this one."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
-        pairs = list(zip(self.network.buffers(), student.buffers(), strict=True))
+        pairs = [] if self.statistics == "own" else list(zip(self.network.buffers(), student.buffers(), strict=True))
         averaged = [pair for pair in pairs if self.statistics == "averaged" and pair[0].is_floating_point()]
         copied = [pair for pair in pairs if self.statistics == "copied" or not pair[0].is_floating_point()]
         kept = [*self.network.parameters(), *(old for old, _ in averaged)]

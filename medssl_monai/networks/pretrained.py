@@ -16,6 +16,7 @@ from medssl_monai.files import load_tensors
 
 logger = logging.getLogger(__name__)
 METADATA = "medssl_monai"
+HEADS = ("head.", "projection.", "contrast.")
 
 
 def prepare_network(
@@ -51,7 +52,9 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     """Load a state dict into `network`; every key must match.
 
     Besides this package's own files, a state dict of torchvision's ResNet-50 fits `resnet50`: its ``fc`` is left out
-    (the head is new), and its first convolution is summed over the colours for a one-channel network.
+    (the head is new), and its first convolution is summed over the colours for a one-channel network. Of a
+    `medssl_monai.networks.ProjectionNetwork`, pre-trained without labels, a classifier takes the backbone and, if it is
+    a `medssl_monai.networks.ProjectedClassifier`, the first layer of the projection; its head is new.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -66,6 +69,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     state = {str(key).removeprefix("module."): value for key, value in content.items()}
     if not any(key.startswith("backbone.") for key in state) and any(key.startswith("backbone.") for key in wanted):
         state = _from_backbone(state, wanted)
+    if any(key.startswith("contrast.") for key in state):
+        state = _from_pretraining(state, wanted)
     missing, unexpected = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     shapes = [k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape]
     if missing or unexpected or shapes:
@@ -92,14 +97,22 @@ def _in_words(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], shapes:
 
 
 def _from_backbone(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A classifier's plain state dict as that of an `EmbeddingClassifier` with a new head."""
+    """A classifier's plain state dict as that of an `EmbeddingClassifier` with a new head and projection."""
     result = {f"backbone.{key}": value for key, value in state.items() if not key.startswith("fc.")}
     stem = "backbone.conv1.weight"
     if stem in result and stem in wanted and result[stem].shape[1] == 3 and wanted[stem].shape[1] == 1:
         result[stem] = result[stem].sum(dim=1, keepdim=True)  # grey images as three equal colours
-    head = {key: value for key, value in wanted.items() if key.startswith("head.")}
+    head = {key: value for key, value in wanted.items() if key.startswith(HEADS)}
     counters = {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked") and k not in result}
     return {**result, **head, **counters}
+
+
+def _from_pretraining(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a `ProjectionNetwork` without what `wanted` has no place for, and with a new head."""
+    kept = {key: value for key, value in state.items() if key in wanted or not key.startswith(HEADS)}
+    if left := sorted({key.split(".")[0] for key in state.keys() - kept.keys()}):
+        logger.info(f"The weights are of pre-training; left out: {', '.join(left)}.")
+    return {**kept, **{key: value for key, value in wanted.items() if key.startswith("head.")}}
 
 
 def describe(network: nn.Module, metadata: Mapping[str, Any]) -> OrderedDict[str, Tensor]:

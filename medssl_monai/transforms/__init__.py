@@ -17,6 +17,7 @@ from medssl_monai.transforms.augment import (
 from medssl_monai.transforms.features import FeatureDropout, FeatureNoise, LoadFeaturesd
 from medssl_monai.transforms.load import Channelsd, TakeSliced
 from medssl_monai.transforms.mri import KnownSpacingd, N4BiasFieldCorrectiond, RobustIntensityd
+from medssl_monai.transforms.views_contrastive import KeyViews, ResizedCrop
 
 __all__ = [
     "Affine",
@@ -31,10 +32,12 @@ __all__ = [
     "Gamma",
     "GaussianBlur",
     "GaussianNoise",
+    "KeyViews",
     "KnownSpacingd",
     "LoadFeaturesd",
     "N4BiasFieldCorrectiond",
     "RandomSubset",
+    "ResizedCrop",
     "RobustIntensityd",
     "TakeSliced",
     "Views",

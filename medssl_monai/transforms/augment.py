@@ -254,9 +254,10 @@ class Views:
     Args:
         weak: a module of this file.
         strong: likewise; `weak` runs first, so that the strong view is a distortion of a weak one, as in FixMatch.
+            None: weak views only, for methods that need no others.
     """
 
-    def __init__(self, weak: nn.Module, strong: nn.Module) -> None:
+    def __init__(self, weak: nn.Module, strong: nn.Module | None = None) -> None:
         self.weak, self.strong = weak, strong
 
     def __call__(self, batch: Mapping[str, Mapping[str, Tensor]], generator: torch.Generator) -> dict[str, Any]:
@@ -274,6 +275,8 @@ class Views:
                 rest = {key: value for key, value in stream.items() if key != "image"}
                 if name == "labeled":
                     result[name] = {**rest, "image": self.weak(images, generator)}
+                elif self.strong is None:
+                    result[name] = {**rest, "weak": self.weak(images, generator)}
                 else:
                     weak, start = self.weak(torch.cat([images, images]), generator).chunk(2)
                     result[name] = {**rest, "weak": weak, "strong": self.strong(start, generator)}

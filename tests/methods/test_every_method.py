@@ -1,22 +1,36 @@
 """What holds for every method; a new one joins by a line in `METHODS`."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from medssl_monai.losses import DistributionAlignment, QueueAlignment
-from medssl_monai.methods import IPH, TEAR, AdaPL, AdaptiveThreshold, BoostMIS, FixMatch, MeanTeacher, Supervised
+from medssl_monai.methods import (
+    IPH,
+    S2MTS2,
+    TEAR,
+    AdaPL,
+    AdaptiveThreshold,
+    BoostMIS,
+    FixMatch,
+    MeanTeacher,
+    Supervised,
+)
 from medssl_monai.networks import small_resnet
 
 
-def alignment():
-    return DistributionAlignment([0.35, 0.35, 0.3], decay=0.9)
+def alignment(target=(0.35, 0.35, 0.3), **kwargs):
+    return DistributionAlignment(list(target), decay=0.9, **kwargs)
 
 
 def threshold(**kwargs):
-    return AdaptiveThreshold(num_samples=12, num_classes=3, alpha=0.3, beta=0.1, minimum=0.0, **kwargs)
+    return AdaptiveThreshold(
+        **{"num_samples": 12, "num_classes": 3, "alpha": 0.3, "beta": 0.1, "minimum": 0.0, **kwargs}
+    )
 
 
 def adapl(previous, **kwargs):
@@ -27,6 +41,43 @@ def tear(net, **kwargs):
     return TEAR(net, **{"threshold": 0.4, "decay": 0.9, **kwargs})
 
 
+FINDINGS = {
+    "supervised": lambda net, **kw: Supervised(net, decay=0.9, **kw),
+    "fixmatch": lambda net, **kw: FixMatch(net, threshold=0.52, decay=0.9, **kw),
+    "fixmatch, by finding and state": lambda net, **kw: FixMatch(net, [0.52, 0.51, 0.51], absence_threshold=0.52, **kw),
+    "fixmatch, aligned": lambda net, **kw: FixMatch(
+        net, threshold=0.52, alignment=alignment((0.5, 0.5, 0.49), **kw), **kw
+    ),
+    "mean_teacher": lambda net, **kw: MeanTeacher(net, decay=0.9, **kw),
+    "boostmis": lambda net, **kw: BoostMIS(net, threshold(alpha=0.42, **kw), decay=0.9, **kw),
+    "boostmis, per batch, soft and aligned": lambda net, **kw: BoostMIS(
+        net,
+        threshold(alpha=0.42, scope="batch", **kw),
+        normalization="selected",
+        temperature=0.5,
+        alignment=alignment((0.5, 0.5, 0.49), **kw),
+        **kw,
+    ),
+    "s2mts2": lambda net, **kw: S2MTS2(net, ramp_steps=3, decay=0.9, **kw),
+    "tear, adapl of a snapshot": lambda net, **kw: tear(
+        net, threshold=0.52, adapl=adapl("snapshot", discrepancy="kl", minimum_weight=0.75, **kw), **kw
+    ),
+    "tear, adapl of a bank": lambda net, **kw: tear(
+        net, threshold=0.52, adapl=adapl("bank", relaxation="sigmoid", minimum_weight=0.75, **kw), **kw
+    ),
+    "tear, all": lambda net, **kw: tear(
+        net,
+        threshold=0.52,
+        alignment=QueueAlignment(3, labeled_target=True, **kw),
+        adapl=adapl("ema", history_decay=0.5, minimum_weight=0.75, **kw),
+        iph=IPH(2),
+        ramp_steps=3,
+        absence_threshold=[0.51, 0.52, 0.52],
+        **kw,
+    ),
+}
+"""What learns findings, too; a new method joins by a line here."""
+
 METHODS = {
     "supervised": lambda net: Supervised(net, decay=0.9),
     "fixmatch": lambda net: FixMatch(net, threshold=0.4, decay=0.9),
@@ -36,6 +87,8 @@ METHODS = {
     "boostmis": lambda net: BoostMIS(net, threshold(), decay=0.9),
     "boostmis, per batch": lambda net: BoostMIS(net, threshold(scope="batch"), normalization="selected"),
     "boostmis, soft and aligned": lambda net: BoostMIS(net, threshold(), temperature=0.5, alignment=alignment()),
+    "s2mts2": lambda net: S2MTS2(net, ramp_steps=3, decay=0.9),
+    "s2mts2, as released but for the view": lambda net: S2MTS2(net, 3, teacher_bn="train", shared_view=False),
     "tear, plain": lambda net: tear(net),
     "tear, aligned": lambda net: tear(net, alignment=QueueAlignment(3, length=3)),
     "tear, aligned to the labeled": lambda net: tear(net, alignment=QueueAlignment(3, labeled_target=True)),
@@ -47,6 +100,7 @@ METHODS = {
     "tear, all": lambda net: tear(
         net, alignment=QueueAlignment(3), adapl=adapl("ema", history_decay=0.5), iph=IPH(2), ramp_steps=3
     ),
+    **{f"{name}, findings": partial(make, task="multilabel") for name, make in FINDINGS.items()},
 }
 
 
@@ -66,23 +120,31 @@ def method(make):
     return make()
 
 
-def make_batch(labeled=3, unlabeled=5):
+def make_batch(method, labeled=3, unlabeled=5):
     g = torch.Generator().manual_seed(1)
 
     def images(n):
         return torch.rand(n, 1, 16, 16, generator=g)
 
+    label = torch.arange(labeled) % 3
+    if method.task == "multilabel":
+        label = torch.tensor([[1, 0, -1], [0, 1, 1], [-1, -1, -1]])[label]
     return {
-        "labeled": {"image": images(labeled), "label": torch.arange(labeled) % 3, "index": torch.arange(labeled)},
+        "labeled": {"image": images(labeled), "label": label, "index": torch.arange(labeled)},
         "unlabeled": {"weak": images(unlabeled), "strong": images(unlabeled), "index": torch.arange(unlabeled) + 4},
     }
 
 
 def state_of(method):
-    """Everything but the student's batch-norm statistics, which a forward pass in training mode moves."""
+    """Everything but the statistics of batch-norm layers in training mode, which a forward pass moves."""
     state = copy.deepcopy(dict(method.state_dict()))
-    moved = ("running_mean", "running_var", "num_batches_tracked")
-    return {k: v for k, v in state.items() if not (k.startswith("network.") and k.endswith(moved))}
+    moved = {
+        f"{name}.{buffer}"
+        for name, module in method.named_modules()
+        if isinstance(module, _BatchNorm) and module.training
+        for buffer, _ in module.named_buffers()
+    }
+    return {key: value for key, value in state.items() if key not in moved}
 
 
 def assert_equal(first, second):
@@ -103,7 +165,7 @@ def train(method, batch, steps=2):
 
 
 def test_loss_is_a_finite_scalar_with_a_graph(method):
-    loss = method(make_batch())["loss"]
+    loss = method(make_batch(method))["loss"]
     assert loss.ndim == 0
     assert torch.isfinite(loss)
     assert loss.requires_grad
@@ -111,29 +173,29 @@ def test_loss_is_a_finite_scalar_with_a_graph(method):
 
 def test_loss_is_float32_under_autocast(method):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = method(make_batch())["loss"]
+        loss = method(make_batch(method))["loss"]
     assert loss.dtype == torch.float32
     assert torch.isfinite(loss)
 
 
 def test_forward_changes_no_state_but_batch_norm_statistics(method):
-    train(method, make_batch())
+    train(method, make_batch(method))
     before, steps = state_of(method), method.steps_done
-    method(make_batch())
+    method(make_batch(method))
     assert_equal(before, state_of(method))
     assert method.steps_done == steps
 
 
 def test_forward_leaves_the_batch_alone(method):
-    batch = make_batch()
+    batch = make_batch(method)
     method(batch)
-    for name, stream in make_batch().items():
+    for name, stream in make_batch(method).items():
         assert_equal(stream, batch[name])
 
 
 def test_gradient_reaches_all_that_is_trained_and_no_teacher(method):
     method.steps_done = 1000  # past every ramp-up
-    method(make_batch())["loss"].backward()
+    method(make_batch(method))["loss"].backward()
     trained = {id(p) for p in method.trainable_parameters()}
     assert trained == {id(p) for p in method.network.parameters()}
     for name, parameter in method.named_parameters():
@@ -141,22 +203,24 @@ def test_gradient_reaches_all_that_is_trained_and_no_teacher(method):
 
 
 def test_no_target_sends_a_gradient_to_the_weak_branch(method):
-    """All but `IPH`, which compares features of weak views, leave that branch without one."""
-    batch = make_batch()
+    """All but `IPH`, which compares features of weak views, and a student that shares its teacher's view."""
+    batch = make_batch(method)
     batch["unlabeled"]["weak"].requires_grad_()
     batch["unlabeled"]["strong"].requires_grad_()
     output = method(batch)
     loss = output["supervised"] + output["unsupervised"] if "prototype" in output else output["loss"]
     loss.backward()
-    assert batch["unlabeled"]["weak"].grad is None
+    shares = getattr(method, "shared_view", False)
+    student, teacher = ("weak", "strong") if shares else ("strong", "weak")
+    assert batch["unlabeled"][teacher].grad is None
     learns_from_images = "unlabeled" in method.streams and output.get("mask_rate", torch.tensor(1.0)) > 0
-    assert (batch["unlabeled"]["strong"].grad is not None) == learns_from_images
+    assert (batch["unlabeled"][student].grad is not None) == learns_from_images
 
 
 def test_state_dict_is_the_whole_state(make):
     """A method of other weights that loads the state goes on as the first one does, bit for bit."""
-    batch = make_batch()
     method, twin = make(seed=0), make(seed=1)
+    batch = make_batch(method)
     train(method, batch)
     method.on_query(torch.tensor([5]), (3, 4))
     twin.load_state_dict(copy.deepcopy(method.state_dict()))
@@ -168,22 +232,22 @@ def test_state_dict_is_the_whole_state(make):
 
 
 def test_state_is_plain_enough_for_a_safe_load(method, tmp_path):
-    train(method, make_batch())
+    train(method, make_batch(method))
     torch.save(method.state_dict(), tmp_path / "state.pt")
     assert_equal(method.state_dict(), torch.load(tmp_path / "state.pt", weights_only=True))
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 6), (5, 2)])
 def test_batch_sizes_of_one_and_unequal_ones(method, sizes):
-    batch = make_batch(*sizes)
+    batch = make_batch(method, *sizes)
     train(method, batch, steps=1)
     assert torch.isfinite(method(batch)["loss"])
 
 
 def test_no_confident_sample_gives_a_loss_of_exactly_zero(method):
-    nn.init.zeros_(method.network.head.weight)  # every class is as likely: 1/3 is below each threshold
+    nn.init.zeros_(method.network.head.weight)  # 1/3 for every class and 1/2 for a finding are below each threshold
     nn.init.zeros_(method.network.head.bias)
-    batch = make_batch()
+    batch = make_batch(method)
     batch["unlabeled"]["strong"].requires_grad_()
     output = method(batch)
     output["loss"].backward(retain_graph=True)
@@ -200,15 +264,15 @@ def test_no_confident_sample_gives_a_loss_of_exactly_zero(method):
 def test_every_sample_confident(method):
     nn.init.zeros_(method.network.head.weight)
     method.network.head.bias.data = torch.tensor([100.0, 0.0, 0.0])
-    assert torch.isfinite(method(make_batch())["loss"])
+    assert torch.isfinite(method(make_batch(method))["loss"])
 
 
-def test_teacher_stays_in_evaluation_mode(method):
+def test_teacher_stays_in_evaluation_mode_unless_asked_to_follow(method):
     method.train()
-    train(method, make_batch(), steps=1)
+    train(method, make_batch(method), steps=1)
     assert method.network.training
     if method.teacher is not None:
-        assert not any(module.training for module in method.teacher.modules())
+        assert {module.training for module in method.teacher.modules()} == {not method.teacher.always_eval}
 
 
 def test_teacher_starts_from_weights_that_were_loaded_after_construction(make):
@@ -219,7 +283,7 @@ def test_teacher_starts_from_weights_that_were_loaded_after_construction(make):
 
 
 def test_after_step_counts_once_and_leaves_the_student_alone(method):
-    batch = make_batch()
+    batch = make_batch(method)
     output = {name: value.detach() for name, value in method(batch).items()}
     before = copy.deepcopy(method.network.state_dict())
     method.after_step(batch, output)
@@ -228,7 +292,7 @@ def test_after_step_counts_once_and_leaves_the_student_alone(method):
 
 
 def test_deployed_network_is_the_averaged_one(method):
-    train(method, make_batch())
+    train(method, make_batch(method))
     deployed = method.inference_network
     assert (deployed is method.network) == (method.teacher is None)
     if method.teacher is not None:
@@ -237,8 +301,11 @@ def test_deployed_network_is_the_averaged_one(method):
 
 def test_confidence_threshold_is_what_the_loss_compares_with(method):
     value = method.confidence_threshold
-    assert value is None or value == pytest.approx(0.4)
-    assert (value is None) == ("mask_rate" not in method(make_batch()))
+    if value is not None:
+        values = torch.tensor(value)
+        expected = 0.515 if method.task == "multilabel" else 0.4
+        assert ((values - expected).abs() < (0.0051 if method.task == "multilabel" else 1e-6)).all()
+    assert (value is None) == ("mask_rate" not in method(make_batch(method)))
 
 
 def test_weight_decay_spares_biases_and_normalisation(method):
@@ -247,3 +314,69 @@ def test_weight_decay_spares_biases_and_normalisation(method):
     assert all(p.ndim > 1 for p in decayed["params"])
     assert all(p.ndim == 1 for p in spared["params"])
     assert len(decayed["params"]) + len(spared["params"]) == len(list(method.trainable_parameters()))
+
+
+# ---- findings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=FINDINGS)
+def of_findings(request):
+    return FINDINGS[request.param](network(), task="multilabel")
+
+
+def supervised(output):
+    return output.get("supervised", output["loss"])
+
+
+def test_unknown_findings_have_no_gradient(of_findings):
+    """The last finding is known of one labeled image; without that it has no part in the labeled loss."""
+    batch = make_batch(of_findings)
+    for known in (True, False):
+        batch["labeled"]["label"][1, 2] = 1 if known else -1
+        bias = of_findings.network.head.bias
+        (gradient,) = torch.autograd.grad(supervised(of_findings(batch)), bias)
+        assert (gradient != 0).tolist() == [True, True, known]
+
+
+def test_labeled_images_of_which_nothing_is_known_have_a_loss_of_exactly_zero(of_findings):
+    batch = make_batch(of_findings)
+    batch["labeled"]["label"].fill_(-1)
+    output = of_findings(batch)
+    assert supervised(output) == 0
+    output["loss"].backward()
+    assert torch.isfinite(output["loss"])
+    assert all(p.grad.isfinite().all() for p in of_findings.trainable_parameters())
+
+
+def test_findings_differ_from_classes_in_the_shape_of_their_state_only(of_findings):
+    """Pairs have their own confidence; what is a scalar for the log stays one."""
+    batch = make_batch(of_findings)
+    train(of_findings, batch)
+    output = of_findings(batch)
+    assert output["loss"].ndim == 0
+    if "mask_rate" in output:
+        assert output["confidence"].shape == (5, 3)
+        assert (output["confidence"] >= 0.5).all()
+        assert 0 <= output["mask_rate"] <= 1
+        assert float(15 * output["mask_rate"]) == pytest.approx(round(float(15 * output["mask_rate"])), abs=1e-4)
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(ValueError, match=r"`task` must be one of \('multiclass', 'multilabel'\), got 'binary'"):
+        Supervised(network(), task="binary")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("alignment", lambda net: FixMatch(net, alignment=alignment(), task="multilabel")),
+        ("alignment", lambda net: FixMatch(net, alignment=alignment(task="multilabel"))),
+        ("threshold", lambda net: BoostMIS(net, threshold(), task="multilabel")),
+        ("alignment", lambda net: BoostMIS(net, threshold(), alignment=alignment(task="multilabel"))),
+        ("adapl", lambda net: tear(net, adapl=adapl("ema"), task="multilabel")),
+        ("alignment", lambda net: tear(net, alignment=QueueAlignment(3), task="multilabel")),
+    ],
+)
+def test_parts_for_another_task_are_refused(name, make):
+    with pytest.raises(ValueError, match=rf"`{name}` is made for the task .*; give both the same `task`"):
+        make(network())

@@ -59,6 +59,37 @@ def test_on_request_batch_norm_statistics_are_the_student_s_as_published():
     assert int(teacher.network[1].num_batches_tracked) == 1
 
 
+def test_a_momentum_encoder_has_batch_norm_statistics_of_its_own():
+    """Parameters follow the student; statistics and counter are moved by passes in training mode alone."""
+    net = student()
+    teacher = EMATeacher(net, decay=0.75, warmup=False, statistics="own", always_eval=False)
+    images = torch.randn(16, 3) + 5
+    expected = copy.deepcopy(net)
+    net(images)
+    with torch.no_grad():
+        net[0].weight.zero_()
+        kept = teacher.network[0].weight.clone()
+    teacher.update(net, step=0)
+    torch.testing.assert_close(teacher.network[0].weight, 0.75 * kept)
+    assert torch.equal(teacher.network[1].running_mean, torch.zeros(4))
+    assert int(teacher.network[1].num_batches_tracked) == 0
+    teacher.reset(expected)
+    teacher.train()(images)
+    expected(images)
+    torch.testing.assert_close(teacher.network.state_dict(), expected.state_dict())
+
+
+def test_on_request_it_follows_the_mode_of_what_is_around_it():
+    around = nn.ModuleList([EMATeacher(student(), always_eval=False)])
+    assert {module.training for module in around.train()[0].modules()} == {True}
+    assert {module.training for module in around.eval()[0].modules()} == {False}
+
+
+def test_unknown_statistics_are_refused():
+    with pytest.raises(ValueError, match="`statistics` must be 'averaged', 'copied' or 'own', got 'mine'"):
+        EMATeacher(student(), statistics="mine")
+
+
 def test_it_stays_in_evaluation_mode():
     teacher = nn.ModuleList([EMATeacher(student())])
     teacher.train()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from medssl_monai.networks import (
+    ProjectionNetwork,
     describe,
     feature_head,
     load_weights,
@@ -147,6 +148,16 @@ def test_metadata_travel_with_a_plain_state_dict(tmp_path):
     (network := small(2)).load_state_dict(state)
     assert_same_weights(network.state_dict(), small(1).state_dict())
     assert describe(network, {})._metadata.keys() >= network.state_dict()._metadata.keys()
+
+
+def test_what_a_pre_training_run_saves_is_a_warm_start_and_says_where_it_is_from(tmp_path):
+    """More in `test_projection`."""
+    source = ProjectionNetwork(small(1), dim=4)
+    torch.save(describe(source, {"synthetic": True}), tmp_path / "pretrained.pt")
+    assert weights_metadata(tmp_path / "pretrained.pt") == {"synthetic": True}
+    network = prepare_network(small(2), pretrained=tmp_path / "pretrained.pt", num_classes=2, channels=1)
+    assert_same_weights(network.backbone.state_dict(), source.backbone.state_dict())
+    assert_same_weights(network.head.state_dict(), small(2).head.state_dict())
 
 
 def test_weights_of_other_origin_have_no_metadata(tmp_path):
