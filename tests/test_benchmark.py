@@ -13,15 +13,17 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from support import ROOT
 
 from medssl_monai.benchmark import differences, draw_figures, grid, load_grid, plan, run, run_benchmark, summarize
-from medssl_monai.benchmark.results import _within_range, read_results
+from medssl_monai.benchmark.results import COLUMNS, _within_range, read_results
 from medssl_monai.bundle import copy_bundle
 from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch
+from medssl_monai.metrics import evaluate_predictions
 from medssl_monai.networks import small_resnet
 
 BASELINES = {"semi-supervision": ("supervised", "random")}
@@ -565,6 +567,56 @@ def test_figures_of_estimated_losses_are_in_the_table(grid_file, tmp_path):
     assert {row["metric"] for row in read_results([cell], tmp_path)} == {
         "unlabeled_loss_correlation", "unlabeled_target_ece", "unlabeled_hard_ece",
     }  # fmt: skip
+
+
+@pytest.fixture
+def findings_record():
+    """A round on three findings; of hernia there is no positive image, and of mass in one seed neither."""
+    rng = np.random.default_rng(0)
+
+    def _record(seed: int) -> dict:
+        target, probs = rng.integers(0, 2, (40, 3)), rng.random((40, 3))
+        target[:, 2] = 0
+        if seed == 1:
+            target[:, 1] = 0
+        names, groups = ["effusion", "mass", "hernia"], [str(i // 2) for i in range(40)]
+        evaluation = {"synthetic": True, **evaluate_predictions(probs, target, groups, names, resamples=20)}
+        checked = {"accepted": 9, "accuracy": 0.8, "present": {"n": 0}, "absent": {"n": 9, "accuracy": 0.8}}
+        return {"round": 1, "labels": 9, "training": {}, "pseudo_labels": checked, "evaluation": evaluation}
+
+    return _record
+
+
+def test_findings_are_rows_and_undefined_ones_are_listed_with_their_reason(grid_file, fake, tmp_path, findings_record):
+    out, path = tmp_path / "out", grid_file(method={"supervised": {"method_def": "@methods::supervised"}})
+    run_benchmark(path, out)
+    for cell in plan(load_grid(path), out):
+        record = json.dumps(findings_record(cell.seed), allow_nan=False)
+        (out / cell.folder / "run" / "rounds" / "round_01.json").write_text(record)
+    run_benchmark(path, out)
+
+    rows = [row for row in table(out / "results.csv") if row["round"] == "1"]
+    hernia = [row for row in rows if row["metric"] == "auroc of hernia"]
+    assert [(row["value"], row["undefined"], row["n"]) for row in hernia] == [("", "no positive sample", "40")] * 2
+    effusion = [row for row in rows if row["metric"] == "auroc of effusion"]
+    assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in effusion)
+    assert {row["metric"] for row in rows} >= {"auroc", "pseudo_label_accuracy", "pseudo_label_accuracy_absent"}
+    assert "pseudo_label_accuracy_present" not in {row["metric"] for row in rows}
+
+    summary = {row["metric"]: row for row in table(out / "summary.csv") if row["round"] == "1"}
+    assert (summary["auroc of effusion"]["seeds"], summary["auroc of mass"]["seeds"]) == ("2", "1")
+    assert "auroc of hernia" not in summary
+    page = (out / "summary.md").read_text()
+    assert "### At the end, AUROC by finding" in page
+    assert "| finding | images | supervised + random |" in page
+    assert "| hernia | 40 | undefined: no positive sample |" in page
+    assert f"| mass | 40 | {float(summary['auroc of mass']['mean']):.3f}" in page
+
+
+def test_one_class_per_image_has_the_table_that_it_had(grid_file, fake, tmp_path):
+    run_benchmark(grid_file(), tmp_path / "out")
+    assert list(table(tmp_path / "out" / "results.csv")[0]) == list(COLUMNS)
+    assert "by finding" not in (tmp_path / "out" / "summary.md").read_text()
 
 
 def test_a_negative_correlation_stays_inside_its_panel():

@@ -9,17 +9,19 @@ import inspect
 import itertools
 import json
 import logging
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import medssl_monai
 from medssl_monai.bundle import check_overrides, fingerprint, nested, shipped_bundles
 from medssl_monai.data.datalist import load_datalist
-from medssl_monai.data.prepare import prepare
-from medssl_monai.files import sha256
+from medssl_monai.data.pool import LabelPool
+from medssl_monai.data.prepare import _hide_labels, prepare
+from medssl_monai.files import sha256, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ DECIDED = {  # by the axes, or by where a cell lives
     "output_dir": "",
     "ckpt_dir": "",
 }
+DECIDED_BEFORE = {name: axis for name, axis in DECIDED.items() if name not in ("rounds", "max_epochs", "query::budget")}
+"""Likewise of a pre-training."""
 NOT_RUN = ("benchmark/", "report/", "speed", "cli.py", "rounds.py", "__main__.py")
 """Parts of the package that no cell runs, or that decide none of its figures."""
 
@@ -47,16 +51,34 @@ class Schedule:
         start: labels of the first round, a class-balanced draw.
         end: labels of the last round.
         rounds: how often is trained; there is a query between one and the next.
+        groups: the share of the training section's groups (patients) that show their labels, in place of a number of
+            labels; `start` and `end` then depend on the data, and are 0 in a `Grid`.
     """
 
     start: int
     end: int
     rounds: int
+    groups: float | None = None
 
     @property
     def budget(self) -> int:
         """Labels per query."""
         return (self.end - self.start) // max(1, self.rounds - 1)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a grid calls a method.
+
+    Args:
+        overrides: of the bundle's configuration.
+        pretrain: name of the pre-training whose weights it starts from.
+        overlay: name of the bundle's configuration file on top of ``train.yaml``.
+    """
+
+    overrides: dict[str, Any]
+    pretrain: str | None = None
+    overlay: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +91,8 @@ class Grid:
     threads: int
     overrides: dict[str, Any]
     data: dict[str, dict[str, Any]]
-    method: dict[str, dict[str, Any]]
+    pretrain: dict[str, dict[str, Any]]
+    method: dict[str, Method]
     query: dict[str, dict[str, Any]]
     labels: dict[str, Schedule]
     seeds: list[int]
@@ -77,15 +100,45 @@ class Grid:
     baselines: dict[str, tuple[str, str]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """Stage A: a run on images alone, once for all cells of the same data and seed, whatever their labels.
+
+    Args:
+        name: for people.
+        overrides: of the bundle's configuration, ``train.yaml`` with ``pretrain.yaml`` on top.
+        datalist: see `Cell`; likewise `hash` and `kind`.
+    """
+
+    name: str
+    overrides: dict[str, Any]
+    datalist: str
+    hash: str
+    kind: str
+    overlay = "pretrain"
+
+    @property
+    def folder(self) -> str:
+        """Where it lives, below the output folder."""
+        return f"pretrained/{self.hash}"
+
+    @property
+    def weights(self) -> str:
+        """The file that cells start from, below the output folder."""
+        return f"{self.folder}/bundle/models/pretrained.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One run.
 
     Args:
         data: name of the data; likewise `method`, `query` and `labels`.
-        schedule: what `labels` names.
+        schedule: what `labels` names, in numbers of labels.
+        overlay: name of the bundle's configuration file on top of ``train.yaml``.
         overrides: of the bundle's configuration, without folders.
         datalist: path; relative to the output folder if it was prepared there.
+        pretraining: whose weights it starts from.
         note: what the grid says of the data.
         hash: over everything that decides the result.
         kind: cells of one kind, which differ in labels, query and seed only, need about the same time per round.
@@ -97,8 +150,10 @@ class Cell:
     labels: str
     seed: int
     schedule: Schedule
+    overlay: str | None
     overrides: dict[str, Any]
     datalist: str
+    pretraining: Pretraining | None
     note: str
     hash: str
     kind: str
@@ -113,6 +168,16 @@ class Cell:
         return f"cells/{self.hash}"
 
 
+@dataclass(frozen=True)
+class _Data:
+    """A datalist of a grid: path, what of it decides a result, what all folds share, and how many labels a share is."""
+
+    path: str
+    identity: dict[str, Any]
+    family: str
+    labels: int
+
+
 def load_grid(path: str | Path) -> Grid:
     """Read a grid file.
 
@@ -122,9 +187,17 @@ def load_grid(path: str | Path) -> Grid:
     - ``overrides``: values of the bundle's configuration for all cells.
     - ``data``: by name, either ``datalist`` (a path) or ``prepare`` (arguments of
       `medssl_monai.data.prepare.prepare`, with ``source``), relative to the file; ``overrides``, for example of the
-      views; ``note``, shown wherever figures are.
-    - ``method`` and ``query``: overrides by name.
-    - ``labels``: by name, ``start``, ``end`` and ``rounds``, see `Schedule`.
+      views; ``note``, shown wherever figures are. With ``folds`` and ``fold: seed`` in a recipe, cells of seed k
+      validate on fold k (modulo the number of folds), and all seeds draw the same folds.
+    - ``pretrain``: by name, overrides of a run of the bundle's ``pretrain.yaml`` that comes first, once per data and
+      seed (and fold), whatever the labels. Overrides of all cells and of the data count for it too, but for what
+      ``pretrain.yaml`` says itself.
+    - ``method`` and ``query``: overrides by name. In a method ``pretrain`` names the entry of that section whose
+      weights become `pretrained`, and ``overlay`` a configuration file of the bundle on top of ``train.yaml``
+      (``probe``).
+    - ``labels``: by name, ``start``, ``end`` and ``rounds``, see `Schedule`; or ``groups``, the share of the training
+      section's groups (patients) of which all labels are known, the others' none, in one round without a query. Needs
+      data with a recipe; the same groups for all seeds, but for folds, and the smaller share is part of the larger.
     - ``seeds``: a list of whole numbers; a seed decides initial labels, weights, order and views.
     - ``rows``: which combinations are wanted, each a mapping from axis to one name or a list; what a row does not name
       is taken in full. Default: all combinations.
@@ -143,14 +216,14 @@ def load_grid(path: str | Path) -> Grid:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    known = {"name", "bundle", "threads", "overrides", *AXES, "rows", "baselines"}
+    known = {"name", "bundle", "threads", "overrides", "pretrain", *AXES, "rows", "baselines"}
     _check_keys(content, known, {"name", "bundle", *AXES}, str(path))
     for axis in ("data", "method", "query", "labels"):
         _check_keys(content[axis], None, set(), f"{path}, {axis}")
         if not content[axis]:
             raise ValueError(f"{path}: {axis!r} is empty; name at least one.")
     groups = [("overrides", content.get("overrides") or {})]
-    groups += [(f"{axis}, {name}", entry) for axis in ("method", "query") for name, entry in content[axis].items()]
+    groups += [(f"query, {name}", entry) for name, entry in content["query"].items()]
     for name, entry in content["data"].items():
         where = f"{path}, data, {name}"
         _check_keys(entry, {"datalist", "prepare", "overrides", "note"}, set(), where)
@@ -159,18 +232,26 @@ def load_grid(path: str | Path) -> Grid:
         if "prepare" in entry:
             options = set(inspect.signature(prepare).parameters) - {"out_dir"}
             _check_keys(entry["prepare"], options, {"source"}, f"{where}, prepare")
+            _check_fold(entry["prepare"], f"{where}, prepare")
         groups.append((f"data, {name}, overrides", entry.get("overrides") or {}))
     seeds = content["seeds"]
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
         raise ValueError(f"{path}: 'seeds' must be a list of whole numbers, got {seeds!r}.")
+    bundle = _find_bundle(str(content["bundle"]), path.parent)
+    before = _read_pretrain(content.get("pretrain") or {}, bundle, f"{path}, pretrain")
+    method = {
+        str(name): _read_method(entry, before, bundle, f"{path}, method, {name}")
+        for name, entry in content["method"].items()
+    }
     grid = Grid(
         name=str(content["name"]),
         folder=path.parent.resolve(),
-        bundle=_find_bundle(str(content["bundle"]), path.parent),
+        bundle=bundle,
         threads=int(content.get("threads", 1)),
         overrides=content.get("overrides") or {},
         data={str(name): entry for name, entry in content["data"].items()},
-        method={str(name): entry for name, entry in content["method"].items()},
+        pretrain=before,
+        method=method,
         query={str(name): entry for name, entry in content["query"].items()},
         labels={str(name): _schedule(entry, f"{path}, labels, {name}") for name, entry in content["labels"].items()},
         seeds=seeds,
@@ -179,6 +260,7 @@ def load_grid(path: str | Path) -> Grid:
     )
     for number, row in enumerate(content.get("rows") or [{}]):
         grid.rows.append(_read_row(row, grid, f"{path}, rows[{number}]"))
+        _check_shares(grid.rows[-1], grid, f"{path}, rows[{number}]")
     for name, arm in (content.get("baselines") or {}).items():
         where = f"{path}, baselines, {name}"
         _check_keys(arm, {"method", "query"}, {"method", "query"}, where)
@@ -196,22 +278,39 @@ def plan(grid: Grid, out_dir: str | Path) -> list[Cell]:
     have the same hash, and one run.
     """
     out_dir = Path(out_dir)
-    entries = {name: _data(name, entry, grid, out_dir) for name, entry in grid.data.items()}
-    common = {"config": config_sha256(grid.bundle), "version": medssl_monai.__version__, "code": code_sha256()}
+    folders: dict[str, str] = {}
+
+    @functools.cache
+    def prepared(data: str, seed: int, groups: float | None) -> _Data:
+        return _data(data, seed, groups, grid, out_dir, folders)
+
+    @functools.cache
+    def common(overlay: str | None) -> dict[str, str]:
+        config = config_sha256(grid.bundle, overlay)
+        return {"config": config, "version": medssl_monai.__version__, "code": code_sha256()}
+
+    @functools.cache
+    def pretraining(data: str, name: str, seed: int) -> Pretraining:
+        return _pretraining(data, name, seed, prepared(data, seed, None), common("pretrain"), grid)
+
     wanted = {key: None for row in grid.rows for key in itertools.product(*(row[axis] for axis in AXES))}
     cells = []
     for data, method, query, labels, seed in sorted(wanted, key=lambda key: grid.seeds.index(key[-1])):
-        datalist, identity = entries[data]
-        schedule = grid.labels[labels]
-        kind = {**grid.overrides, **(grid.data[data].get("overrides") or {}), **grid.method[method]}
+        how, schedule = grid.method[method], grid.labels[labels]
+        found = prepared(data, seed, schedule.groups)
+        if schedule.groups:
+            schedule = replace(schedule, start=found.labels, end=found.labels)
+        before = pretraining(data, how.pretrain, seed) if how.pretrain else None
+        kind = {**grid.overrides, **(grid.data[data].get("overrides") or {}), **how.overrides}
         overrides = {
             **kind,
             **grid.query[query],
-            "labels": schedule.start,
+            "labels": None if schedule.groups else schedule.start,
             "rounds": schedule.rounds,
             "query::budget": schedule.budget,
             "seed": seed,
         }
+        same, start = common(how.overlay), {"pretrain": before.hash} if before else {}
         cells.append(
             Cell(
                 data=data,
@@ -220,38 +319,43 @@ def plan(grid: Grid, out_dir: str | Path) -> list[Cell]:
                 labels=labels,
                 seed=seed,
                 schedule=schedule,
+                overlay=how.overlay,
                 overrides=overrides,
-                datalist=datalist,
+                datalist=found.path,
+                pretraining=before,
                 note=str(grid.data[data].get("note", "")),
-                hash=_digest({**common, "data": identity, "overrides": _contents(overrides)}),
-                kind=_digest({**common, "data": identity, "overrides": _contents(kind)}),
+                hash=_digest({**same, "data": found.identity, "overrides": _contents(overrides), **start}),
+                kind=_digest({**same, "data": found.family, "overrides": _contents(kind)}),
             )
         )
     return cells
 
 
-def arguments(cell: Cell, folder: str, **changes: Any) -> list[str]:
-    """What follows ``python`` on the command line of a cell, to be run in the output folder.
+def arguments(run: Cell | Pretraining, folder: str, **changes: Any) -> list[str]:
+    """What follows ``python`` on the command line of a cell or a pre-training, to be run in the output folder.
 
     Args:
-        cell: which one.
+        run: which one.
         folder: where bundle and results of the run are, below the output folder.
         changes: of the overrides.
     """
-    values = {**cell.overrides, "datalist": cell.datalist, "output_dir": f"{folder}/run", **changes}
+    values = {**run.overrides, "datalist": run.datalist, "output_dir": f"{folder}/run", **changes}
+    if isinstance(run, Cell) and run.pretraining:
+        values["pretrained"] = run.pretraining.weights
     bundle = f"{folder}/bundle"
     # MONAI drops an override by None, and takes the expression
     flags = [part for name, value in values.items() for part in (f"--{name}", "$None" if value is None else str(value))]
-    config = ["--config_file", f"{bundle}/configs/train.yaml", "--bundle_root", bundle]
+    files = [f"{bundle}/configs/{name}.yaml" for name in ("train", run.overlay) if name]
+    config = ["--config_file", str(files) if run.overlay else files[0], "--bundle_root", bundle]
     return ["-m", "monai.bundle", "run", *config, *flags]
 
 
-def command(cell: Cell, grid: Grid) -> str:
-    """A cell as one line for a shell in the output folder, from the bundle to the figures."""
+def command(run: Cell | Pretraining, grid: Grid) -> str:
+    """A cell or a pre-training as one line for a shell in the output folder, from the bundle to the figures."""
     name = grid.bundle.name if grid.bundle.parent == shipped_bundles() else None
     copy = ["medssl", "bundle", name] if name else ["cp", "-r", str(grid.bundle)]
-    run = shlex.join(["python", *arguments(cell, cell.folder)])
-    return f"{shlex.join([*copy, f'{cell.folder}/bundle'])} && OMP_NUM_THREADS={grid.threads} {run}"
+    line = shlex.join(["python", *arguments(run, run.folder)])
+    return f"{shlex.join([*copy, f'{run.folder}/bundle'])} && OMP_NUM_THREADS={grid.threads} {line}"
 
 
 @functools.cache
@@ -266,41 +370,92 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
-def config_sha256(bundle: Path) -> str:
-    """Hash of what a bundle's ``train.yaml`` says; comments and layout do not count."""
-    return _digest(_load_config(bundle))
+def config_sha256(bundle: Path, overlay: str | None = None) -> str:
+    """Hash of what a bundle's ``train.yaml`` says, with an overlay on top; comments and layout do not count."""
+    return _digest(_load_config(bundle, overlay))
 
 
-def _load_config(bundle: Path) -> dict[str, Any]:
+def _load_config(bundle: Path, overlay: str | None = None) -> dict[str, Any]:
     from monai.bundle import ConfigParser
 
-    return dict(ConfigParser.load_config_files([str(bundle / "configs" / "train.yaml")]))
+    files = [str(bundle / "configs" / f"{name}.yaml") for name in ("train", overlay) if name]
+    return dict(ConfigParser.load_config_files(files))
 
 
-def _data(name: str, entry: Mapping[str, Any], grid: Grid, out_dir: Path) -> tuple[str, dict[str, Any]]:
-    """Path of a datalist, relative to the output folder if it was made there, and what of it decides a result."""
+def _pretraining(data: str, name: str, seed: int, found: _Data, common: Mapping[str, str], grid: Grid) -> Pretraining:
+    from monai.bundle import ConfigParser
+
+    own = list(ConfigParser.load_config_file(str(grid.bundle / "configs" / "pretrain.yaml")))
+    shared = {**grid.overrides, **(grid.data[data].get("overrides") or {})}
+    kind = {key: value for key, value in shared.items() if not _says(own, key)} | grid.pretrain[name]
+    overrides = {**kind, "labels": None, "seed": seed}
+    return Pretraining(
+        name=f"{data}, pre-training {name}, seed {seed}",
+        overrides=overrides,
+        datalist=found.path,
+        hash=_digest({**common, "data": found.identity, "overrides": _contents(overrides)}),
+        kind=_digest({**common, "data": found.family, "overrides": _contents(kind)}),
+    )
+
+
+def _says(keys: Iterable[str], name: str) -> bool:
+    """Whether one of the keys of a configuration is this one, above or below it."""
+    parts = re.split("::|#", name)
+    return any(all(a == b for a, b in zip(key.split("::"), parts, strict=False)) for key in keys)
+
+
+def _data(name: str, seed: int, groups: float | None, grid: Grid, out_dir: Path, folders: dict[str, str]) -> _Data:
+    """A datalist, in which a share of the training section's groups shows its labels.
+
+    Args:
+        name: of the data.
+        seed: decides the fold, where the grid says so.
+        groups: the share; None: as the datalist says.
+        grid: knows the recipe.
+        out_dir: where data are prepared, unless they have been.
+        folders: of recipes, below the output folder; added to.
+    """
+    entry = grid.data[name]
     recipe: str | None = None
+    leaks = bool({**grid.overrides, **(entry.get("overrides") or {})}.get("allow_leaks"))
     if "datalist" in entry:
         path = (grid.folder / entry["datalist"]).resolve()
         shown = str(path)
     else:
-        located = {**entry["prepare"], **_paths(entry["prepare"], grid.folder)}
+        as_written = {**entry["prepare"], **_paths(entry["prepare"], grid.folder)}
+        located = {**as_written, **({"fold": seed % as_written["folds"]} if as_written.get("fold") == "seed" else {})}
         recipe = _digest(_contents(located))
-        folder = f"data/{name}-{recipe[:8]}"
-        path, shown = out_dir / folder / "datalist.json", f"{folder}/datalist.json"
+        folder = folders.setdefault(recipe, f"data/{name}-{recipe[:8]}")
+        path = out_dir / folder / "datalist.json"
         if not path.exists():
-            logger.info(f"Preparing {name}.")
+            fold = f", fold {located['fold']}" if "fold" in located else ""
+            logger.info(f"Preparing {name}{fold}.")
             prepare(out_dir=path.parent, **located)
-    leaks = bool({**grid.overrides, **(entry.get("overrides") or {})}.get("allow_leaks"))
+        if groups is not None:
+            path = _show_groups(path, groups, located.get("seed", 0))
+        shown = f"{folder}/{path.name}"
     sections = {section: load_datalist(path, section, allow_leaks=leaks) for section in ("training", "validation")}
     training = sections["training"]
     identity = {"recipe": recipe, "classes": training.classes, "modality": training.modality}
-    return shown, {**identity, **{section: items.sha256 for section, items in sections.items()}}
+    identity |= {section: items.sha256 for section, items in sections.items()}
+    family = _digest(_contents(as_written) if recipe else identity)
+    return _Data(shown, identity, family, 0 if groups is None else len(LabelPool(training).indices("labeled")))
+
+
+def _show_groups(path: Path, groups: float, seed: int) -> Path:
+    """A copy of a datalist beside it, as ``prepare(labels=groups, labels_by="group")`` would have written it."""
+    copy = path.with_name(f"{path.stem}_{groups:g}.json")
+    if not copy.exists():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        _hide_labels(content["training"], groups, "group", seed)
+        write_json(copy, content)
+    return copy
 
 
 def _paths(recipe: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """The paths of a recipe, from the folder of the grid file on."""
-    return {key: (folder / recipe[key]).resolve() for key in ("source", "table", "key_file") if key in recipe}
+    paths = ("source", "table", "key_file", "unlabeled")
+    return {key: (folder / recipe[key]).resolve() for key in paths if key in recipe}
 
 
 def _contents(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,7 +480,64 @@ def _find_bundle(name: str, folder: Path) -> Path:
     raise FileNotFoundError(f"there is no bundle {name!r}, neither among those shipped nor beside the grid file.")
 
 
+def _check_fold(recipe: Mapping[str, Any], where: str) -> None:
+    fold, folds = recipe.get("fold"), recipe.get("folds")
+    if isinstance(fold, str) and (fold != "seed" or type(folds) is not int or folds < 2):
+        raise ValueError(
+            f"{where}: `fold` is a number, or 'seed' for one fold per seed, which needs `folds`, how many there are; "
+            f"got fold {fold!r} of {folds!r}."
+        )
+
+
+def _read_pretrain(section: Any, bundle: Path, where: str) -> dict[str, dict[str, Any]]:
+    _check_keys(section, None, set(), where)
+    if not section:
+        return {}
+    _check_overlay("pretrain", bundle, where)
+    config = nested(_load_config(bundle, "pretrain"))
+    for name, overrides in section.items():
+        _check_overrides(overrides, config, f"{where}, {name}", DECIDED_BEFORE)
+    return {str(name): overrides for name, overrides in section.items()}
+
+
+def _read_method(entry: Any, before: Mapping[str, Any], bundle: Path, where: str) -> Method:
+    _check_keys(entry, None, set(), where)
+    overrides = {key: value for key, value in entry.items() if key not in ("pretrain", "overlay")}
+    pretrain, overlay = entry.get("pretrain"), entry.get("overlay")
+    if pretrain is not None:
+        pretrain = _named(pretrain, before, f"{where}, pretrain")
+        if "pretrained" in overrides:
+            raise ValueError(f"{where}: leave 'pretrained' out, since 'pretrain' decides it.")
+    if overlay is not None:
+        _check_overlay(overlay, bundle, where)
+    _check_overrides(overrides, nested(_load_config(bundle, overlay)), where)
+    return Method(overrides, pretrain, overlay)
+
+
+def _check_overlay(name: Any, bundle: Path, where: str) -> None:
+    names = sorted(path.stem for path in (bundle / "configs").glob("*.yaml") if path.stem != "train")
+    if name not in names:
+        raise ValueError(f"{where}: the bundle has no overlay {name!r}{_hint(name, names)}; there are {names}.")
+
+
+def _check_shares(row: Mapping[str, Sequence[Any]], grid: Grid, where: str) -> None:
+    """Refuse labels by group for data whose labels are not for the grid to hide."""
+    for data, labels in itertools.product(row["data"], row["labels"]):
+        recipe = grid.data[data].get("prepare")
+        if grid.labels[labels].groups and (recipe is None or {"labels", "label_list"} & set(recipe)):
+            raise ValueError(
+                f"{where}: the labels {labels!r} are a share of the groups, for data that 'prepare' makes without "
+                f"'labels' and 'label_list'; {data!r} is not."
+            )
+
+
 def _schedule(entry: Any, where: str) -> Schedule:
+    if isinstance(entry, Mapping) and "groups" in entry:
+        _check_keys(entry, {"groups"}, set(), where)
+        share = entry["groups"]
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise ValueError(f"{where}: `groups` is a share above 0 and up to 1, got {share!r}.")
+        return Schedule(start=0, end=0, rounds=1, groups=float(share))
     _check_keys(entry, {"start", "end", "rounds"}, {"start", "end", "rounds"}, where)
     if any(type(value) is not int for value in entry.values()):
         raise ValueError(f"{where}: start, end and rounds must be whole numbers, got {entry}.")
@@ -360,11 +572,13 @@ def _named(name: Any, known: Iterable[Any], where: str) -> Any:
     raise ValueError(f"{where}: there is no {name!r}{_hint(name, names)}; there are {names}.")
 
 
-def _check_overrides(overrides: Any, config: Mapping[str, Any], where: str) -> None:
+def _check_overrides(
+    overrides: Any, config: Mapping[str, Any], where: str, decided: Mapping[str, str] = DECIDED
+) -> None:
     _check_keys(overrides, None, set(), where)
     for name in overrides:
-        if (plain := name.replace("#", "::")) in DECIDED:
-            axis = DECIDED[plain]
+        if (plain := name.replace("#", "::")) in decided:
+            axis = decided[plain]
             how = f"the axis {axis!r} decides it" if axis else "every cell has a folder of its own"
             raise ValueError(f"{where}: leave {name!r} out, since {how}.")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import itertools
 import json
 import logging
 import os
@@ -17,13 +18,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import medssl_monai
-from medssl_monai.benchmark.grid import Cell, Grid, arguments, command, load_grid, plan
+from medssl_monai.benchmark.grid import Cell, Grid, Pretraining, arguments, command, load_grid, plan
 from medssl_monai.benchmark.results import draw_figures, write_results
 from medssl_monai.files import write_json, write_text
 
@@ -58,9 +59,13 @@ def run_benchmark(
     in the hash, so a change of any starts anew: run a long grid from a checkout of its own, with an output folder
     elsewhere. Machine, threads and versions of libraries are not; they stand beside the figures.
 
+    A pre-training lives likewise in ``pretrained/HASH``. It is run when cells that start from it are left; where it
+    fails, they fail with its reason.
+
     Before it starts, CPU hours are told. They come from finished cells of the same data and method, scaled by rounds;
     where there are none, from the first round of one such cell, which is run for this purpose only and counted as if
-    every round had its start, so that it is an upper bound. Cells of one round are told as not measured at first.
+    every round had its start, so that it is an upper bound. Cells of one round are told as not measured at first, and
+    so are pre-trainings.
 
     Args:
         path: grid file, see `medssl_monai.benchmark.load_grid`.
@@ -81,19 +86,27 @@ def run_benchmark(
     grid = load_grid(path)
     out_dir = Path(out_dir) if out_dir else Path("runs") / grid.name
     cells = plan(grid, out_dir)
-    write_text(out_dir / "commands.sh", "".join(f"# {cell.name}\n{command(cell, grid)}\n" for cell in cells))
+    write_text(out_dir / "commands.sh", "".join(f"# {run.name}\n{command(run, grid)}\n" for run in _in_order(cells)))
     runs = {cell.hash: cell for cell in cells}
     states = {name: state_of(out_dir / cell.folder) for name, cell in runs.items()}
     left = [cell for name, cell in runs.items() if states[name][0] != "finished"]
     if dry_run:
-        for cell in left:
-            logger.info(f"{states[cell.hash][0]}: {cell.name}\n  {command(cell, grid)}")
+        for run in _in_order(left):
+            if (state := state_of(out_dir / run.folder)[0]) != "finished":
+                logger.info(f"{state}: {run.name}\n  {command(run, grid)}")
         logger.info(_forecast(runs.values(), out_dir, jobs))
         return {cell.name: states[cell.hash] for cell in cells}
     _probe(left, {cell.kind for name, cell in runs.items() if states[name][0] == "finished"}, grid, out_dir)
     logger.info(_forecast(runs.values(), out_dir, jobs))
     with ThreadPoolExecutor(jobs) as executor:
-        futures = {executor.submit(_run_cell, cell, grid, out_dir): cell for cell in left}
+        before: dict[str, Future[tuple[State, str]]] = {}
+        futures: dict[Future[tuple[State, str]], Cell] = {}
+        for run in _in_order(left):
+            if isinstance(run, Pretraining):
+                before[run.hash] = executor.submit(_run, run, grid, out_dir)
+            else:
+                first = before[run.pretraining.hash] if run.pretraining else None
+                futures[executor.submit(_run, run, grid, out_dir, first)] = run
         try:
             for future in as_completed(futures):
                 cell = futures[future]
@@ -116,6 +129,14 @@ def state_of(folder: Path) -> tuple[State, str]:
     if (folder / "failed.json").exists():
         return "failed", str(json.loads((folder / "failed.json").read_text(encoding="utf-8"))["reason"])
     return ("interrupted" if (folder / "cell.json").exists() else "open"), ""
+
+
+def _in_order(cells: Sequence[Cell]) -> Iterator[Cell | Pretraining]:
+    """Of each seed first the pre-trainings, then the cells that need none: the others find theirs done, or nearly."""
+    for _, same in itertools.groupby(cells, key=lambda cell: cell.seed):
+        group = list(same)
+        yield from {cell.pretraining.hash: cell.pretraining for cell in group if cell.pretraining}.values()
+        yield from sorted(group, key=lambda cell: cell.pretraining is not None)
 
 
 def environment(threads: int) -> dict[str, Any]:
@@ -164,9 +185,13 @@ def _commit() -> str:
         return ""
 
 
-def _run_cell(cell: Cell, grid: Grid, out_dir: Path) -> tuple[State, str]:
-    """Run a cell to its end, unless another process is at it."""
-    folder = out_dir / cell.folder
+def _run(
+    run: Cell | Pretraining, grid: Grid, out_dir: Path, before: Future[tuple[State, str]] | None = None
+) -> tuple[State, str]:
+    """Run a cell or a pre-training to its end, after what comes before it, unless another process is at it."""
+    if before is not None and (first := before.result())[0] != "finished":
+        return first[0], f"its pre-training: {first[1] or first[0]}"
+    folder = out_dir / run.folder
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder) as lock:
         if lock is None:
@@ -174,11 +199,11 @@ def _run_cell(cell: Cell, grid: Grid, out_dir: Path) -> tuple[State, str]:
         if (folder / "done.json").exists():
             return "finished", ""
         resumed = (folder / "run" / "state.pt").exists()
-        write_json(folder / "cell.json", {"name": cell.name, "hash": cell.hash, "command": command(cell, grid)})
-        code, cost, log = _execute(arguments(cell, cell.folder), grid, out_dir, folder, lock)
+        write_json(folder / "cell.json", {"name": run.name, "hash": run.hash, "command": command(run, grid)})
+        code, cost, log = _execute(arguments(run, run.folder), grid, out_dir, folder, lock)
         if code in (-signal.SIGINT, -signal.SIGTERM):
             return "interrupted", ""
-        reason = _why(code, log) if code else _shortfall(cell, folder / "run")
+        reason = _why(code, log) if code else _shortfall(run, folder / "run") if isinstance(run, Cell) else ""
         if reason:
             write_json(folder / "failed.json", {"reason": reason})
             return "failed", reason
@@ -250,6 +275,10 @@ def _shortfall(cell: Cell, run: Path) -> str:
     return f"its rounds had {found} labels, and the grid asks for {wanted}; see medssl_monai.query.ExactBudget"
 
 
+def _done(run: Cell | Pretraining, out_dir: Path) -> bool:
+    return (out_dir / run.folder / "done.json").exists()
+
+
 def _probe(left: Sequence[Cell], finished: Collection[str], grid: Grid, out_dir: Path) -> None:
     """Measure the first round of one cell of every kind of which none has finished; not where it is the whole cell."""
     known = {*finished, *_measured(out_dir)}
@@ -258,6 +287,8 @@ def _probe(left: Sequence[Cell], finished: Collection[str], grid: Grid, out_dir:
         if cell.schedule.rounds > 1:
             first.setdefault(cell.kind, cell)
     for cell in (cell for kind, cell in first.items() if kind not in known):
+        if cell.pretraining and _run(cell.pretraining, grid, out_dir)[0] != "finished":
+            continue  # as the cell will say
         place = f"probes/{cell.kind}"
         folder = out_dir / place
         logger.info(f"Measuring the first round of: {cell.name}")
@@ -283,12 +314,15 @@ def _measured(out_dir: Path) -> dict[str, Cost]:
 def _forecast(cells: Collection[Cell], out_dir: Path, jobs: int) -> str:
     """How many cells are left, what they need, and what that is based on."""
     measured = _measured(out_dir)
+    stages = {cell.pretraining.hash: cell.pretraining for cell in cells if cell.pretraining}
+    runs: list[Cell | Pretraining] = [*cells, *stages.values()]
     costs: dict[str, list[Cost]] = {}
-    for cell in cells:
-        done = out_dir / cell.folder / "done.json"
+    for run in runs:
+        done = out_dir / run.folder / "done.json"
         if done.exists() and not (entry := json.loads(done.read_text(encoding="utf-8")))["resumed"]:
-            cost = Cost(entry["cpu_seconds"], entry["wall_seconds"]) * (1 / cell.schedule.rounds)
-            costs.setdefault(cell.kind, []).append(cost)
+            rounds = run.schedule.rounds if isinstance(run, Cell) else 1
+            cost = Cost(entry["cpu_seconds"], entry["wall_seconds"]) * (1 / rounds)
+            costs.setdefault(run.kind, []).append(cost)
     need, basis, states = Cost(), Counter[str](), Counter[str]()
     for cell in cells:
         folder = out_dir / cell.folder
@@ -305,6 +339,15 @@ def _forecast(cells: Collection[Cell], out_dir: Path, jobs: int) -> str:
             basis["by the first round of one such cell, an upper bound"] += 1
         else:
             basis["not measured, and not counted"] += 1
+    needed = {cell.pretraining.hash for cell in cells if cell.pretraining and not _done(cell, out_dir)}
+    for name in sorted(needed):
+        if _done(stages[name], out_dir):
+            continue
+        if known := costs.get(stages[name].kind):
+            need += sum(known, Cost()) * (1 / len(known))
+            basis["more for pre-training, by finished ones of the same data"] += 1
+        else:
+            basis["more for pre-training, not measured, and not counted"] += 1
     text = f"{states.pop('finished', 0)} of {len(cells)} cells have finished"
     text += "".join(f", {count} {state}" for state, count in states.items())
     if not basis:

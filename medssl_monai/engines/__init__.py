@@ -2,12 +2,16 @@
 
 from medssl_monai.engines.evaluate import JoinLabels, evaluate, write_evaluation
 from medssl_monai.engines.pool import predict, predict_pool, weights_sha256
+from medssl_monai.engines.probe import evaluate_probe, knn_probe, linear_probe
 from medssl_monai.engines.trainer import SSLTrainer
 
 __all__ = [
     "JoinLabels",
     "SSLTrainer",
     "evaluate",
+    "evaluate_probe",
+    "knn_probe",
+    "linear_probe",
     "predict",
     "predict_pool",
     "weights_sha256",

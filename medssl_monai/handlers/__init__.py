@@ -4,6 +4,7 @@ from medssl_monai.handlers.best_model import BestModel
 from medssl_monai.handlers.checkpoint import TrainingCheckpoint
 from medssl_monai.handlers.describe import DescribeBundle
 from medssl_monai.handlers.estimator import EstimatorReport
+from medssl_monai.handlers.latest_weights import LatestWeights
 from medssl_monai.handlers.log import EpochMean, only_first_process_logs
 from medssl_monai.handlers.query import Oracle, QueryHandler, write_one_query
 from medssl_monai.handlers.rounds import RoundReport
@@ -18,6 +19,7 @@ __all__ = [
     "EpochMean",
     "EpochSeed",
     "EstimatorReport",
+    "LatestWeights",
     "Oracle",
     "ProbabilityTable",
     "QueryHandler",

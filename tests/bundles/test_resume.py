@@ -127,7 +127,7 @@ def test_a_validation_list_without_labels_is_refused_before_training(run_bundle,
     assert not (tmp_path / "run" / "state.pt").exists()
 
 
-def test_multi_hot_labels_are_refused_with_words(run_bundle, toy_datalist, tmp_path):
+def test_multi_hot_labels_of_a_method_for_classes_are_refused_with_words(run_bundle, toy_datalist, tmp_path):
     content = json.loads(toy_datalist.read_text())
     for section in ("training", "validation"):
         for item in content[section]:
@@ -135,5 +135,5 @@ def test_multi_hot_labels_are_refused_with_words(run_bundle, toy_datalist, tmp_p
     several = tmp_path / "several.json"
     several.write_text(json.dumps(content))
     with pytest.raises(RuntimeError) as error:
-        run_bundle(datalist=str(several), dataset_dir=str(toy_datalist.parent))
+        run_bundle(datalist=str(several), dataset_dir=str(toy_datalist.parent), task="multiclass")
     assert "the labels are multi-hot" in str(error.value.__cause__)

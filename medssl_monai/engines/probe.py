@@ -1,0 +1,323 @@
+"""What frozen embeddings know: classifiers that are fitted on them and train nothing else.
+
+The baseline to ask any method for that trains an encoder: the same labels, the encoder as it is, and a linear model or
+the nearest neighbours on top. A probe is a network like any other, to predict, query and evaluate with.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from monai.networks import eval_mode
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medssl_monai.data.images import ImageDataset
+from medssl_monai.data.pool import LabelPool
+from medssl_monai.engines.evaluate import evaluate
+from medssl_monai.networks.embedding import EmbeddingClassifier
+from medssl_monai.networks.projection import ProjectionNetwork
+from medssl_monai.task import UNKNOWN, Task
+from medssl_monai.transforms.augment import to_unit
+
+logger = logging.getLogger(__name__)
+Encoder = EmbeddingClassifier | ProjectionNetwork
+NEVER = -1e4
+"""Logit of a class that no labeled image has: its probability is exactly 0."""
+Kind = Literal["linear", "knn"]
+
+
+class Probe:
+    """A probe as handlers see a method: with a network to measure, once `fit` has been called.
+
+    Args:
+        kind: ``linear`` (`linear_probe`) or ``knn`` (`knn_probe`).
+        network: encoder, left as it is.
+        dataset: item ``i`` is sample ``i`` of `pool`.
+        pool: knows the labels to fit on, and the task.
+        device: where the network is.
+        batch_size: images at once.
+
+    Raises:
+        ValueError: if `kind` is neither.
+
+    Attributes:
+        inference_network: the encoder with the probe on top.
+    """
+
+    confidence_threshold = None
+    inference_network: nn.Module
+
+    def __init__(
+        self,
+        kind: Kind,
+        network: Encoder,
+        dataset: ImageDataset,
+        pool: LabelPool,
+        device: torch.device | str,
+        batch_size: int = 128,
+    ) -> None:
+        if kind not in ("linear", "knn"):
+            raise ValueError(f"`kind` must be 'linear' or 'knn', got {kind!r}.")
+        self.kind, self.network, self.dataset, self.pool = kind, network, dataset, pool
+        self.device, self.batch_size = device, batch_size
+
+    def fit(self) -> nn.Module:
+        """Fit on the images that are labeled now.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        make = linear_probe if self.kind == "linear" else knn_probe
+        self.inference_network = make(self.network, self.dataset, self.pool, self.device, batch_size=self.batch_size)
+        return self.inference_network
+
+
+class ProbeTrainer(Engine):  # type: ignore[misc]
+    """Fits a probe in place of training: one epoch of one step, whose handlers write what they write of any training.
+
+    Args:
+        method: the probe.
+        device: where its network is.
+        train_handlers: such as `medssl_monai.handlers.RoundReport`.
+    """
+
+    def __init__(self, method: Probe, device: torch.device | str, train_handlers: Sequence[Any] = ()) -> None:
+        super().__init__(lambda engine, batch: method.fit())
+        self.state.device = torch.device(device)
+        for handler in train_handlers:
+            handler.attach(self)
+
+    def run(self) -> Any:
+        """Fit, and let the handlers do their work."""
+        return super().run([None], max_epochs=1)
+
+
+def evaluate_probe(
+    kind: Kind,
+    network: Encoder,
+    dataset: ImageDataset,
+    pool: LabelPool,
+    validation: ImageDataset,
+    validation_pool: LabelPool,
+    device: torch.device | str,
+    batch_size: int = 128,
+) -> dict[str, Any]:
+    """Fit a probe on the labeled images and measure it on others.
+
+    Args:
+        kind: `linear_probe` or `knn_probe`.
+        network: encoder, left as it is.
+        dataset: item ``i`` is sample ``i`` of `pool`.
+        pool: knows the labels to fit on, and the task.
+        validation: images to measure on.
+        validation_pool: knows their labels.
+        device: where the network is.
+        batch_size: images at once.
+
+    Returns:
+        As `medssl_monai.engines.evaluate`, and ``probe``: what was fitted, on how many labeled images.
+
+    Raises:
+        ValueError: if `kind` is neither, or no image is labeled.
+    """
+    probe = Probe(kind, network, dataset, pool, device, batch_size).fit()
+    figures = evaluate(probe, validation, validation_pool, device, batch_size)
+    return {**figures, "probe": {"kind": kind, "labeled": len(pool.indices("labeled"))}}
+
+
+def linear_probe(
+    network: Encoder,
+    dataset: ImageDataset,
+    pool: LabelPool,
+    device: torch.device | str,
+    inverse_penalty: float = 1.0,
+    batch_size: int = 128,
+) -> EmbeddingClassifier:
+    """The encoder with logistic regression on its standardised embeddings as the head.
+
+    Scikit-learn's, with all classes weighted alike and nothing chosen on validation images. A finding of which the
+    labeled images show one outcome only has the same probability for every image, and is named in the log; a class
+    that none of them has is never predicted.
+
+    Args:
+        network: encoder, shared and not copied.
+        dataset: item ``i`` is sample ``i`` of `pool`.
+        pool: knows the labels, and the task.
+        device: where the network is.
+        inverse_penalty: C of scikit-learn; its default.
+        batch_size: images at once.
+
+    Raises:
+        ValueError: if no image is labeled.
+    """
+    from sklearn.preprocessing import StandardScaler  # here and below: it takes a second, and few need it
+
+    embedding, target = _labeled(network, dataset, pool, device, batch_size)
+    scaler = StandardScaler().fit(embedding)
+    rows = scaler.transform(embedding)
+    if pool.task == "multilabel":
+        fits = [_fit_finding(rows, column, _name(pool, k), inverse_penalty) for k, column in enumerate(target.T)]
+        weight, bias = np.stack([w for w, _ in fits]), np.array([b for _, b in fits])
+    else:
+        weight, bias = _fit_classes(rows, target, pool.num_classes or int(target.max()) + 1, inverse_penalty)
+    probe = EmbeddingClassifier(_Embedding(network), weight.shape[1], len(weight)).to(device)
+    weight = weight / scaler.scale_  # of embeddings as they are
+    with torch.no_grad():
+        probe.head.weight.copy_(torch.from_numpy(weight))
+        probe.head.bias.copy_(torch.from_numpy(bias - weight @ scaler.mean_))
+    return probe
+
+
+def knn_probe(
+    network: Encoder,
+    dataset: ImageDataset,
+    pool: LabelPool,
+    device: torch.device | str,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+    batch_size: int = 128,
+) -> NearestNeighbours:
+    """The encoder with a vote of the labeled images nearest to each image; see `NearestNeighbours`.
+
+    Args:
+        network: encoder, shared and not copied.
+        dataset: item ``i`` is sample ``i`` of `pool`.
+        pool: knows the labels, and the task.
+        device: where the network is.
+        neighbours: k.
+        temperature: T.
+        batch_size: images at once.
+
+    Raises:
+        ValueError: if no image is labeled.
+    """
+    embedding, target = _labeled(network, dataset, pool, device, batch_size)
+    votes = torch.from_numpy(target)
+    if pool.task == "multiclass":
+        votes = F.one_hot(votes, pool.num_classes or int(votes.max()) + 1)
+    probe = NearestNeighbours(network, torch.from_numpy(embedding), votes, pool.task, neighbours, temperature)
+    return probe.to(device)
+
+
+class NearestNeighbours(nn.Module):
+    """Vote of the k labeled images with the most similar embeddings, each by ``exp(cosine / T)``.
+
+    Wu et al., CVPR 2018, https://arxiv.org/abs/1805.01978, Sec. 3.4; k = 20 is from Caron et al., ICCV 2021. Of a
+    finding vote those neighbours of which it is known; if there is none, it is as frequent as among all labeled images.
+
+    Args:
+        network: encoder, shared and not copied.
+        embedding: of labeled images, ``(N, D)``.
+        votes: their labels, one-hot or multi-hot with -1 for unknown, ``(N, K)``.
+        task: ``multiclass``, for one-hot votes, or ``multilabel``.
+        neighbours: k; all labeled images if there are fewer.
+        temperature: T, greater than 0.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    bank: Tensor
+    votes: Tensor
+
+    def __init__(
+        self,
+        network: Encoder,
+        embedding: Tensor,
+        votes: Tensor,
+        task: Task = "multiclass",
+        neighbours: int = 20,
+        temperature: float = 0.07,
+    ) -> None:
+        super().__init__()
+        if neighbours < 1:
+            raise ValueError(f"`neighbours` must be at least 1, got {neighbours}.")
+        if temperature <= 0.0:
+            raise ValueError(f"`temperature` must be greater than 0, got {temperature}.")
+        self.network, self.task, self.temperature = network, task, temperature
+        self.neighbours = min(neighbours, len(embedding))
+        self.register_buffer("bank", F.normalize(embedding.float(), dim=1))
+        self.register_buffer("votes", votes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of the share of votes; infinite where it is 0 or 1."""
+        similarity = F.normalize(self.network.embed(images).float(), dim=1) @ self.bank.T
+        nearest, index = similarity.topk(self.neighbours, dim=1)
+        weight = ((nearest - nearest[:, :1]) / self.temperature).exp().unsqueeze(2)  # (B, k, 1); the nearest has 1
+        if self.task == "multiclass":
+            return (weight * self.votes[index]).sum(dim=1).log()
+        present, known = self._counts(weight, self.votes[index])
+        usual_present, usual_known = self._counts(torch.ones_like(weight[:1, :1]), self.votes)
+        usual = (usual_present + 0.5) / (usual_known + 1.0)
+        return torch.where(known > 0, present / known, usual).logit()
+
+    @staticmethod
+    def _counts(weight: Tensor, votes: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of those for which a finding is present, and known."""
+        return (weight * (votes == 1)).sum(dim=-2), (weight * (votes != UNKNOWN)).sum(dim=-2)
+
+
+class _Embedding(nn.Module):
+    """An encoder's embedding as what a network returns."""
+
+    def __init__(self, network: Encoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.embed(images).float()
+
+
+def _labeled(
+    network: Encoder, dataset: ImageDataset, pool: LabelPool, device: torch.device | str, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings ``(n, D)`` in float64 and labels of the labeled images."""
+    index = pool.indices("labeled")
+    if len(index) == 0:
+        raise ValueError("no image is labeled: there is nothing to fit a probe on; add labels to the datalist.")
+    with eval_mode(network):
+        parts = [network.embed(to_unit(dataset.images[part].to(device))) for part in torch.split(index, batch_size)]
+    return torch.cat([part.float().cpu() for part in parts]).double().numpy(), pool.targets(index).numpy()
+
+
+def _name(pool: LabelPool, finding: int) -> str:
+    return pool.classes[finding] if pool.classes else f"class {finding}"
+
+
+def _fit_classes(
+    rows: np.ndarray, target: np.ndarray, classes: int, inverse_penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    weight, bias = np.zeros((classes, rows.shape[1])), np.full(classes, NEVER)
+    present = np.unique(target)
+    bias[present] = 0.0
+    if len(present) > 1:
+        model = _regression(inverse_penalty).fit(rows, target)
+        # of two classes there is one row, the logit of the second
+        chosen = present if len(model.coef_) > 1 else present[1:]
+        weight[chosen], bias[chosen] = model.coef_, model.intercept_
+    return weight, bias
+
+
+def _fit_finding(rows: np.ndarray, label: np.ndarray, name: str, inverse_penalty: float) -> tuple[np.ndarray, float]:
+    known = label != UNKNOWN
+    present, total = int((label == 1).sum()), int(known.sum())
+    if present in (0, total):
+        logger.warning(
+            f"{name}: {present} of {total} known labels are present, so that the linear probe cannot learn this "
+            "finding; it gives every image the same probability."
+        )
+        return np.zeros(rows.shape[1]), float(np.log((present + 0.5) / (total - present + 0.5)))
+    model = _regression(inverse_penalty).fit(rows[known], label[known])
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def _regression(inverse_penalty: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=inverse_penalty, max_iter=5000)
