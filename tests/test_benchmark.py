@@ -20,8 +20,9 @@ import yaml
 from support import ROOT
 
 from medssl_monai.benchmark import differences, draw_figures, grid, load_grid, plan, run, run_benchmark, summarize
-from medssl_monai.benchmark.results import COLUMNS, _within_range, read_results
+from medssl_monai.benchmark.results import COLUMNS, _panels, _within_range, read_results
 from medssl_monai.bundle import copy_bundle
+from medssl_monai.data.prepare import prepare
 from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch
 from medssl_monai.metrics import evaluate_predictions
 from medssl_monai.networks import small_resnet
@@ -52,6 +53,17 @@ for number in range(cell["rounds"]):
         os.kill(os.getpid(), signal.SIGKILL)
     if mood == "broken":
         raise OSError("cannot read '/clinic/John Smith/head 1.dcm' or /clinic/jane.dcm, nor mary.png; id case_7")
+"""
+
+FAKE_PRETRAINING = """
+import json, os, pathlib, sys
+run = json.loads(sys.argv[1])
+with open("calls.txt", "a") as file:
+    file.write(run["name"] + chr(10))
+if "pre-training" in json.loads(os.environ.get("MOODS", "{}")):
+    raise OSError("no space left")
+pathlib.Path(run["weights"]).parent.mkdir(parents=True, exist_ok=True)
+pathlib.Path(run["weights"]).touch()
 """
 
 
@@ -95,6 +107,8 @@ def fake(monkeypatch):
     """Cells are run by a few lines of Python in place of MONAI; ``MOODS`` says what befalls a cell."""
 
     def _arguments(cell, folder, **changes):
+        if isinstance(cell, grid.Pretraining):
+            return ["-c", FAKE_PRETRAINING, json.dumps({"name": cell.name, "weights": cell.weights})]
         facts = {"name": f"{cell.method} {cell.seed}", "folder": folder, "method": cell.method, "seed": cell.seed}
         schedule = {"start": cell.schedule.start, "budget": cell.schedule.budget, "rounds": cell.schedule.rounds}
         return ["-c", FAKE, json.dumps({**facts, **schedule, **changes})]
@@ -181,6 +195,26 @@ def test_rows_say_which_combinations_are_wanted_each_once(grid_file, tmp_path):
         ({"rows": [{}, {"method": "fixmach"}]}, r"rows\[1\], method: there is no 'fixmach', did you mean 'fixmatch'"),
         ({"baselines": {"b": {"method": "supervised", "query": "none"}}}, "baselines, b: there is no 'none'"),
         ({"baselines": {"b": {"method": "supervised"}}}, "baselines, b: the key 'query' is missing"),
+        (
+            {"data": {"toy": {"prepare": {"source": "x", "fold": "seed"}}}},
+            "toy, prepare: `fold` is a number, or 'seed' .* needs `folds`, .*got fold 'seed' of None",
+        ),
+        ({"data": {"toy": {"prepare": {"source": "x", "folds": 3, "fold": "sed"}}}}, "got fold 'sed' of 3"),
+        ({"labels": {"few": {"groups": 1.5}}}, "`groups` is a share above 0 and up to 1, got 1.5"),
+        ({"labels": {"few": {"groups": 0.5, "rounds": 1}}}, "labels, few: unknown key 'rounds'"),
+        ({"labels": {"few": {"groups": 0.5}}}, r"rows\[0\]: the labels 'few' are a share .*'toy' is not"),
+        ({"pretrain": {"jcl": {"max_epoch": 2}}}, "pretrain, jcl: .*`--max_epoch` names nothing.*`--max_epochs`"),
+        ({"pretrain": {"jcl": {"labels": 6}}}, "pretrain, jcl: leave 'labels' out"),
+        (
+            {"pretrain": {"jcl": {}}, "method": {"a": {"pretrain": "jlc"}}, "baselines": {}},
+            "method, a, pretrain: there is no 'jlc', did you mean 'jcl'",
+        ),
+        (
+            {"pretrain": {"jcl": {}}, "method": {"a": {"pretrain": "jcl", "pretrained": "x.pt"}}, "baselines": {}},
+            "method, a: leave 'pretrained' out, since 'pretrain' decides it",
+        ),
+        ({"method": {"a": {"overlay": "prob"}}, "baselines": {}}, "a: the bundle has no overlay 'prob', .*'probe'"),
+        ({"method": {"a": {"probe": "knn"}}, "baselines": {}}, "method, a: .*`--probe` names nothing"),
     ],
 )
 def test_a_wrong_key_or_name_is_an_error_that_says_where_and_what_was_meant(grid_file, changes, message):
@@ -300,6 +334,170 @@ def test_the_grid_of_the_repository_is_valid():
     assert {query for row in on_pneumonia for query in row["query"]} == set(wanted.query)
 
 
+@pytest.mark.parametrize("name", ["boostmis", "s2mts2", "tear"])
+def test_every_grid_of_the_repository_is_read(name):
+    assert load_grid(ROOT / "benchmarks" / name / "grid.yaml").name == name
+
+
+@pytest.fixture
+def source(tmp_path):
+    """An archive of images of 20 patients, and one of others without a label."""
+    rng = np.random.default_rng(0)
+    ids, label, patient = np.arange(60).astype(str), np.arange(60) % 2, np.arange(60) // 3
+    pixels = rng.integers(0, 255, (60, 16, 16), np.uint8)
+    np.savez(tmp_path / "some.npz", images=pixels, ids=ids, labels=label, patient=patient)
+    np.savez(tmp_path / "more.npz", images=rng.integers(0, 255, (9, 16, 16), np.uint8), ids=np.arange(9).astype(str))
+    return {"source": "some.npz", "group_column": "patient", "folds": 4}
+
+
+def test_a_seed_is_a_fold_and_a_share_of_the_groups_is_what_prepare_would_show(grid_file, tmp_path, source):
+    recipe = {**source, "fold": "seed", "unlabeled": "more.npz"}
+    labels = {"third": {"groups": 0.3}, "all": {"groups": 1.0}}
+    path = grid_file(data={"toy": {"prepare": recipe}}, labels=labels, seeds=[0, 3, 4])
+    out = tmp_path / "out"
+    cells = [cell for cell in plan(load_grid(path), out) if cell.method == "supervised"]
+    assert [(cell.labels, cell.seed) for cell in cells] == [(name, seed) for seed in (0, 3, 4) for name in labels]
+    assert cells[0].datalist == cells[4].datalist != cells[2].datalist  # of four folds 4 is the first
+    assert {cell.kind for cell in cells} == {cells[0].kind}
+    assert (cells[0].overrides["labels"], cells[0].overrides["query::budget"], cells[0].overrides["seed"]) == (
+        None,
+        0,
+        0,
+    )
+
+    own = tmp_path / "own"
+    given = {"source": tmp_path / "some.npz", "unlabeled": tmp_path / "more.npz", "group_column": "patient"}
+    prepare(out_dir=own, folds=4, fold=3, labels=0.3, labels_by="group", **given)
+    expected, found = (json.loads(p.read_text()) for p in (own / "datalist.json", out / cells[2].datalist))
+    for section in ("training", "validation"):
+        assert found[section] == expected[section]
+    shown = [item for item in found["training"] if "label" in item and item.get("labeled", True)]
+    assert len(found["training"]) - 9 > len(shown) > 0
+    assert (cells[2].schedule.start, cells[2].schedule.end, cells[2].schedule.rounds) == (len(shown), len(shown), 1)
+
+
+def test_the_content_of_an_unlabeled_source_counts(grid_file, tmp_path, source):
+    path = grid_file(data={"toy": {"prepare": {**source, "fold": 0, "unlabeled": "more.npz"}}})
+    before = plan(load_grid(path), tmp_path / "out")[0].hash
+    np.savez(tmp_path / "more.npz", images=np.zeros((1, 16, 16), np.uint8), ids=["other"])
+    assert plan(load_grid(path), tmp_path / "out")[0].hash != before
+
+
+PRETRAINED = {
+    "supervised": {"method_def": "@methods::supervised"},
+    "tuned": {"pretrain": "jcl", "method_def": "@methods::supervised"},
+    "probe": {"pretrain": "jcl", "overlay": "probe", "probe": "knn"},
+}
+
+
+@pytest.fixture
+def pretrained_grid(grid_file):
+    def _write(**changes):
+        labels = {"few": {"start": 6, "end": 6, "rounds": 1}, "more": {"start": 8, "end": 8, "rounds": 1}}
+        return grid_file(
+            **{
+                "pretrain": {"jcl": {"max_epochs": 3}},
+                "method": PRETRAINED,
+                "labels": labels,
+                "baselines": {},
+                **changes,
+            }
+        )
+
+    return _write
+
+
+def test_a_pre_training_is_one_per_data_and_seed_and_in_the_hash(pretrained_grid, grid_file, tmp_path, monkeypatch):
+    def by_name(path):
+        return {(c.method, c.labels, c.seed): c for c in plan(load_grid(path), tmp_path / "out")}
+
+    cells = by_name(pretrained_grid())
+    assert len({c.pretraining.hash for c in cells.values() if c.pretraining}) == 2
+    assert len({c.hash for c in cells.values()}) == 12
+    first = cells["tuned", "few", 0].pretraining
+    assert first is not None
+    assert cells["probe", "more", 0].pretraining.hash == first.hash
+    assert cells["supervised", "few", 0].pretraining is None
+    # what pretrain.yaml says itself is not for the overrides of all cells
+    assert first.overrides == {
+        "device": "cpu", "image_size": [16, 16], "epochs_per_round": 1, "batch_size::labeled": 4, "cache_dir": None,
+        "max_epochs": 3,
+        "labels": None, "seed": 0,
+    }  # fmt: skip
+    other = by_name(pretrained_grid(pretrain={"jcl": {"max_epochs": 4}}))
+    assert {key for key, cell in other.items() if cell.hash == cells[key].hash} == {
+        key for key in cells if key[0] == "supervised"
+    }
+    (tmp_path / first.weights).parent.mkdir(parents=True)
+    (tmp_path / first.weights).touch()
+    monkeypatch.chdir(tmp_path)  # weights that are there must not change the hash
+    assert by_name(pretrained_grid())["tuned", "few", 0].hash == cells["tuned", "few", 0].hash
+
+
+def test_commands_of_a_pre_training_and_of_what_starts_from_it(pretrained_grid, tmp_path, caplog):
+    out = tmp_path / "out"
+    with caplog.at_level("INFO", logger="medssl_monai.benchmark"):
+        run_benchmark(pretrained_grid(seeds=[0]), out, dry_run=True)
+    assert "6 not measured, and not counted" in caplog.text
+    assert "1 more for pre-training, not measured" in caplog.text
+    lines = (out / "commands.sh").read_text().splitlines()
+    names, commands = lines[::2], lines[1::2]
+    assert names[0] == "# toy, pre-training jcl, seed 0"
+    assert [name.split(", ")[1] for name in names[1:]] == ["supervised"] * 2 + ["tuned", "tuned", "probe", "probe"]
+    folder = commands[0].split()[3].removesuffix("/bundle")
+    assert folder.startswith("pretrained/")
+    assert "bundle/configs/pretrain.yaml" in commands[0] and "--pretrained" not in commands[0]
+    assert commands[3].endswith(f"--pretrained {folder}/bundle/models/pretrained.pt")
+    assert "bundle/configs/probe.yaml" in commands[5] and "--probe knn" in commands[5]
+
+
+def test_a_pre_training_runs_once_before_its_cells_and_is_counted(pretrained_grid, fake, tmp_path, caplog):
+    out, path = tmp_path / "out", pretrained_grid()
+    with caplog.at_level("INFO", logger="medssl_monai.benchmark"):
+        assert set(states(run_benchmark(path, out, jobs=2)).values()) == {"finished"}
+    ran = calls(out)
+    before = [name for name in ran if "pre-training" in name]
+    assert sorted(before) == [f"toy, pre-training jcl, seed {seed}" for seed in (0, 1)]
+    assert len(ran) == 2 + 12
+    assert ran.index("toy, pre-training jcl, seed 0") < min(ran.index("tuned 0"), ran.index("probe 0"))
+    assert "more for pre-training, by finished ones of the same data" in caplog.text
+    assert "12 of 12 cells have finished." in caplog.text
+    rows = table(out / "results.csv")
+    named = {row["method"]: row["pretraining"] for row in rows}
+    assert named["supervised"] == "" and named["tuned"] == named["probe"] != ""
+    assert all(float(row["pretraining_cpu_seconds"]) >= 0 for row in rows if row["method"] == "tuned")
+    assert "- 2 pre-trainings that cells start from, 0.00 CPU hours" in (out / "summary.md").read_text()
+    run_benchmark(path, out)
+    assert len(calls(out)) == 14
+
+
+def test_cells_of_a_pre_training_that_fails_fail_with_its_reason(pretrained_grid, fake, tmp_path):
+    out, path = tmp_path / "out", pretrained_grid(labels={"few": {"start": 6, "end": 9, "rounds": 2}}, seeds=[0])
+    fake(**{"pre-training": "broken"})
+    result = run_benchmark(path, out)
+    assert states(result) == {"supervised 0": "finished", "tuned 0": "failed", "probe 0": "failed"}
+    assert "its pre-training: OSError: no space left" in (out / "summary.md").read_text()
+    fake()
+    assert set(states(run_benchmark(path, out)).values()) == {"finished"}
+
+
+def test_folds_of_different_size_are_one_row_of_the_summary(grid_file, fake, tmp_path, source):
+    recipe = {**source, "fold": "seed"}
+    out = tmp_path / "out"
+    run_benchmark(
+        grid_file(data={"toy": {"prepare": recipe}}, labels={"third": {"groups": 0.3}}, seeds=[0, 1, 2, 3]), out
+    )
+    found = {row["labels"] for row in table(out / "results.csv")}
+    summary = [row for row in table(out / "summary.csv") if row["round"] == "0" and row["metric"] == "auroc"]
+    assert [(row["method"], row["seeds"]) for row in summary] == [("supervised", "4"), ("fixmatch", "4")]
+    assert min(map(int, found)) <= int(summary[0]["labels"]) <= max(map(int, found))
+    assert {row["by_seed"].count(":") for row in table(out / "differences.csv")} == {4}
+    page = (out / "summary.md").read_text()
+    assert "labels, 30 % of the training groups (SYNTHETIC)" in page
+    assert "4 folds: seed k validates on fold k, modulo 4. Measured on fold 0: 20 images of 10 groups; fold 1" in page
+    assert "where it says folds, each seed validates on another fold" in page
+
+
 def test_boostmis_without_its_adaptive_threshold_is_fixmatch():
     """So in the grid of the repository both names share their runs."""
     generator = torch.Generator().manual_seed(0)
@@ -360,6 +558,11 @@ def test_a_cell_of_one_round_is_not_run_twice_to_be_measured(grid_file, fake, tm
         run_benchmark(grid_file(labels={"few": {"start": 6, "end": 6, "rounds": 1}}), out)
     assert calls(out) == ["supervised 0", "fixmatch 0", "supervised 1", "fixmatch 1"]
     assert "4 not measured, and not counted" in caplog.text
+    page = (out / "summary.md").read_text()
+    assert "## toy: 6 labels (SYNTHETIC)" in page
+    assert "Mean over the rounds" not in page
+    assert "the split is the same" in page
+    assert (out / "end.png").exists() and not (out / "curves.png").exists()
 
 
 def test_results_name_no_path(grid_file, fake, tmp_path):
@@ -642,6 +845,14 @@ def test_the_page_shows_ends_means_and_differences(grid_file, fake, tmp_path):
     assert "- 4 cells, 0.00 CPU hours" in page
 
 
+def test_a_panel_names_only_the_arms_that_it_has():
+    rows = [{**row, "kind": "real", "note": ""} for row in summarize(results(CURVES)) if row["round"] != "mean"]
+    other = [{**row, "data": "other"} for row in rows if row["method"] == "fixmatch"]
+    _, panels, colors = _panels([*rows, *other], height=float)
+    assert [len(arms) for _, _, arms in panels] == [2, 1]
+    assert len(set(colors.values())) == 2
+
+
 def test_without_matplotlib_the_log_says_so(monkeypatch, tmp_path, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert draw_figures(summarize(results(CURVES)), tmp_path) is False
@@ -689,3 +900,26 @@ def test_a_grid_that_is_killed_in_the_middle_is_finished_by_the_next_call(grid_f
     assert {row["kind"] for row in rows} == {"SYNTHETIC"}
     query = json.loads((out / cells[0].folder / "run" / "queries" / "round_00.json").read_text())
     assert {name for item in query["items"] for name in item["scores"]} == {"density_entropy"}
+
+
+@pytest.mark.slow
+def test_a_cell_starts_from_the_weights_of_its_pre_training(grid_file, tmp_path):
+    overrides = {**yaml.safe_load(grid_file().read_text())["overrides"], "views::weak::flip": [0, 1]}
+    changes = {
+        "bundle": "s2mts2",
+        "overrides": overrides,
+        "pretrain": {"jcl": {"max_epochs": 1, "epoch_length": 2, "batch_size::unlabeled": 6}},
+        "method": {"s2mts2": {"pretrain": "jcl"}, "probe": {"pretrain": "jcl", "overlay": "probe"}},
+        "query": {"none": {}},
+        "labels": {"few": {"start": 6, "end": 6, "rounds": 1}},
+        "seeds": [0],
+        "baselines": {},
+    }
+    out = tmp_path / "out"
+    result = run_benchmark(grid_file(**changes), out)
+    assert [state for state, _ in result.values()] == ["finished", "finished"], result
+    for cell in plan(load_grid(grid_file(**changes)), out):
+        log = (out / cell.folder / "log.txt").read_text()
+        assert f"tensors from {cell.pretraining.weights}" in log
+        assert not (out / cell.folder / "bundle" / "models" / "pretrained.pt").exists()
+    assert {row["method"] for row in table(out / "results.csv")} == {"s2mts2", "probe"}

@@ -20,7 +20,7 @@ import medssl_monai
 from medssl_monai.bundle import check_overrides, fingerprint, nested, shipped_bundles
 from medssl_monai.data.datalist import load_datalist
 from medssl_monai.data.pool import LabelPool
-from medssl_monai.data.prepare import _hide_labels, prepare
+from medssl_monai.data.prepare import hide_labels, prepare
 from medssl_monai.files import sha256, write_json
 
 logger = logging.getLogger(__name__)
@@ -278,11 +278,10 @@ def plan(grid: Grid, out_dir: str | Path) -> list[Cell]:
     have the same hash, and one run.
     """
     out_dir = Path(out_dir)
-    folders: dict[str, str] = {}
 
     @functools.cache
     def prepared(data: str, seed: int, groups: float | None) -> _Data:
-        return _data(data, seed, groups, grid, out_dir, folders)
+        return _data(data, seed, groups, grid, out_dir)
 
     @functools.cache
     def common(overlay: str | None) -> dict[str, str]:
@@ -404,7 +403,7 @@ def _says(keys: Iterable[str], name: str) -> bool:
     return any(all(a == b for a, b in zip(key.split("::"), parts, strict=False)) for key in keys)
 
 
-def _data(name: str, seed: int, groups: float | None, grid: Grid, out_dir: Path, folders: dict[str, str]) -> _Data:
+def _data(name: str, seed: int, groups: float | None, grid: Grid, out_dir: Path) -> _Data:
     """A datalist, in which a share of the training section's groups shows its labels.
 
     Args:
@@ -413,7 +412,6 @@ def _data(name: str, seed: int, groups: float | None, grid: Grid, out_dir: Path,
         groups: the share; None: as the datalist says.
         grid: knows the recipe.
         out_dir: where data are prepared, unless they have been.
-        folders: of recipes, below the output folder; added to.
     """
     entry = grid.data[name]
     recipe: str | None = None
@@ -425,7 +423,7 @@ def _data(name: str, seed: int, groups: float | None, grid: Grid, out_dir: Path,
         as_written = {**entry["prepare"], **_paths(entry["prepare"], grid.folder)}
         located = {**as_written, **({"fold": seed % as_written["folds"]} if as_written.get("fold") == "seed" else {})}
         recipe = _digest(_contents(located))
-        folder = folders.setdefault(recipe, f"data/{name}-{recipe[:8]}")
+        folder = f"data/{as_written['source'].stem}-{recipe[:8]}"  # of the source: entries of one recipe share it
         path = out_dir / folder / "datalist.json"
         if not path.exists():
             fold = f", fold {located['fold']}" if "fold" in located else ""
@@ -447,7 +445,7 @@ def _show_groups(path: Path, groups: float, seed: int) -> Path:
     copy = path.with_name(f"{path.stem}_{groups:g}.json")
     if not copy.exists():
         content = json.loads(path.read_text(encoding="utf-8"))
-        _hide_labels(content["training"], groups, "group", seed)
+        hide_labels(content["training"], groups, "group", seed)
         write_json(copy, content)
     return copy
 

@@ -177,7 +177,7 @@ def prepare(
     how = how.replace("the source", listed.name) if listed and own_split else how
     label_list_line = listed.hide_others(sections["training"]) if listed else None
     if labels is not None:
-        _hide_labels(sections["training"], labels, labels_by, seed)
+        hide_labels(sections["training"], labels, labels_by, seed)
     _write_images(found, request.out_dir)
     if second is not None and not found.features:
         _drop_recurring(found, sections, request.out_dir)
@@ -524,7 +524,18 @@ def _present(item: Item) -> list[int]:
     return [] if label is None else [0 if isinstance(label, str) else label]
 
 
-def _hide_labels(items: list[Item], labels: int | float, by: LabelsBy, seed: int) -> None:
+def hide_labels(items: list[Item], labels: int | float, by: LabelsBy, seed: int) -> None:
+    """Let as many `labels` count as known, in place; the other items get ``"labeled": false``. See `prepare`.
+
+    Args:
+        items: of the training section.
+        labels: how many images or groups, or which fraction of them.
+        by: what is counted and drawn.
+        seed: decides the draw.
+
+    Raises:
+        ValueError: if there are fewer, or a fraction is not in (0, 1].
+    """
     known = [item for item in items if item.get("label") is not None]
     units = list(dict.fromkeys(item["group"] if by == "group" else item["id"] for item in known))
     if isinstance(labels, float) and not (0 < labels <= 1):
