@@ -471,7 +471,7 @@ def test_another_recipe_needs_another_folder(tmp_path):
 
 
 def test_wrong_arguments_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no phantom 'liver'; known are \['chest', 'lesion7', 'spine2', 'spine6'\]"):
+    with pytest.raises(ValueError, match=r"no phantom 'liver'; known are \['chest', 'chest14', .*'spine6'\]"):
         make_phantom(tmp_path, "liver")
     with pytest.raises(ValueError, match="got 'test': 3"):
         make_phantom(tmp_path, patients={"test": 3})
