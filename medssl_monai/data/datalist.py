@@ -87,7 +87,7 @@ def load_datalist(
     items = [{**item, "image": os.path.join(root, item["image"])} for item in content[section]]
     for item in items:
         if isinstance(item.get("label"), str):
-            item["label"] = os.path.join(root, item["label"])
+            item["label"] = os.path.abspath(os.path.join(root, item["label"]))  # pools write it down
     return Datalist(
         items,
         classes=_names(content.get("labels", {})),

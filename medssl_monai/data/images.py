@@ -46,6 +46,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
             `unreadable` and keep a black image in its place. Let pools know, by ``pool.exclude(dataset.unreadable)``.
         cache_dir: folder of decoded images, shared by all runs (`medssl_monai.data.cache.ImageCache`); None: each run
             decodes for itself, into memory.
+        patch_size: of images that are too large for a network at once: it is trained on random patches of this size
+            (`medssl_monai.data.patches`), and windows of this size go over an image that it predicts; None: whole ones.
+        spacing: of the voxels that `transform` ends with, in mm per axis, if that is the same for all; None: not known.
 
     Raises:
         ValueError: when decoding, if files cannot be read (it names all of them) or sizes differ.
@@ -58,10 +61,13 @@ class ImageDataset(Dataset[dict[str, Any]]):
         dtype: Literal["uint8", "float16", "float32"] = "uint8",
         on_bad_file: Literal["stop", "skip"] = "stop",
         cache_dir: str | Path | None = None,
+        patch_size: Sequence[int] | None = None,
+        spacing: Sequence[float] | None = None,
     ) -> None:
         if on_bad_file not in ("stop", "skip"):
             raise ValueError(f"`on_bad_file` is stop or skip, got {on_bad_file!r}.")
         self.data, self.transform, self.dtype, self.on_bad_file = data, transform, dtype, on_bad_file
+        self.patch_size, self.spacing = patch_size, spacing
         self.cache_dir = None if cache_dir in ("null", "None") else cache_dir  # as a command line may pass it
         self._unreadable: dict[int, str] = {}
         self._images: Tensor | None = None

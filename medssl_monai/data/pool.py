@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import ignite.distributed as idist
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from medssl_monai.data.datalist import SYNTHETIC, Item, check_label, hash_items
+from medssl_monai.data.images import ImageDataset
+from medssl_monai.data.masks import Masks
+from medssl_monai.data.patches import PatchDataset
 from medssl_monai.files import write_json
 from medssl_monai.task import TASKS, UNKNOWN, Task
 
@@ -22,6 +25,9 @@ Subset = Literal["labeled", "unlabeled", "all"]
 Draw = Literal["balanced", "stratified"]
 Label = int | list[int] | str
 """Class index, multi-hot list (1 present, 0 absent, -1 unknown), or path of a mask."""
+
+KINDS = {"multiclass": "a class index", "multilabel": "a multi-hot list", "segmentation": "the path of a mask"}
+"""What a label is, by task."""
 
 NOTHING = "none"
 """In place of the names of findings: all of them are absent."""
@@ -66,6 +72,7 @@ class LabelPool:
         seed: int = 0,
         draw: Draw = "balanced",
         task: Task | None = None,
+        masks: Masks | None = None,
     ) -> None:
         if draw not in DRAWS:
             raise ValueError(f"`draw` must be one of {tuple(DRAWS)}, got {draw!r}.")
@@ -81,10 +88,12 @@ class LabelPool:
         self.datalist_sha256 = str(getattr(datalist, "sha256", "")) or hash_items(datalist)
         self.synthetic = bool(getattr(datalist, "synthetic", False))
         self.query_size = (0, 0)
+        self.masks = masks
         self._labels: list[Label | None] = [None] * len(self.ids)
         self._excluded = torch.zeros(len(self.ids), dtype=torch.bool)
         self._targets: Tensor | None = None
         self._counts: Tensor | None = None
+        self._mask_paths: dict[int, str] | None = None
         known = {position: item["label"] for position, item in enumerate(datalist) if is_known(item.get("label"))}
         self._task = task or task_of(known.values())
         if task_of(known.values()) == "multilabel":
@@ -112,7 +121,7 @@ class LabelPool:
 
     @property
     def task(self) -> Task:
-        """What the labels are: multi-hot lists, or class indices; also where nothing tells, and for masks."""
+        """What the labels are: multi-hot lists, masks, or class indices; also where nothing tells."""
         return self._task or task_of(self._labels) or "multiclass"
 
     def label(self, index: int) -> Label | None:
@@ -122,7 +131,7 @@ class LabelPool:
     def exclude(self, index: Iterable[int]) -> None:
         """Leave samples out of `indices` and `targets`, whose images cannot be read; their labels stay known."""
         self._excluded[list(index)] = True
-        self._targets = self._counts = None
+        self._forget()
 
     def indices(self, subset: Subset) -> Tensor:
         """Positions of `subset`, ascending, as a 1-d long tensor; without those that `exclude` named."""
@@ -130,15 +139,18 @@ class LabelPool:
         return (chosen & ~self._excluded).nonzero().squeeze(1)
 
     def targets(self, index: Tensor) -> Tensor:
-        """Labels as a tensor: ``(B,)`` class indices or ``(B, K)`` multi-hot; -1 where nothing is known or excluded.
+        """Labels as a tensor; -1 where nothing is known or excluded.
+
+        Class indices are ``(B,)``, multi-hot labels ``(B, K)``, masks ``(B, *spatial)``.
 
         Raises:
-            TypeError: for masks, which are read from `label` as files.
+            TypeError: for masks without a reader.
+            ValueError: see `Masks.targets`.
         """
+        if self.task == "segmentation":
+            return self._masks().targets(self._paths(), index.tolist()).to(index.device)
         if self._targets is None:
             known = next((label for label in self._labels if label is not None), None)
-            if isinstance(known, str):
-                raise TypeError("the labels of this pool are masks: read the files that `LabelPool.label` names.")
             findings = len(known) if isinstance(known, list) else self.num_classes
             unknown = [UNKNOWN] * findings if self.task == "multilabel" else UNKNOWN
             self._targets = torch.tensor([unknown if label is None else label for label in self._labels])
@@ -146,17 +158,41 @@ class LabelPool:
         self._targets = self._targets.to(index.device)
         return self._targets[index]
 
+    def _masks(self) -> Masks:
+        if self.masks is None:
+            raise TypeError("the labels of this pool are masks, and it has nothing to read them with; give it `masks`.")
+        return self.masks
+
+    def _paths(self) -> dict[int, str]:
+        if self._mask_paths is None:  # the same object until a label changes
+            kept = enumerate(zip(self._labels, self._excluded.tolist(), strict=True))
+            self._mask_paths = {i: str(label) for i, (label, out) in kept if label is not None and not out}
+        return self._mask_paths
+
+    @property
+    def unreadable(self) -> dict[int, str]:
+        """Position to reason of masks that cannot be read, of the labels that are known now; nothing of other labels.
+
+        Raises:
+            ValueError: if they are not to be skipped, see `Masks.read`.
+        """
+        if self.task != "segmentation" or self.masks is None:
+            return {}
+        self.masks.read(self._paths())
+        return self.masks.unreadable
+
     def class_counts(self, num_classes: int, device: torch.device | str = "cpu") -> Tensor:
         """How many known labels each class has, ``(num_classes,)`` long, without those that `exclude` named.
 
         Counted anew only after a label has changed, and kept on the device, so that a training step can ask for it.
 
         Raises:
-            ValueError: if the labels are multi-hot (see `finding_counts`), or name a class from `num_classes` on.
-            TypeError: for masks.
+            ValueError: if the labels are multi-hot (see `finding_counts`) or masks, or name a class from `num_classes`
+                on.
         """
-        if self.task == "multilabel":
-            raise ValueError("the labels are multi-hot, and the classes of one-class labels are counted here.")
+        if self.task != "multiclass":
+            kind = "multi-hot" if self.task == "multilabel" else "masks"
+            raise ValueError(f"the labels are {kind}, and the classes of one-class labels are counted here.")
         if self._counts is None or len(self._counts) != num_classes:
             targets = self.targets(torch.arange(len(self)))
             counts = torch.bincount(targets[targets >= 0], minlength=num_classes)
@@ -229,8 +265,10 @@ class LabelPool:
             others = next((known for known in self._labels if known is not None), label)
         if type(others) is not type(label):
             return f"the label of {name!r} is {label!r}, but others are like {others!r}"
-        if self._task is not None and isinstance(label, list) != (self._task == "multilabel"):
-            wanted = "a multi-hot list" if self._task == "multilabel" else "a class index"
+        if self._task is not None and task_of([label]) != self._task:
+            wanted = {"multilabel": "a multi-hot list", "segmentation": "the path of a mask"}.get(
+                self._task, "a class index"
+            )
             return f"the label of {name!r} is {label!r}, and the task of this pool, {self._task}, needs {wanted}"
         return None
 
@@ -306,7 +344,10 @@ class LabelPool:
 
     def _set(self, position: int, label: Label | None) -> None:
         self._labels[position] = label
-        self._targets = self._counts = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._targets = self._counts = self._mask_paths = None
 
     def _set_all(self, table: Mapping[int, Label], labeled: bool, source: str = "") -> None:
         """Give labels by position, all or nothing."""
@@ -334,11 +375,11 @@ def is_known(label: Label | None) -> bool:
 
 
 def task_of(labels: Iterable[Label | None]) -> Task | None:
-    """What the first label says of all; None if there is none, and for masks."""
+    """What the first label says of all; None if there is none."""
     first = next((label for label in labels if label is not None), None)
-    if first is None or isinstance(first, str):
+    if first is None:
         return None
-    return "multilabel" if isinstance(first, list) else "multiclass"
+    return "segmentation" if isinstance(first, str) else "multilabel" if isinstance(first, list) else "multiclass"
 
 
 def balanced_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
@@ -411,7 +452,7 @@ def read_annotations(
         classes: names of the classes, accepted in place of the index. A multi-hot label is written ``1 0 -1``.
         task: ``multilabel``: a multi-hot label may also be written as the names of the findings that are there,
             separated by semicolons; all others are absent. ``none``: all are. A finding with a question mark before it
-            is unknown: ``effusion; ?mass``.
+            is unknown: ``effusion; ?mass``. ``segmentation``: a label is the path of a mask, relative to the table.
 
     Raises:
         ValueError: if the file lacks one of the columns.
@@ -420,7 +461,12 @@ def read_annotations(
     if not {"id", "label"} <= set(names):
         raise ValueError(f"{path} must have the columns 'id' and 'label', got {names}.")
     parse = _parse_findings if task == "multilabel" else _parse_label
-    return [(row["id"].strip(), parse((row["label"] or "").strip(), classes)) for row in rows]
+    annotations = [(row["id"].strip(), parse((row["label"] or "").strip(), classes)) for row in rows]
+    if task == "segmentation":  # relative to the table, as a person who fills it in sees it
+        return [
+            (name, str(Path(path).parent / label) if isinstance(label, str) else label) for name, label in annotations
+        ]
+    return annotations
 
 
 def read_table(path: str | Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -460,9 +506,9 @@ def _parse_findings(text: str, classes: Sequence[str]) -> Label | None:
 
 
 def label_text(label: Label, classes: Sequence[str] = ()) -> str:
-    """A label as a person writes it, see `read_annotations`; of a mask its path."""
+    """A label as a person writes it, see `read_annotations`; of a mask only that it is one: paths may name people."""
     if isinstance(label, str):
-        return label
+        return "mask"
     if isinstance(label, int):
         return classes[label] if classes else str(label)
     if not classes:
@@ -491,6 +537,8 @@ def annotate_from_table(
         if label is None:
             continue
         reason = pool.refusal(name, label, labeled=correct)
+        if reason is None and isinstance(label, str) and not Path(label).is_file():
+            reason = f"the mask of {name!r} is {label!r}, and there is no such file"
         if correct and name in accepted:
             reason = f"{name!r} occurs more than once"
         if reason is None:
@@ -602,7 +650,8 @@ def pool_loader(
     """A loader that yields exactly `epoch_length` batches of one side of a pool.
 
     Args:
-        dataset: item ``i`` must be sample ``i`` of the pool's datalist.
+        dataset: item ``i`` must be sample ``i`` of the pool's datalist. An `ImageDataset` with a `patch_size` gives
+            random patches of that size.
         pool: pool to draw from.
         subset: which side of it.
         batch_size: samples per batch.
@@ -615,6 +664,8 @@ def pool_loader(
         ValueError: if dataset and pool differ in length.
     """
     length = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not declare it
+    if patch_size := getattr(dataset, "patch_size", None):
+        dataset = PatchDataset(cast(ImageDataset, dataset), patch_size, pool if subset == "labeled" else None)
     if length != len(pool):
         raise ValueError(f"the dataset has {length} items, the pool {len(pool)}; both must share one datalist.")
     sampler = PoolSampler(pool, subset, num_samples=batch_size * epoch_length, seed=seed, balanced=balanced)

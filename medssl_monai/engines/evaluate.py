@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.networks import eval_mode
 from torch import Tensor, nn
 
 from medssl_monai.data.datalist import SYNTHETIC
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool, is_known
-from medssl_monai.engines.pool import predict, weights_sha256
+from medssl_monai.engines.pool import as_whole, at_once, predict, weights_sha256
 from medssl_monai.files import write_json
 from medssl_monai.losses.pseudo_label import Threshold, confident
 from medssl_monai.metrics.classification import evaluate_predictions
+from medssl_monai.metrics.segmentation import CaseScores, case_scores, evaluate_masks
 from medssl_monai.metrics.targets import pseudo_finding_accuracy, pseudo_label_accuracy
 from medssl_monai.transforms.augment import to_unit
 
@@ -43,12 +45,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics with group-bootstrap intervals, as plain values.
 
+    Masks are measured on the grid of the network: distances are in mm if ``dataset.spacing`` says how far its voxels
+    are from each other, else in pixels.
+
     Args:
         network: images to logits.
         dataset: item ``i`` is sample ``i`` of `pool`; its items' ``group`` is the unit of the bootstrap.
         pool: knows the labels; samples without one are left out and counted.
         device: where the network is.
-        batch_size: images at once.
+        batch_size: images at once; fewer, if these are large and have masks.
 
     Raises:
         ValueError: if no sample has a label.
@@ -56,9 +61,13 @@ def evaluate(
     index = pool.indices("labeled")
     if len(index) == 0:
         raise ValueError("no image of this list has a label: there is nothing to measure; add labels to the datalist.")
-    probs, _ = predict(network, dataset, device, batch_size, index, pool.task)
     group = [str(dataset.data[i].get("group", pool.ids[i])) for i in index.tolist()]
-    figures = evaluate_predictions(probs.numpy(), pool.targets(index).numpy(), group, classes=pool.classes)
+    if pool.task == "segmentation":
+        scores = score_masks(network, dataset, pool, device, batch_size, index)
+        figures = evaluate_masks(scores, group, pool.classes, "pixels" if dataset.spacing is None else "mm")
+    else:
+        probs, _ = predict(network, dataset, device, batch_size, index, pool.task)
+        figures = evaluate_predictions(probs.numpy(), pool.targets(index).numpy(), group, classes=pool.classes)
     return {
         "synthetic": pool.synthetic,
         **({"notice": SYNTHETIC} if pool.synthetic else {}),
@@ -67,6 +76,25 @@ def evaluate(
         "model_sha256": weights_sha256(network),
         **figures,
     }
+
+
+def score_masks(
+    network: nn.Module,
+    dataset: ImageDataset,
+    pool: LabelPool,
+    device: torch.device | str,
+    batch_size: int,
+    index: Tensor,
+) -> CaseScores:
+    """Scores of each case of `index` ``(n,)``; predictions are scored and forgotten batch by batch."""
+    whole = as_whole(network, dataset)
+    parts = []
+    with eval_mode(network):
+        for part in torch.split(index, at_once(dataset, batch_size)):
+            logits = whole(to_unit(dataset.images[part].to(device)))
+            target = pool.targets(part).to(device)
+            parts.append(case_scores(logits.argmax(dim=1), target, logits.shape[1], dataset.spacing))
+    return CaseScores.join(parts)
 
 
 def write_evaluation(path: str | Path, **arguments: Any) -> dict[str, Any]:
@@ -87,6 +115,8 @@ def check_pseudo_labels(
 
     The labels that the datalist hides tell (`hidden_labels`). Images are as they are and the network is
     in evaluation mode, while a learner sees weak views in training mode: this is an audit beside training, not its log.
+
+    For segmentation there are no such figures: hidden masks are not read.
 
     Multi-label, pairs of an image and a finding are accepted, as present or as absent; those of which the datalist does
     not know the truth are left out of every figure.
@@ -124,7 +154,7 @@ def check_pseudo_labels(
 
 
 def hidden_labels(dataset: ImageDataset, pool: LabelPool) -> tuple[Tensor, Tensor]:
-    """Unlabeled samples whose label the datalist knows, as in simulated experiments.
+    """Unlabeled samples whose label the datalist knows, as in simulated experiments; none for segmentation.
 
     Returns:
         Positions ``(n,)``, and class indices ``(n,)`` or multi-hot labels ``(n, K)``.

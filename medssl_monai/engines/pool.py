@@ -3,26 +3,75 @@
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
+from monai.inferers import SlidingWindowInferer
 from monai.networks import eval_mode
 from torch import Tensor, nn
 
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool
 from medssl_monai.losses.pseudo_label import Threshold
-from medssl_monai.networks.embedding import EmbeddingClassifier
-from medssl_monai.query.base import PoolOutputs
+from medssl_monai.query.base import VOXELS, PoolOutputs
 from medssl_monai.task import Task, probabilities
 from medssl_monai.transforms.augment import to_unit
 
 
 class Prediction(NamedTuple):
-    """Probabilities ``(N, K)`` and embeddings ``(N, D)`` (None if the network shows none), on the CPU."""
+    """Probabilities ``(N, K)`` and embeddings ``(N, D)`` (None if the network shows none), on the CPU.
+
+    For segmentation, probabilities are means over the voxels: the share of each class.
+    """
 
     probs: Tensor
     embedding: Tensor | None
+
+
+@runtime_checkable
+class ShowsEmbedding(Protocol):
+    """A network that shows its embedding."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings ``(B, D)``."""
+
+    def with_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings ``(B, D)`` and logits, from one pass."""
+
+
+class Windows(nn.Module):
+    """A network for segmentation that goes over large images window by window (`monai.inferers`).
+
+    Args:
+        network: images to logits of the same size.
+        size: of the windows, in voxels.
+        overlap: share of a window that the next one covers too; where they overlap, logits are averaged, with a
+            Gaussian's weight.
+    """
+
+    def __init__(self, network: nn.Module, size: Sequence[int], overlap: float = 0.5) -> None:
+        super().__init__()
+        self.network, self.training = network, network.training
+        self.inferer = SlidingWindowInferer(size, sw_batch_size=4, overlap=overlap, mode="gaussian")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, K, *spatial)``."""
+        return torch.as_tensor(self.inferer(images, self.network))
+
+    def with_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings ``(B, D)`` of the whole images, and logits."""
+        return cast(ShowsEmbedding, self.network).embed(images), self(images)
+
+
+def at_once(dataset: ImageDataset, batch_size: int) -> int:
+    """How many images that have masks to predict at once: `batch_size`, or fewer if they are large."""
+    return max(1, min(batch_size, VOXELS // max(1, dataset.images[0, 0].numel())))
+
+
+def as_whole(network: nn.Module, dataset: ImageDataset) -> nn.Module:
+    """`network` as it predicts images of `dataset`: in `Windows`, if the images have a `patch_size`."""
+    return network if dataset.patch_size is None else Windows(network, dataset.patch_size)
 
 
 def predict(
@@ -44,17 +93,20 @@ def predict(
         task: what the logits mean.
     """
     rows = torch.arange(len(dataset)) if index is None else index
+    if task == "segmentation":
+        batch_size = at_once(dataset, batch_size)
+    whole = as_whole(network, dataset)
     probs, embedding = [], []
-    with eval_mode(network):
+    with eval_mode(whole):
         for part in torch.split(rows, batch_size):
             images = to_unit(dataset.images[part].to(device))
-            if isinstance(network, EmbeddingClassifier):
-                z = network.embed(images)
+            if isinstance(network, ShowsEmbedding):
+                z, logits = cast(ShowsEmbedding, whole).with_embedding(images)
                 embedding.append(z.float().cpu())
-                logits = network.head(z)
             else:
-                logits = network(images)
-            probs.append(probabilities(logits, task).cpu())
+                logits = whole(images)
+            found = probabilities(logits, task)
+            probs.append((found.flatten(2).mean(dim=2) if task == "segmentation" else found).cpu())
     return Prediction(torch.cat(probs), torch.cat(embedding) if embedding else None)
 
 
@@ -82,7 +134,7 @@ def predict_pool(
         labeled=pool.mask,
         probs=probs,
         embedding=embedding,
-        network=network,
+        network=as_whole(network, dataset),
         images=lambda index: to_unit(dataset.images[index].to(device)),
         threshold=threshold,
         task=pool.task,

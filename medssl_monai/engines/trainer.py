@@ -88,12 +88,14 @@ class SSLTrainer(Trainer):
         name, task = type(self.core).__name__, self.pool.task
         if "labeled" not in self.core.streams or self.core.task == task:
             return
-        labels, learns = "one class per image", "findings, each for itself"
-        if task == "multilabel":
-            labels, learns = "multi-hot, one of 1, 0 and -1 per finding", labels
-        raise ValueError(
-            f"the labels are {labels}, and {name} learns {learns}; give it `task: {task}`, or other labels."
-        )
+        labels = {
+            "multiclass": "one class per image",
+            "multilabel": "multi-hot, one of 1, 0 and -1 per finding",
+            "segmentation": "masks",
+        }
+        learns = {**labels, "multilabel": "findings, each for itself"}[self.core.task]
+        hint = f"give it `task: {task}`, or other labels" if task in self.core.tasks else "choose another method"
+        raise ValueError(f"the labels are {labels[task]}, and {name} learns {learns}; {hint}.")
 
     @property
     def core(self) -> SSLMethod:
@@ -114,7 +116,7 @@ class SSLTrainer(Trainer):
     def prepare(self, batchdata: Mapping[str, Any]) -> Batch:
         """Move a batch to the device, join the labels and make the views."""
         batch = {name: dict(stream) for name, stream in batchdata.items()}
-        if "labeled" in batch:
+        if "labeled" in batch and "label" not in batch["labeled"]:  # patches come with theirs
             batch["labeled"]["label"] = self.pool.targets(batch["labeled"]["index"])
         batch = cast(dict[str, Any], convert_tensor(batch, self.state.device, self.non_blocking))
         return batch if self.views is None else self.views(batch, self.generator)

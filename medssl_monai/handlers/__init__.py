@@ -6,11 +6,12 @@ from medssl_monai.handlers.describe import DescribeBundle
 from medssl_monai.handlers.estimator import EstimatorReport
 from medssl_monai.handlers.latest_weights import LatestWeights
 from medssl_monai.handlers.log import EpochMean, only_first_process_logs
+from medssl_monai.handlers.mask_writer import MaskWriter
 from medssl_monai.handlers.query import Oracle, QueryHandler, write_one_query
 from medssl_monai.handlers.rounds import RoundReport
 from medssl_monai.handlers.seed import EpochSeed, set_deterministic
 from medssl_monai.handlers.table import ProbabilityTable
-from medssl_monai.handlers.validation import ClassificationScores
+from medssl_monai.handlers.validation import ClassificationScores, MaskScores
 
 __all__ = [
     "BestModel",
@@ -20,6 +21,8 @@ __all__ = [
     "EpochSeed",
     "EstimatorReport",
     "LatestWeights",
+    "MaskScores",
+    "MaskWriter",
     "Oracle",
     "ProbabilityTable",
     "QueryHandler",

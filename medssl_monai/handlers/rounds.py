@@ -82,7 +82,7 @@ class RoundReport:
         refused = []
         for pool, dataset in ((self.pool, self.dataset), (self.validation_pool, self.validation)):
             try:
-                pool.exclude(dataset.unreadable)
+                pool.exclude({**dataset.unreadable, **pool.unreadable})
             except ValueError as error:
                 refused.append(str(error))
         if refused:
@@ -107,7 +107,10 @@ class RoundReport:
             "training": dict(engine.state.metrics),  # means over the epoch, from `EpochMean`
             "pseudo_labels": checked,
             "evaluation": figures,
-            "quarantine": [*quarantine("training", self.dataset), *quarantine("validation", self.validation)],
+            "quarantine": [
+                *quarantine("training", self.dataset, self.pool),
+                *quarantine("validation", self.validation, self.validation_pool),
+            ],
         }
         write_json(self.output_dir / "rounds" / f"round_{number:02d}.json", record)
         self.pool.save(self.output_dir / "pool.json")
@@ -132,11 +135,11 @@ class RoundReport:
         )
 
 
-def quarantine(section: str, dataset: ImageDataset) -> list[dict[str, str]]:
-    """The images of a section that cannot be read, by id, each with its reason."""
+def quarantine(section: str, dataset: ImageDataset, pool: LabelPool) -> list[dict[str, str]]:
+    """The images and masks of a section that cannot be read, by id, each with its reason."""
     return [
-        {"section": section, "id": str(dataset.data[position].get("id", position)), "reason": reason}
-        for position, reason in dataset.unreadable.items()
+        {"section": section, "id": pool.ids[position], "reason": reason}
+        for position, reason in {**pool.unreadable, **dataset.unreadable}.items()
     ]
 
 
@@ -213,7 +216,9 @@ def _with_images(record: dict[str, Any], pool: LabelPool, dataset: ImageDataset)
 
 
 def _differs(item: dict[str, Any], label: Label, classes: Sequence[str]) -> bool:
-    """Whether the prediction for a queried image was wrong; of findings, for any that is known now."""
+    """Whether the prediction for a queried image was wrong; of findings, for any that is known now; never of masks."""
+    if isinstance(label, str):
+        return False
     if isinstance(label, list):
         pairs = zip(item["findings"].values(), label, strict=True)
         return any(value != UNKNOWN and value != (p > 0.5) for p, value in pairs)

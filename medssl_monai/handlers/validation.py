@@ -1,14 +1,16 @@
-"""Classification metrics of a validation pass."""
+"""Metrics of a validation pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
 from medssl_monai.metrics.classification import METRICS, classification_metrics, left_out
+from medssl_monai.metrics.segmentation import CaseScores, case_scores, mask_metrics
 from medssl_monai.task import Task, probabilities
 
 
@@ -60,5 +62,50 @@ class ClassificationScores:
             undefined, of_findings = {name: undefined[name] for name in METRICS if name in undefined}, undefined
             for line in left_out(of_findings):
                 engine.logger.warning(line)
+        for name, reason in undefined.items():
+            engine.logger.warning(f"{name} is undefined: {reason}.")
+
+
+class MaskScores:
+    """Measure the overlap of predicted masks and those of an evaluator, batch by batch.
+
+    ``dice`` goes to ``engine.state.metrics``, the mean over the classes without the background and then over the cases,
+    and, if there are several classes, ``dice of lesion``. What is undefined is left out there, logged with the reason,
+    and listed in ``engine.state.undefined``. Distances take long and are left to the report at the end of a round,
+    `medssl_monai.engines.evaluate`, by whose rules these figures are (`medssl_monai.metrics.case_scores`).
+
+    Args:
+        classes: K names, the background's first; empty: "class 0", "class 1", ...
+    """
+
+    def __init__(self, classes: Sequence[str] = ()) -> None:
+        self.classes = classes
+        self.scores: list[CaseScores] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Forget the last pass."""
+        self.scores = []
+
+    def add(self, engine: Engine) -> None:
+        """Take in one batch: ``pred`` logits ``(B, K, *spatial)`` and ``label`` ``(B, *spatial)``, -1 unknown."""
+        logits, label = engine.state.output["pred"], engine.state.output["label"]
+        self.scores.append(case_scores(logits.argmax(dim=1), label, logits.shape[1], distances=False))
+
+    def finish(self, engine: Engine) -> None:
+        """Compute and log."""
+        scores = CaseScores.join(self.scores)
+        values, undefined = mask_metrics(scores, self.classes, ["dice"])
+        defined = {name: float(np.nanmean(of)) for name, of in values.items()}
+        for name in undefined:  # what is undefined now must not keep the value of the last pass
+            engine.state.metrics.pop(name, None)
+        engine.state.metrics.update(defined)
+        engine.state.undefined = undefined
+        text = ", ".join(f"{name} {value:.3f}" for name, value in defined.items())
+        engine.logger.info(f"Validation of {int(scores.known.sum())} masks: {text}")
         for name, reason in undefined.items():
             engine.logger.warning(f"{name} is undefined: {reason}.")

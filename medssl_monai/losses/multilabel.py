@@ -46,12 +46,17 @@ def known_losses(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 def outcomes(probs: Tensor, task: Task) -> Tensor:
     """Probabilities of all that can be the case, with a sum of 1 over the last dimension.
 
-    Of classes ``(B, K)`` they are `probs` themselves; of findings, ``(B, K, 2)``, absent and present. What holds for
-    the classes of an image then holds for the two outcomes of a finding.
+    Of classes ``(B, K)`` they are `probs` themselves; of findings, ``(B, K, 2)``, absent and present; of masks
+    ``(B, K, *spatial)``, the classes of each voxel, ``(B, *spatial, K)``. What holds for the classes of an image then
+    holds for the two outcomes of a finding, and for the classes of a voxel.
     """
-    return torch.stack([1.0 - probs, probs], dim=-1) if task == "multilabel" else probs
+    if task == "multilabel":
+        return torch.stack([1.0 - probs, probs], dim=-1)
+    return probs.movedim(1, -1) if task == "segmentation" else probs
 
 
 def from_outcomes(probs: Tensor, task: Task) -> Tensor:
-    """What `outcomes` was made of: probabilities ``(B, K)`` of the classes, or of the presence of each finding."""
-    return probs[..., 1] if task == "multilabel" else probs
+    """What `outcomes` was made of: probabilities of the classes, or of the presence of each finding ``(B, K)``."""
+    if task == "multilabel":
+        return probs[..., 1]
+    return probs.movedim(-1, 1) if task == "segmentation" else probs

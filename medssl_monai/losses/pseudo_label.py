@@ -30,21 +30,21 @@ def pseudo_label_loss(
 
     Of findings, each pair of an image and a finding is a sample of its own, with the classes absent and present: it is
     selected by itself, and the loss is the binary cross-entropy over the pairs. That is our reading; the paper has one
-    class per image.
+    class per image. Of masks each voxel is a sample, which the strong view must show in the same place.
 
     Args:
-        logits_strong: ``(B, K)``; carries the gradient.
-        probs_weak: probabilities ``(B, K)`` of the classes or findings; a constant.
-        threshold: confidence that counts, in [0, 1]; a number or ``(B,)``; of findings, see `confident`.
+        logits_strong: ``(B, K)``, of masks ``(B, K, *spatial)``; carries the gradient.
+        probs_weak: probabilities of the classes or findings, shaped as `logits_strong`; a constant.
+        threshold: confidence that counts, in [0, 1]; see `confident`.
         normalization: divide the sum by the number of samples (FixMatch, Eq. 4; released BoostMIS code) or by that of
             selected samples (BoostMIS paper). They differ by the share of selected samples.
         temperature: None: one-hot targets; else soft targets ``probs ** (1 / temperature)``, normalised.
-        targets: probabilities ``(B, K)`` to learn in their place; `probs_weak` then only selects.
+        targets: probabilities to learn in their place, of the same shape; `probs_weak` then only selects.
         task: what the probabilities are of.
 
     Returns:
-        The loss, exactly 0 if nothing is confident, and the mask of selected samples as floats: ``(B,)``, or ``(B, K)``
-        of findings.
+        The loss, exactly 0 if nothing is confident, and the mask of selected samples as floats: ``(B,)``, of findings
+        ``(B, K)``, of masks ``(B, *spatial)``.
 
     Raises:
         ValueError: if `normalization` is neither.
@@ -56,32 +56,33 @@ def pseudo_label_loss(
         logits_strong = F.pad(logits_strong.unsqueeze(2), (1, 0)).flatten(0, 1)  # their softmax is the sigmoid
         probs_weak = outcomes(probs_weak, task).flatten(0, 1)
         targets = None if targets is None else outcomes(targets, task).flatten(0, 1)
+        task = "multiclass"
     pseudo_label = probs_weak.detach().max(dim=1).indices
     mask = selected.flatten().to(logits_strong.dtype)
     if targets is None and temperature is not None:
-        targets = sharpen(probs_weak, temperature)
+        targets = from_outcomes(sharpen(outcomes(probs_weak, task), temperature), task)
     if targets is None:
         losses = F.cross_entropy(logits_strong, pseudo_label, reduction="none")
     else:
         losses = F.cross_entropy(logits_strong, targets.detach().to(logits_strong.dtype), reduction="none")
-    total = (losses * mask).sum()
+    total = (losses.flatten() * mask).sum()
     return total / (len(mask) if normalization == "batch" else mask.sum().clamp_min(1.0)), mask.view(selected.shape)
 
 
 def confidence_of(probs: Tensor, task: Task = "multiclass") -> Tensor:
-    """Probability of the pseudo-label: of the class ``(B,)``, or of each finding's more probable state ``(B, K)``."""
+    """Probability of the pseudo-label ``(B,)``, of each voxel's ``(B, *spatial)``, of each finding's ``(B, K)``."""
     return outcomes(probs, task).amax(dim=-1)
 
 
 def confident(probs: Tensor, threshold: Threshold, task: Task = "multiclass") -> Tensor:
-    """Whose pseudo-label counts, bool: ``(B,)``, or ``(B, K)`` of findings.
+    """Whose pseudo-label counts, bool: ``(B,)``, of findings ``(B, K)``, of masks ``(B, *spatial)``.
 
     The pseudo-label of a finding is its more probable state, whatever the thresholds; absent if both are as probable.
 
     Args:
-        probs: of the classes or findings, ``(B, K)``.
-        threshold: confidence that counts; a number or ``(B,)``; of findings a number, one for each ``(K,)``, or one for
-            their absence and one for their presence, ``(2, K)`` or ``(2, 1)``.
+        probs: of the classes or findings, ``(B, K)``; of masks ``(B, K, *spatial)``.
+        threshold: confidence that counts; a number or ``(B,)``; of masks a number; of findings a number, one for each
+            ``(K,)``, or one for their absence and one for their presence, ``(2, K)`` or ``(2, 1)``.
         task: what the probabilities are of.
 
     Raises:
@@ -120,10 +121,10 @@ def checked_threshold(
             raise ValueError(f"`{name}` is a probability and must be in [0, 1], got {given[name]}.")
     if absence_threshold is None and isinstance(threshold, (int, float)):
         return threshold
-    if task == "multiclass":
+    if task != "multilabel":
         raise ValueError(
-            f"one class per image has one threshold, a number, got {threshold} and for absence {absence_threshold}; "
-            "more of them need the task 'multilabel'."
+            f"one class per image or voxel has one threshold, a number, got {threshold} and for absence "
+            f"{absence_threshold}; more of them need the task 'multilabel'."
         )
     if absence_threshold is None:
         return nn.Buffer(tensors["threshold"].clone(), persistent=False)
@@ -134,6 +135,14 @@ def checked_threshold(
             f"`threshold` is for {len(present)} findings and `absence_threshold` for {len(absent)}: give K, or one."
         )
     return nn.Buffer(torch.stack([absent.expand(findings), present.expand(findings)]), persistent=False)
+
+
+def _refuse_masks(task: Task) -> None:
+    if task == "segmentation":
+        raise ValueError(
+            "predictions of masks are not aligned: how many voxels a class has differs from image to image. Leave the "
+            "alignment out."
+        )
 
 
 def sharpen(probs: Tensor, temperature: float) -> Tensor:
@@ -154,7 +163,7 @@ class DistributionAlignment(nn.Module):
         task: what the probabilities are of.
 
     Raises:
-        ValueError: if a finding is in no or in every image of the target.
+        ValueError: if a finding is in no or in every image of the target, or for masks.
     """
 
     target: Tensor
@@ -162,6 +171,7 @@ class DistributionAlignment(nn.Module):
 
     def __init__(self, target: Tensor | list[float], decay: float = 0.999, task: Task = "multiclass") -> None:
         super().__init__()
+        _refuse_masks(task)
         self.decay, self.task = decay, task
         target = torch.as_tensor(target)
         if task == "multilabel" and not bool(((target > 0) & (target < 1)).all()):
@@ -201,7 +211,7 @@ class QueueAlignment(nn.Module):
         task: what the probabilities are of.
 
     Raises:
-        ValueError: if a value is out of its range, or findings have no `labeled_target`.
+        ValueError: if a value is out of its range, findings have no `labeled_target`, or for masks.
     """
 
     queue: Tensor
@@ -216,6 +226,7 @@ class QueueAlignment(nn.Module):
         task: Task = "multiclass",
     ) -> None:
         super().__init__()
+        _refuse_masks(task)
         if length < 1:
             raise ValueError(f"`length` counts batches and must be at least 1, got {length}.")
         if temperature <= 0.0:

@@ -2,8 +2,10 @@
 
 from medssl_monai.methods.base import Batch, Output, SSLMethod
 from medssl_monai.methods.boostmis import AdaptiveThreshold, BoostMIS
+from medssl_monai.methods.cross_pseudo import CrossPseudoSupervision
 from medssl_monai.methods.fixmatch import FixMatch
 from medssl_monai.methods.mean_teacher import MeanTeacher
+from medssl_monai.methods.restoration import Restoration
 from medssl_monai.methods.s2mts2 import S2MTS2, JointContrastive
 from medssl_monai.methods.supervised import Supervised
 from medssl_monai.methods.tear import IPH, TEAR, AdaPL, Targets
@@ -16,10 +18,12 @@ __all__ = [
     "AdaptiveThreshold",
     "Batch",
     "BoostMIS",
+    "CrossPseudoSupervision",
     "FixMatch",
     "JointContrastive",
     "MeanTeacher",
     "Output",
+    "Restoration",
     "SSLMethod",
     "Supervised",
     "Targets",

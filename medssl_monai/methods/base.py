@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from medssl_monai.losses.masks import MaskLoss
 from medssl_monai.losses.multilabel import MultiLabelCrossEntropy
 from medssl_monai.networks.ema import EMATeacher
 from medssl_monai.task import TASKS, Task, probabilities
@@ -20,6 +21,14 @@ Output = dict[str, Tensor]
 """``"loss"`` (scalar, carries the graph), further scalars for the log, and whatever `after_step` may want."""
 
 
+CRITERIA: Mapping[Task, type[nn.Module]] = {
+    "multiclass": nn.CrossEntropyLoss,
+    "multilabel": MultiLabelCrossEntropy,
+    "segmentation": MaskLoss,
+}
+"""Loss of the labeled images where no other is given."""
+
+
 class SSLMethod(nn.Module, ABC):
     """A training objective together with all the state that it needs.
 
@@ -29,23 +38,27 @@ class SSLMethod(nn.Module, ABC):
     Args:
         network: the student; ``network(images) -> logits``.
         decay: share of the old weights that the averaged copy of the student keeps at each step; None: no copy.
-        criterion: loss of the labeled images, logits ``(B, K)`` and labels to a scalar; None: the mean cross-entropy,
-            over the images or over the findings that are known. Unlabeled images have the method's own loss.
-        task: ``multiclass``: labels are classes ``(B,)``; ``multilabel``: findings ``(B, K)``, 1 present, 0 absent, -1
-            unknown.
+        criterion: loss of the labeled images, logits and labels to a scalar; None: the mean cross-entropy, over the
+            images or over the findings that are known, and for masks `medssl_monai.losses.MaskLoss`. Unlabeled images
+            have the method's own loss.
+        task: ``multiclass``: logits are ``(B, K)`` and labels classes ``(B,)``; ``multilabel``: findings ``(B, K)``, 1
+            present, 0 absent, -1 unknown; ``segmentation``: logits are ``(B, K, *spatial)`` and labels masks
+            ``(B, *spatial)`` of classes, -1 unknown.
 
     Raises:
-        ValueError: if `task` is neither.
+        ValueError: if `task` is none of these, or none of `tasks`, or `criterion` is for another one.
 
     Attributes:
         step: optimizer steps taken so far, a 0-d long buffer.
         steps_done: the same as a plain number, for schedules; reading it does not wait for the device.
         task: see above.
+        tasks: those that the method is defined for.
         streams: names of the streams that `forward` reads.
         needs_strong_view: whether it reads strong views of unlabeled images, and not weak ones alone.
     """
 
     step: Tensor
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel")
     streams: ClassVar[tuple[str, ...]] = ("labeled", "unlabeled")
     needs_strong_view: bool = True
 
@@ -59,10 +72,14 @@ class SSLMethod(nn.Module, ABC):
         super().__init__()
         if task not in TASKS:
             raise ValueError(f"`task` must be one of {TASKS}, got {task!r}.")
+        if task not in self.tasks:
+            raise ValueError(
+                f"{type(self).__name__} is defined for {' and '.join(self.tasks)}, not for {task}; for that take "
+                f"{_methods_for(task)}."
+            )
         self.network, self.task = network, task
-        if criterion is None:
-            criterion = MultiLabelCrossEntropy() if task == "multilabel" else nn.CrossEntropyLoss()
-        self.criterion = criterion
+        self.criterion = CRITERIA[task]() if criterion is None else criterion
+        self._check_task(criterion=self.criterion)
         self.teacher = None if decay is None else EMATeacher(network, decay)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.steps_done = 0
@@ -112,13 +129,13 @@ class SSLMethod(nn.Module, ABC):
         return None
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities ``(B, K)`` of the classes, or of each finding for itself."""
+        """Probabilities of the classes, or of each finding for itself, shaped as `logits`."""
         return probabilities(logits, self.task)
 
     def _check_task(self, **parts: Any) -> None:
-        """Refuse parts, by name, that are made for another task; None is no part."""
+        """Refuse parts, by name, that are made for another task; None, and what names no task, fits all."""
         for name, part in parts.items():
-            if part is not None and part.task != self.task:
+            if getattr(part, "task", self.task) != self.task:
                 raise ValueError(
                     f"`{name}` is made for the task {part.task!r}, and the method for {self.task!r}; give both the "
                     "same `task`."
@@ -135,6 +152,12 @@ class SSLMethod(nn.Module, ABC):
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
+
+
+def _methods_for(task: Task) -> str:
+    """Names of the methods that learn labels of this kind."""
+    methods = [method for method in SSLMethod.__subclasses__() if task in method.tasks and "labeled" in method.streams]
+    return " or ".join(sorted(method.__name__ for method in methods))
 
 
 def _read_step(method: SSLMethod, incompatible_keys: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +33,16 @@ class FixMatch(SSLMethod):
     `absence_threshold` above the share of images without the finding, 0.995 say, lets only those count in which it is
     less likely than in others; a lower `threshold` lets in more that have it.
 
+    For masks, ours too, each voxel has a pseudo-label and counts by itself, so that the strong view may change
+    intensities only: it must show each voxel in the same place. What holds of rare findings holds of small classes:
+    most voxels that count are background, padding included, and `mask_rate`, the share of voxels, says little.
+
     Args:
-        network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.
+        network: images ``(B, C, *spatial)`` to logits ``(B, K)``, or ``(B, K, *spatial)`` for masks.
         threshold: confidence that a pseudo-label must reach to count, in [0, 1] (tau, Eq. 4); of findings a number, or
             one for each.
         weight: weight of the unlabeled loss (lambda_u, Sec. 2.3).
-        alignment: distribution alignment of the weak predictions (Sec. 2.5), off by default.
+        alignment: distribution alignment of the weak predictions (Sec. 2.5), off by default; none for masks.
         decay: see `SSLMethod`.
         criterion: see `SSLMethod`.
         task: see `SSLMethod`.
@@ -50,6 +54,7 @@ class FixMatch(SSLMethod):
             task.
     """
 
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel", "segmentation")
     threshold: float | Tensor
 
     def __init__(
@@ -94,8 +99,8 @@ def weak_to_strong(
     """The step of FixMatch and of what is built on it: pseudo-labels of weak views teach strong views.
 
     Returns:
-        ``loss`` and its parts, ``mask_rate``, the ``confidence`` of the weak views, ``(B,)`` or of findings ``(B, K)``,
-        and, with an alignment, the ``mean_probs`` to update it with.
+        ``loss`` and its parts, ``mask_rate``, the ``confidence`` of the weak views (``(B,)``, of findings ``(B, K)``,
+        of masks ``(B, *spatial)``) and, with an alignment, the ``mean_probs`` to update it with.
     """
     labeled, unlabeled = batch["labeled"], batch["unlabeled"]
     output: Output = {}

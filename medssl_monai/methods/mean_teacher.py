@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -16,16 +18,18 @@ class MeanTeacher(SSLMethod):
     """Agree with an exponential moving average of yourself.
 
     The teacher predicts in evaluation mode, with averaged BatchNorm statistics. Predictions are compared as
-    probabilities: of the classes, or of each finding for itself, where the mean is over all findings, rare or not.
+    probabilities: of the classes, or of each finding for itself, where the mean is over all findings, rare or not. For
+    masks the mean is over all voxels, and the strong view must show each in the same place as the weak one.
 
     Args:
-        network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.
+        network: images ``(B, C, *spatial)`` to logits ``(B, K)``, or ``(B, K, *spatial)`` for masks.
         decay: share of the old teacher kept at each step (alpha).
         weight: schedule of the consistency weight over optimizer steps (w(t)); default: rise to 1 in 1000 steps.
         criterion: see `SSLMethod`.
         task: see `SSLMethod`.
     """
 
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel", "segmentation")
     teacher: EMATeacher
 
     def __init__(

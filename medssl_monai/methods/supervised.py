@@ -11,18 +11,19 @@ from medssl_monai.task import Task
 
 
 class Supervised(SSLMethod):
-    """Cross-entropy on weakly augmented labeled images; of findings, binary, of those that are known.
+    """Cross-entropy on weakly augmented labeled images; binary of findings that are known, with Dice of masks.
 
     The deployed weights and BatchNorm statistics are averaged, as in the semi-supervised methods, so that a comparison
     measures the unlabeled images and nothing else.
 
     Args:
-        network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.
+        network: images ``(B, C, *spatial)`` to logits ``(B, K)``, or ``(B, K, *spatial)`` for masks.
         decay: see `SSLMethod`.
         criterion: see `SSLMethod`.
         task: see `SSLMethod`.
     """
 
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel", "segmentation")
     streams: ClassVar[tuple[str, ...]] = ("labeled",)
 
     def __init__(

@@ -9,7 +9,9 @@ from medssl_monai.metrics.classification import (
     finding_figures,
     left_out,
 )
+from medssl_monai.metrics.segmentation import MASK_METRICS, CaseScores, case_scores, evaluate_masks, mask_metrics
 from medssl_monai.metrics.targets import (
+    judge_findings,
     judge_targets,
     pseudo_finding_accuracy,
     pseudo_label_accuracy,
@@ -18,13 +20,19 @@ from medssl_monai.metrics.targets import (
 
 __all__ = [
     "ANY_FINDING",
+    "MASK_METRICS",
     "METRICS",
+    "CaseScores",
     "bootstrap_intervals",
+    "case_scores",
     "classification_metrics",
+    "evaluate_masks",
     "evaluate_predictions",
     "finding_figures",
+    "judge_findings",
     "judge_targets",
     "left_out",
+    "mask_metrics",
     "pseudo_finding_accuracy",
     "pseudo_label_accuracy",
     "rank_correlation",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from medssl_monai.metrics.bootstrap import Floats, check_bootstrap, draw_groups, interval
+
 Bools = NDArray[np.bool_]
 
 METRICS = (
@@ -115,20 +116,13 @@ def bootstrap_intervals(
         ValueError: if an argument is out of its range, or shapes do not fit.
     """
     predictions = _prepare(probs, target)
-    if len(group) != len(predictions.probs):
-        raise ValueError(f"`group` must name the group of each of {len(predictions.probs)} samples, got {len(group)}.")
+    check_bootstrap(group, len(predictions.probs), level, resamples)
     if unknown := sorted(set(metrics) - set(METRICS)):
         raise ValueError(f"unknown metrics {unknown}; choose from {list(METRICS)}.")
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"`level` must be between 0 and 1, got {level}.")
-    if resamples < 1:
-        raise ValueError(f"`resamples` must be at least 1, got {resamples}.")
-    names, member = np.unique(np.asarray(group, dtype=str), return_inverse=True)
-    if len(names) < 2 or not np.isfinite(predictions.probs).all():
+    if len(set(map(str, group))) < 2 or not np.isfinite(predictions.probs).all():
         return {}
 
-    # How often each group is drawn says all about a resample: metrics with these as weights need no copies of samples.
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    draws, member = draw_groups(group, resamples, seed)  # as weights: metrics need no copies of samples
     step = max(1, _BLOCK // len(member))
     parts = [
         _weighted(predictions, draws[start : start + step].T[member].astype(np.float64), metrics)
@@ -138,10 +132,9 @@ def bootstrap_intervals(
     intervals = {}
     for name in metrics:
         values = np.concatenate([part[name] for part in parts])
-        defined = values[np.isfinite(values)]
-        if np.isfinite(on_sample[name][0]) and len(defined) >= 0.95 * resamples:
-            low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-            intervals[name] = (float(low), float(high))
+        bounds = interval(values, level)
+        if np.isfinite(on_sample[name][0]) and bounds is not None:
+            intervals[name] = bounds
     return intervals
 
 

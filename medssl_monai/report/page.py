@@ -16,6 +16,7 @@ from medssl_monai.files import write_text
 from medssl_monai.metrics.classification import METRICS, left_out
 
 COLUMNS = {"accuracy": "accuracy", "f1_macro": "macro-F1", "auroc": "AUROC"}
+MASK_COLUMNS = {"dice": "Dice", "hd95": "95 % Hausdorff distance", "asd": "average surface distance"}
 TITLES = {
     "balanced_accuracy": "balanced accuracy",
     "precision_macro": "macro precision",
@@ -23,7 +24,11 @@ TITLES = {
     "ap": "average precision",
     "ece": "calibration error (ECE)",
     "n": "images",
+    "absent": "images without it",
+    "missed": "of the others, not found",
+    "spurious": "found where none is",
     **COLUMNS,
+    **MASK_COLUMNS,
 }
 FINDING_TITLES = {**TITLES, "n": "present"}
 """Of findings, of which an image may show several, or none."""
@@ -42,17 +47,18 @@ def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -
         The lines; reasons for undefined values stand below the table, each once; multi-label, also the findings that
         the means leave out.
     """
-    rows = [["round", "labels", *COLUMNS.values()]]
+    columns = _columns(rounds[0]["evaluation"] if rounds else {})
+    rows = [["round", "labels", *columns.values()]]
     reasons: dict[str, None] = {}
     for entry in rounds:
         evaluation = entry["evaluation"]
-        cells = [_value(evaluation, name) for name in COLUMNS]
+        cells = [_value(evaluation, name) for name in columns]
         rows.append([str(entry["round"]), str(entry["labels"]), *(cell or "undefined" for cell in cells)])
-        for (name, title), cell in zip(COLUMNS.items(), cells, strict=True):
+        for (name, title), cell in zip(columns.items(), cells, strict=True):
             if not cell:
                 reasons[f"{title} undefined: {_reason(evaluation, name)}"] = None
         if evaluation.get("task") == "multilabel":
-            reasons |= dict.fromkeys(left_out(evaluation["undefined"], COLUMNS))
+            reasons |= dict.fromkeys(left_out(evaluation["undefined"], columns))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*([SYNTHETIC] if synthetic else []), *lines, *reasons])
@@ -71,8 +77,8 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
             `medssl_monai.metrics.evaluate_predictions`) of each, and perhaps ``estimator`` (see
             `medssl_monai.metrics.judge_targets`) by section; ``queries``: ``round``, ``epoch``, ``strategy`` and
             ``items``, each with ``id``, ``rank``, ``reason``, ``scores`` by name, ``annotated`` (the label as text, or
-            None), ``predicted``, ``differs`` (whether that was wrong), ``confidence`` in [0, 1] and ``image`` (uint8
-            ``(H, W)`` or ``(H, W, 3)``, or None).
+            None), ``predicted``, ``differs`` (whether that was wrong), perhaps ``confidence`` in [0, 1], and ``image``
+            (uint8 ``(H, W)`` or ``(H, W, 3)``, or None).
 
     Returns:
         The path.
@@ -137,16 +143,17 @@ def _performance(rounds: Sequence[Mapping[str, Any]], section: str) -> str:
         f"Measured on the {section} section: {last['n']} images of {last['groups']} groups. In brackets: "
         f"{last['interval']}; it covers the choice of the groups, not that of the training seed."
     )
+    columns = _columns(last)
     body = [
-        [str(entry["round"]), str(entry["labels"]), *(_cell(entry["evaluation"], name) for name in COLUMNS)]
+        [str(entry["round"]), str(entry["labels"]), *(_cell(entry["evaluation"], name) for name in columns)]
         for entry in rounds
     ]
-    table = _table("Metrics by round", ["round", "labels", *COLUMNS.values()], body)
+    table = _table("Metrics by round", ["round", "labels", *columns.values()], body)
     return f"<p>{escape(made)}</p>\n{table}\n{_figure(rounds)}"
 
 
 def _detail(evaluation: Mapping[str, Any]) -> str:
-    others = [name for name in evaluation["metrics"] if name not in COLUMNS]
+    others = [name for name in evaluation["metrics"] if name not in _columns(evaluation)]
     rows = [[TITLES.get(name, name), _value(evaluation, name)] for name in others]
     parts = [_table("Further metrics", ["metric", "value"], rows)]
     per_class = evaluation["per_class"]
@@ -167,6 +174,14 @@ def _detail(evaluation: Mapping[str, Any]) -> str:
         parts.append(_list(lines))
     parts.append(_list(f"undefined: {name}, {reason}" for name, reason in undefined.items()))
     return "\n".join(parts)
+
+
+def _columns(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """The metrics that every table and the figure show, with their titles."""
+    if evaluation.get("task") != "segmentation":
+        return COLUMNS
+    unit = evaluation["unit"]
+    return {name: title if name == "dice" else f"{title} ({unit})" for name, title in MASK_COLUMNS.items()}
 
 
 def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
@@ -223,11 +238,12 @@ def _card(item: Mapping[str, Any]) -> str:
         picture = f'<img src="{_thumbnail(item["image"])}" alt="Image {escape(name)}">'
     answer = "not annotated yet" if annotated is None else f"annotated {annotated}"
     surprise = ' <strong class="tag">differs</strong>' if item["differs"] else ""
+    sure = f" ({item['confidence']:.3f})" if "confidence" in item else ""
     return (
         f'<li>{picture}<p class="id">{escape(name)}</p>'
         f"<p>rank {item['rank']} · {escape(str(item['reason']))}</p>"
         f'<p class="scores">{escape(scores)}</p>'
-        f"<p>predicted {escape(str(item['predicted']))} ({item['confidence']:.3f})<br>"
+        f"<p>predicted {escape(str(item['predicted']))}{sure}<br>"
         f"→ {escape(answer)}{surprise}</p></li>"
     )
 
@@ -255,10 +271,11 @@ def _figure(rounds: Sequence[Mapping[str, Any]]) -> str:
     except ImportError:
         return '<p>To have the learning curve drawn here: <code>pip install "medssl-monai[report]"</code>.</p>'
 
+    columns = _columns(rounds[0]["evaluation"])
     figure = Figure(figsize=(9.0, 3.1), layout="constrained")
-    axes = figure.subplots(1, len(COLUMNS), sharex=True, sharey=True)
+    axes = figure.subplots(1, len(columns), sharex=True, sharey=columns is COLUMNS)
     described = []
-    for axis, (name, title), color in zip(axes, COLUMNS.items(), ("#0b6e99", "#a0521a", "#5b4b9a"), strict=True):
+    for axis, (name, title), color in zip(axes, columns.items(), ("#0b6e99", "#a0521a", "#5b4b9a"), strict=True):
         points = [
             (entry["labels"], entry["evaluation"]["metrics"][name])
             for entry in rounds
@@ -271,7 +288,8 @@ def _figure(rounds: Sequence[Mapping[str, Any]]) -> str:
             if "low" in metric:
                 low, high = metric["low"], metric["high"]
                 axis.errorbar(label, (low + high) / 2, (high - low) / 2, fmt="none", ecolor=color, capsize=3)
-        axis.set(title=title, xlabel="labels", ylim=(0.0, 1.02))
+        axis.set_title(title, fontsize=None if columns is COLUMNS else 9)
+        axis.set(xlabel="labels", ylim=(0.0, None if name in ("hd95", "asd") else 1.02))
         axis.xaxis.set_major_locator(FixedLocator([entry["labels"] for entry in rounds], nbins=6))
         axis.grid(axis="y", color="#dddddd", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)

@@ -16,11 +16,23 @@ from medssl_monai.transforms.augment import (
 )
 from medssl_monai.transforms.features import FeatureDropout, FeatureNoise, LoadFeaturesd
 from medssl_monai.transforms.load import Channelsd, TakeSliced
+from medssl_monai.transforms.masks import UNLABELED, LoadMaskd, PadToSized
 from medssl_monai.transforms.mri import KnownSpacingd, N4BiasFieldCorrectiond, RobustIntensityd
+from medssl_monai.transforms.restoration import (
+    BezierIntensity,
+    InPainting,
+    LocalShuffle,
+    OutPainting,
+    RestorationViews,
+)
+from medssl_monai.transforms.restore import InvertProbabilitiesd, ToFileAxesd
 from medssl_monai.transforms.views_contrastive import KeyViews, ResizedCrop
+from medssl_monai.transforms.views_masks import MaskViews
 
 __all__ = [
+    "UNLABELED",
     "Affine",
+    "BezierIntensity",
     "BiasField",
     "Brightness",
     "Channelsd",
@@ -32,14 +44,23 @@ __all__ = [
     "Gamma",
     "GaussianBlur",
     "GaussianNoise",
+    "InPainting",
+    "InvertProbabilitiesd",
     "KeyViews",
     "KnownSpacingd",
     "LoadFeaturesd",
+    "LoadMaskd",
+    "LocalShuffle",
+    "MaskViews",
     "N4BiasFieldCorrectiond",
+    "OutPainting",
+    "PadToSized",
     "RandomSubset",
     "ResizedCrop",
+    "RestorationViews",
     "RobustIntensityd",
     "TakeSliced",
+    "ToFileAxesd",
     "Views",
     "to_unit",
 ]

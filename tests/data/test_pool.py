@@ -294,7 +294,7 @@ def test_class_counts_are_counted_once_until_a_label_changes():
     ("labels", "error", "match"),
     [
         ([[1, 0], None], ValueError, "the labels are multi-hot"),
-        (["a.nii", None], TypeError, "the labels of this pool are masks"),
+        (["a.nii", None], ValueError, "the labels are masks"),
         ([3, 0], ValueError, "class 3 has labels, and a network of 2 classes lacks it"),
     ],
 )
@@ -383,7 +383,7 @@ def test_a_table_of_corrections():
         ([None, [0, -1]], {}, "multilabel"),
         ([[0, 1], [1, 0]], {"labels": 0}, "multilabel"),  # the hidden ones tell, and no more than this
         ([[-1, -1], None], {}, "multiclass"),  # nothing tells
-        (["mask.nii"], {}, "multiclass"),
+        (["mask.nii"], {}, "segmentation"),
         ([None, None], {"task": "multilabel"}, "multilabel"),
     ],
 )
@@ -426,7 +426,7 @@ def test_targets_have_a_column_per_finding_before_any_is_known():
         ([1], "multilabel", r"'s0' is 1, and the task of this pool, multilabel, needs a multi-hot list"),
         ([[1, 0]], "multiclass", r"'s0' is \[1, 0\], and the task of this pool, multiclass, needs a class index"),
         (["mask.nii"], "multilabel", "'s0' is 'mask.nii', and the task of this pool, multilabel, needs a multi-hot"),
-        ([1], "findings", r"`task` must be one of \('multiclass', 'multilabel'\), or None, got 'findings'"),
+        ([1], "findings", r"`task` must be one of \('multiclass', 'multilabel', 'segmentation'\), or None, got 'find"),
     ],
 )
 def test_labels_that_do_not_fit_the_named_task_are_refused(labels, task, match):
@@ -479,7 +479,7 @@ def test_a_label_as_text_is_read_back(tmp_path_factory, label, named):
 
 
 def test_labels_of_other_kinds_as_text():
-    assert [label_text(1, ["low", "high"]), label_text(1), label_text("mask.nii", ["low"])] == ["high", "1", "mask.nii"]
+    assert [label_text(1, ["low", "high"]), label_text(1), label_text("mask.nii", ["low"])] == ["high", "1", "mask"]
 
 
 def test_a_single_finding_is_no_class_index(tmp_path):

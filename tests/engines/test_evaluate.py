@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from medssl_monai.data import Datalist, ImageDataset, LabelPool
+from medssl_monai.data.masks import Masks
 from medssl_monai.engines.evaluate import JoinLabels, check_pseudo_labels, evaluate, hidden_labels
 
 
@@ -124,3 +126,73 @@ def test_labels_of_findings_join_by_index(findings):
     dataset, pool = findings
     batch = {"image": dataset.images[:2], "index": torch.tensor([1, 0])}
     assert JoinLabels(pool)(batch)[1].tolist() == [[-1, -1, -1], [1, 1, 1]]
+
+
+# ---- masks ----------------------------------------------------------------------------------------------------------
+
+
+class ReadsMasks(nn.Module):
+    """Bright voxels are of the class 1; keeps book of how many images it saw at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(len(images))
+        return torch.cat([0.5 - images, images - 0.5], dim=1)
+
+
+SHOWN = torch.zeros(4, 4, 6)
+SHOWN[:, 1:3, 1:3] = 1.0
+SHOWN[3] = 0.0
+TRUE = torch.zeros(4, 4, 6, dtype=torch.uint8)
+TRUE[:, 1:3, 1:3] = 1
+TRUE[1, :, 3:] = 1  # half of which is not found
+
+
+def make_masks(**kwargs):
+    """Four images of two patients; the third has no label, and nothing is found in the last."""
+    items = [{"image": "x", "id": str(i), "group": "ab"[i // 2], "label": f"mask_{i}.png"} for i in range(4)]
+    del items[2]["label"]
+    data = Datalist(items, classes=["background", "lesion"])
+    dataset = ImageDataset(data, lambda item: {"image": SHOWN[int(item["id"])][None]}, dtype="float32", **kwargs)
+    masks = Masks(data, lambda item: {"label": TRUE[int(item["label"][-5])][None]})
+    return dataset, LabelPool(data, masks=masks)
+
+
+def test_masks_are_scored_by_case_and_those_without_a_label_left_out():
+    figures = evaluate(ReadsMasks(), *make_masks(spacing=(2.0, 1.0)), "cpu")
+    assert (figures["task"], figures["unit"], figures["n"], figures["groups"]) == ("segmentation", "mm", 3, 2)
+    assert figures["unlabeled"] == 1
+    # 4 of 4 found; 4 of 16 found; none of 4 found
+    assert figures["metrics"]["dice"]["value"] == pytest.approx((1 + 2 * 4 / (4 + 16) + 0) / 3)
+    assert figures["per_class"]["lesion"]["missed"] == 1
+    assert figures["metrics"]["hd95"]["value"] > 0
+    json.dumps(figures, allow_nan=False)
+
+
+def test_distances_are_in_pixels_without_a_spacing():
+    in_mm = evaluate(ReadsMasks(), *make_masks(spacing=(3.0, 3.0)), "cpu")
+    in_pixels = evaluate(ReadsMasks(), *make_masks(), "cpu")
+    assert (in_mm["unit"], in_pixels["unit"]) == ("mm", "pixels")
+    assert in_mm["metrics"]["asd"]["value"] == pytest.approx(3 * in_pixels["metrics"]["asd"]["value"])
+    assert in_mm["metrics"]["dice"] == in_pixels["metrics"]["dice"]
+
+
+def test_large_images_with_masks_are_predicted_few_at_a_time(monkeypatch):
+    dataset, pool = make_masks()
+    whole, network = evaluate(ReadsMasks(), dataset, pool, "cpu"), ReadsMasks()
+    monkeypatch.setattr(sys.modules["medssl_monai.engines.pool"], "VOXELS", 2 * 4 * 6)
+    network.eval()
+    few = evaluate(network, dataset, pool, "cpu")
+    assert network.seen == [2, 1]
+    assert not network.training
+    assert few["metrics"] == whole["metrics"]
+
+
+def test_hidden_masks_are_not_read():
+    dataset, _ = make_masks()
+    pool = LabelPool(dataset.data, labels=1, masks=None)
+    assert len(hidden_labels(dataset, pool)[0]) == 0
+    assert check_pseudo_labels(ReadsMasks(), dataset, pool, "cpu", 0.9) == {}

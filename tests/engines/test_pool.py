@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.networks import eval_mode
 
 from medssl_monai.data import Datalist, ImageDataset, LabelPool
 from medssl_monai.engines import evaluate, predict, predict_pool, weights_sha256
-from medssl_monai.networks import small_resnet
+from medssl_monai.engines.pool import Windows, at_once
+from medssl_monai.networks import small_resnet, small_unet
 
 ITEMS = Datalist(
     [{"image": str(i), "id": f"i{i}", "group": f"g{i // 2}", "label": i % 2} for i in range(9)],
@@ -81,3 +83,51 @@ def test_findings_are_predicted_each_for_itself(network, dataset):
     assert (outputs.task, outputs.threshold) == ("multilabel", [0.9, 0.8])
     torch.testing.assert_close(outputs.probs, logits.sigmoid())
     assert predict_pool(network, dataset, LabelPool(ITEMS), "cpu").task == "multiclass"
+
+
+# ---- masks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scans():
+    """Five images of 16 x 24, three of them with a mask."""
+    data = Datalist([{"image": f"{i}", "id": f"{i}", "label": f"{i}.png", "labeled": i < 3} for i in range(5)])
+    images = torch.rand(5, 1, 16, 24, generator=torch.Generator().manual_seed(0))
+
+    def _scans(**choice):
+        return ImageDataset(data, lambda item: {"image": images[int(item["id"])]}, dtype="float32", **choice)
+
+    return data, _scans
+
+
+def test_of_masks_the_probabilities_are_shares_of_the_classes(scans):
+    data, dataset = scans
+    network = small_unet(3, width=8)
+    outputs = predict_pool(network, dataset(), LabelPool(data, num_classes=3), "cpu", batch_size=2)
+    assert outputs.task == "segmentation"
+    with eval_mode(network), torch.no_grad():
+        maps, embedding = network(dataset().images).softmax(dim=1), network.embed(dataset().images)
+        torch.testing.assert_close(torch.cat([probs for _, probs in outputs.maps()]), maps)
+    torch.testing.assert_close(outputs.probs, maps.mean(dim=(2, 3)))
+    torch.testing.assert_close(outputs.embedding, embedding)
+
+
+def test_windows_over_large_images_see_all_of_them(scans):
+    """A network that looks at one pixel says the same whether it sees the whole image or windows."""
+    data, dataset = scans
+    pixelwise = torch.nn.Conv2d(1, 2, 1)
+    pool = LabelPool(data, num_classes=2)
+    whole, windows = (predict_pool(pixelwise, dataset(patch_size=size), pool, "cpu") for size in (None, (8, 8)))
+    torch.testing.assert_close(whole.probs, windows.probs)
+    assert isinstance(windows.network, Windows)
+    network = small_unet(2, width=8)
+    outputs = predict_pool(network, dataset(patch_size=(16, 16)), pool, "cpu")
+    assert outputs.embedding.shape == (5, 64)
+
+
+def test_large_images_with_masks_are_predicted_a_few_at_once(scans):
+    data, dataset = scans
+    assert at_once(dataset(), 128) == 128
+    volumes = ImageDataset(data, lambda item: {"image": torch.zeros(1, 64, 128, 64)})
+    assert at_once(volumes, 128) == 2
+    assert at_once(volumes, 1) == 1

@@ -1,4 +1,4 @@
-"""Classification metrics of a validation pass."""
+"""Metrics of a validation pass."""
 
 import logging
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from medssl_monai.handlers import ClassificationScores
+from medssl_monai.handlers import ClassificationScores, MaskScores
 
 
 def validate(*batches, scores=None):
@@ -108,3 +108,44 @@ def test_images_of_which_no_finding_is_known_are_not_counted(caplog):
     with caplog.at_level(logging.INFO):
         validate(([[9.0], [-9.0], [9.0]], [[1], [0], [-1]]))
     assert "Validation of 2 images: " in caplog.text
+
+
+# ---- masks ----------------------------------------------------------------------------------------------------------
+
+
+def logits_of(mask, classes):
+    return torch.nn.functional.one_hot(torch.tensor(mask), classes).movedim(-1, 1).float().tolist()
+
+
+def test_dice_is_over_cases_and_not_means_of_batches(caplog):
+    there, half, empty = [[1, 1, 0]], [[1, 0, 0]], [[0, 0, 0]]
+    with caplog.at_level(logging.INFO):
+        engine = validate(
+            (logits_of([there, half], 2), [there, there]),
+            (logits_of([empty], 2), [there]),
+            scores=MaskScores(["background", "lesion"]),
+        )
+    assert engine.state.metrics == {"dice": pytest.approx((1 + 2 / 3 + 0) / 3)}
+    assert engine.state.undefined == {}
+    assert "Validation of 3 masks: dice 0.556" in caplog.text
+
+
+def test_several_classes_have_a_dice_each():
+    engine = validate(
+        (logits_of([[[1, 1, 2, 0]]], 3), [[[1, 1, 2, 2]]]), scores=MaskScores(["background", "disc", "canal"])
+    )
+    expected = {"dice": (1 + 2 / 3) / 2, "dice of disc": 1.0, "dice of canal": 2 / 3}
+    assert engine.state.metrics == pytest.approx(expected)
+
+
+def test_masks_without_a_labeled_voxel_leave_dice_undefined_and_a_value_from_before_goes(caplog):
+    scores = MaskScores()
+    engine = Engine(lambda engine, batch: {"pred": torch.tensor(batch[0]), "label": torch.tensor(batch[1])})
+    scores.attach(engine)
+    engine.run([(logits_of([[[1, 0]]], 2), [[[1, -1]]])])
+    assert engine.state.metrics["dice"] == 1.0
+    with caplog.at_level(logging.WARNING):
+        engine.run([(logits_of([[[1, 0]]], 2), [[[-1, -1]]])])
+    assert "dice" not in engine.state.metrics
+    assert engine.state.undefined == {"dice": "no voxel is labeled"}
+    assert "dice is undefined: no voxel is labeled." in caplog.messages

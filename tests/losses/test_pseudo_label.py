@@ -365,8 +365,8 @@ def test_checked_thresholds():
     [
         (([0.9, 1.2], None, "multilabel"), r"`threshold` is a probability and must be in \[0, 1\], got \[0.9, 1.2\]"),
         ((0.9, -0.1, "multilabel"), r"`absence_threshold` is a probability and must be in \[0, 1\], got -0.1"),
-        ((0.9, 0.99), "one class per image has one threshold, a number, got 0.9 and for absence 0.99"),
-        (([0.9, 0.8],), r"one class per image has one threshold, a number, got \[0.9, 0.8\]"),
+        ((0.9, 0.99), "one class per image or voxel has one threshold, a number, got 0.9 and for absence 0.99"),
+        (([0.9, 0.8],), r"one class per image or voxel has one threshold, a number, got \[0.9, 0.8\]"),
         (([0.9] * 3, [0.9] * 2, "multilabel"), "is for 3 findings and `absence_threshold` for 2: give K, or one"),
     ],
 )

@@ -16,8 +16,10 @@ from medssl_monai.methods import (
     AdaPL,
     AdaptiveThreshold,
     BoostMIS,
+    CrossPseudoSupervision,
     FixMatch,
     MeanTeacher,
+    Restoration,
     Supervised,
 )
 from medssl_monai.networks import small_resnet
@@ -78,12 +80,22 @@ FINDINGS = {
 }
 """What learns findings, too; a new method joins by a line here."""
 
+MASKS = {
+    "supervised": lambda net, **kw: Supervised(net, decay=0.9, **kw),
+    "fixmatch": lambda net, **kw: FixMatch(net, threshold=0.4, decay=0.9, **kw),
+    "mean_teacher": lambda net, **kw: MeanTeacher(net, decay=0.9, **kw),
+    "cross pseudo supervision": lambda net, **kw: CrossPseudoSupervision(net, decay=0.9, **kw),
+    "cross pseudo supervision, pre-trained": lambda net, **kw: CrossPseudoSupervision(net, reset="last", **kw),
+}
+"""What learns masks, too; a new method joins by a line here."""
+
 METHODS = {
     "supervised": lambda net: Supervised(net, decay=0.9),
     "fixmatch": lambda net: FixMatch(net, threshold=0.4, decay=0.9),
     "fixmatch, student only": lambda net: FixMatch(net, threshold=0.4, decay=None),
     "fixmatch, aligned": lambda net: FixMatch(net, threshold=0.4, alignment=alignment()),
     "mean_teacher": lambda net: MeanTeacher(net, decay=0.9),
+    "cross pseudo supervision": lambda net: CrossPseudoSupervision(net, decay=0.9),
     "boostmis": lambda net: BoostMIS(net, threshold(), decay=0.9),
     "boostmis, per batch": lambda net: BoostMIS(net, threshold(scope="batch"), normalization="selected"),
     "boostmis, soft and aligned": lambda net: BoostMIS(net, threshold(), temperature=0.5, alignment=alignment()),
@@ -101,18 +113,35 @@ METHODS = {
         net, alignment=QueueAlignment(3), adapl=adapl("ema", history_decay=0.5), iph=IPH(2), ramp_steps=3
     ),
     **{f"{name}, findings": partial(make, task="multilabel") for name, make in FINDINGS.items()},
+    **{f"{name}, 2-D masks": partial(make, task="segmentation") for name, make in MASKS.items()},
+    **{f"{name}, 3-D masks": partial(make, task="segmentation") for name, make in MASKS.items()},
+    "restoration, networks for 2-D masks": lambda net: Restoration(net),
+    "restoration, networks for 3-D masks": lambda net: Restoration(net),
 }
 
 
-def network(seed=0):
+class Segmenter(nn.Module):
+    """Two layers that keep the size of the image."""
+
+    def __init__(self, dims):
+        super().__init__()
+        convolution, norm = (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
+        self.backbone = nn.Sequential(convolution(1, 4, 3, padding=1), norm(4), nn.ReLU())
+        self.head = convolution(4, 3, 1)
+
+    def forward(self, images):
+        return self.head(self.backbone(images))
+
+
+def network(seed=0, name=""):
     torch.manual_seed(seed)
-    return small_resnet(num_classes=3, width=2)
+    return Segmenter(2 if "2-D" in name else 3) if name.endswith("masks") else small_resnet(num_classes=3, width=2)
 
 
 @pytest.fixture(params=METHODS)
 def make(request):
     """Builds the method anew, on a network of another seed."""
-    return lambda seed=0: METHODS[request.param](network(seed))
+    return lambda seed=0: METHODS[request.param](network(seed, request.param))
 
 
 @pytest.fixture
@@ -123,16 +152,24 @@ def method(make):
 def make_batch(method, labeled=3, unlabeled=5):
     g = torch.Generator().manual_seed(1)
 
+    size = (6, 5, 4) if method.network.head.weight.ndim == 5 else (16, 16)
+
     def images(n):
-        return torch.rand(n, 1, 16, 16, generator=g)
+        return torch.rand(n, 1, *size, generator=g)
 
     label = torch.arange(labeled) % 3
+    if method.task == "segmentation":
+        label = torch.randint(-1, 3, (labeled, *size), generator=g)
     if method.task == "multilabel":
         label = torch.tensor([[1, 0, -1], [0, 1, 1], [-1, -1, -1]])[label]
-    return {
+    batch = {
         "labeled": {"image": images(labeled), "label": label, "index": torch.arange(labeled)},
         "unlabeled": {"weak": images(unlabeled), "strong": images(unlabeled), "index": torch.arange(unlabeled) + 4},
     }
+    if isinstance(method, Restoration):  # of its own pair of views; the networks here have three outputs
+        weak, strong = batch["unlabeled"]["weak"], batch["unlabeled"]["strong"]
+        batch["unlabeled"] |= {"distorted": strong, "image": weak.detach().expand(-1, 3, *size)}
+    return batch
 
 
 def state_of(method):
@@ -197,21 +234,21 @@ def test_gradient_reaches_all_that_is_trained_and_no_teacher(method):
     method.steps_done = 1000  # past every ramp-up
     method(make_batch(method))["loss"].backward()
     trained = {id(p) for p in method.trainable_parameters()}
-    assert trained == {id(p) for p in method.network.parameters()}
+    students = [method.network, *([method.second] if hasattr(method, "second") else [])]
+    assert trained == {id(p) for student in students for p in student.parameters()}
     for name, parameter in method.named_parameters():
         assert (parameter.grad is not None) == (id(parameter) in trained), name
 
 
 def test_no_target_sends_a_gradient_to_the_weak_branch(method):
-    """All but `IPH`, which compares features of weak views, and a student that shares its teacher's view."""
+    """All but `IPH`, which compares features of weak views, and students that see the weak view themselves."""
     batch = make_batch(method)
     batch["unlabeled"]["weak"].requires_grad_()
     batch["unlabeled"]["strong"].requires_grad_()
     output = method(batch)
     loss = output["supervised"] + output["unsupervised"] if "prototype" in output else output["loss"]
     loss.backward()
-    shares = getattr(method, "shared_view", False)
-    student, teacher = ("weak", "strong") if shares else ("strong", "weak")
+    student, teacher = ("strong", "weak") if method.needs_strong_view else ("weak", "strong")
     assert batch["unlabeled"][teacher].grad is None
     learns_from_images = "unlabeled" in method.streams and output.get("mask_rate", torch.tensor(1.0)) > 0
     assert (batch["unlabeled"][student].grad is not None) == learns_from_images
@@ -276,10 +313,10 @@ def test_teacher_stays_in_evaluation_mode_unless_asked_to_follow(method):
 
 
 def test_teacher_starts_from_weights_that_were_loaded_after_construction(make):
-    method = make()
-    method.network.load_state_dict(network(seed=7).state_dict())
+    method, other = make(), make(seed=7).network
+    method.network.load_state_dict(other.state_dict())
     method.on_start()
-    assert_equal(network(seed=7).state_dict(), method.inference_network.state_dict())
+    assert_equal(other.state_dict(), method.inference_network.state_dict())
 
 
 def test_after_step_counts_once_and_leaves_the_student_alone(method):
@@ -348,6 +385,31 @@ def test_labeled_images_of_which_nothing_is_known_have_a_loss_of_exactly_zero(of
     assert all(p.grad.isfinite().all() for p in of_findings.trainable_parameters())
 
 
+@pytest.fixture(params=MASKS)
+def of_masks(request):
+    return MASKS[request.param](network(name="2-D masks"), task="segmentation")
+
+
+def test_masks_of_which_nothing_is_known_have_a_loss_of_exactly_zero(of_masks):
+    batch = make_batch(of_masks)
+    batch["labeled"]["label"].fill_(-1)
+    output = of_masks(batch)
+    assert supervised(output) == 0
+    output["loss"].backward()
+    assert torch.isfinite(output["loss"])
+    assert all(p.grad.isfinite().all() for p in of_masks.trainable_parameters())
+
+
+def test_masks_are_learnt(of_masks):
+    """Bright voxels are class 2: a few steps with labels suffice."""
+    batch = make_batch(of_masks)
+    batch["unlabeled"]["strong"] = batch["unlabeled"]["weak"]  # in the same place, as views are
+    batch["labeled"]["label"] = 2 * (batch["labeled"]["image"][:, 0] > 0.5).long()
+    before = supervised(of_masks(batch)).item()
+    train(of_masks, batch, steps=60)
+    assert supervised(of_masks(batch)).item() < 0.7 * before
+
+
 def test_findings_differ_from_classes_in_the_shape_of_their_state_only(of_findings):
     """Pairs have their own confidence; what is a scalar for the log stays one."""
     batch = make_batch(of_findings)
@@ -362,7 +424,7 @@ def test_findings_differ_from_classes_in_the_shape_of_their_state_only(of_findin
 
 
 def test_an_unknown_task_is_refused():
-    with pytest.raises(ValueError, match=r"`task` must be one of \('multiclass', 'multilabel'\), got 'binary'"):
+    with pytest.raises(ValueError, match=r"`task` must be one of \('multiclass', .*\), got 'binary'"):
         Supervised(network(), task="binary")
 
 

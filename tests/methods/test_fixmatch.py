@@ -186,7 +186,7 @@ def test_thresholds_are_told_as_they_are_and_are_no_state():
 
 
 def test_several_thresholds_need_findings():
-    with pytest.raises(ValueError, match="one class per image has one threshold, a number"):
+    with pytest.raises(ValueError, match="one class per image or voxel has one threshold, a number"):
         FixMatch(Logits(), threshold=[0.9, 0.8, 0.7])
 
 

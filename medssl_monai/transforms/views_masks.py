@@ -1,0 +1,59 @@
+"""Random views for segmentation, in which images and masks stay aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medssl_monai.task import UNKNOWN
+from medssl_monai.transforms.augment import Affine, affine_grid, to_unit
+
+
+class MaskViews:
+    """Images and masks moved alike; strong views of unlabeled images are where their weak views are.
+
+    Labeled images and their masks become their ``weak`` view. An unlabeled image becomes its ``weak`` view and, on top
+    of that, its ``strong`` view, which changes grey values only: both have the same geometry, so that a prediction for
+    the one is a target for the other, voxel by voxel.
+
+    Args:
+        weak: moves images and masks.
+        strong: changes grey values and leaves every voxel at its place. None: weak views only.
+    """
+
+    def __init__(self, weak: Affine, strong: nn.Module | None = None) -> None:
+        self.weak, self.strong = weak, strong
+
+    def __call__(self, batch: Mapping[str, Mapping[str, Tensor]], generator: torch.Generator) -> dict[str, Any]:
+        """Replace the images of every stream, without gradient and in float32, and the masks of labeled ones.
+
+        Args:
+            batch: streams ``labeled`` (with ``label`` ``(B, *spatial)``, -1 where nobody labeled) and, if there is one,
+                ``unlabeled``, with ``image`` ``(B, C, *spatial)``, uint8 or in [0, 1].
+            generator: on the device of the images.
+        """
+        result: dict[str, Any] = {}
+        with torch.no_grad():
+            for name, stream in batch.items():
+                images = to_unit(stream["image"])
+                rest = {key: value for key, value in stream.items() if key != "image"}
+                grid = affine_grid(self.weak.matrix(images, generator), images.shape[2:])
+                weak = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+                if name == "labeled":
+                    result[name] = {**rest, "image": weak, "label": _moved(stream["label"], grid)}
+                elif self.strong is None:
+                    result[name] = {**rest, "weak": weak}
+                else:
+                    result[name] = {**rest, "weak": weak, "strong": self.strong(weak, generator)}
+        return result
+
+
+def _moved(masks: Tensor, grid: Tensor) -> Tensor:
+    """Masks ``(B, *spatial)`` at the points of `grid`, the nearest voxel; unknown where there is none."""
+    known = (masks - UNKNOWN).unsqueeze(1).float()  # what is outside becomes 0, which is then unknown
+    moved = F.grid_sample(known, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return moved.squeeze(1).round().long() + UNKNOWN
