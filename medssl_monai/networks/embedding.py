@@ -30,6 +30,11 @@ class EmbeddingClassifier(nn.Module):
         """Embeddings ``(B, D)``, for prototypes, contrastive losses and query strategies."""
         return self.backbone(images)
 
+    def with_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings ``(B, D)`` and logits ``(B, K)``, from one pass."""
+        embedding = self.embed(images)
+        return embedding, self.head(embedding)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)``."""
         return self.head(self.backbone(images))

@@ -6,17 +6,21 @@ import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from medssl_monai.files import load_tensors
+from medssl_monai.networks.segmentation import SegmentationNetwork
 
 logger = logging.getLogger(__name__)
 METADATA = "medssl_monai"
 HEADS = ("head.", "projection.", "contrast.")
+Part = Literal["continue", "load", "encoder"]
+"""What to take of the weights of a segmentation network: everything; all but the output layer; all but the decoder and
+the output layer. The names are those of SSAL's code, where a fourth is to load nothing."""
 
 
 def prepare_network(
@@ -25,6 +29,7 @@ def prepare_network(
     pretrained: str | Path | None = None,
     num_classes: int | None = None,
     channels: int | None = None,
+    part: Part = "continue",
 ) -> nn.Module:
     """Load weights into `network`, if a file is named, and move it to `device`.
 
@@ -32,33 +37,43 @@ def prepare_network(
         network: to prepare, in place.
         device: where it goes.
         pretrained: file of weights.
-        num_classes: of the data; None: not checked. Of an `EmbeddingClassifier` only.
+        num_classes: of the data; None: not checked. Of an `EmbeddingClassifier` or a `SegmentationNetwork` only.
         channels: of the images; likewise, by the first convolution.
+        part: what to take of the file, see `load_weights`.
 
     Raises:
         ValueError: if the network is for other classes or channels than the data, or the weights do not fit.
     """
     first = next((module for module in network.modules() if isinstance(module, _ConvNd)), None)
-    given = getattr(getattr(network, "head", None), "out_features", None), getattr(first, "in_channels", None)
+    classes = getattr(network, "num_classes", getattr(getattr(network, "head", None), "out_features", None))
+    given = classes, getattr(first, "in_channels", None)
     for name, has, wanted in zip(("classes", "channels"), given, (num_classes, channels), strict=True):
         if None not in (has, wanted) and has != wanted:
             raise ValueError(f"the network is for {has} {name}, the data have {wanted}; mend `network_def`.")
     if pretrained:
-        load_weights(network, pretrained)
+        load_weights(network, pretrained, part)
     return network.to(device)
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
+def load_weights(network: nn.Module, path: str | Path, part: Part = "continue") -> None:
     """Load a state dict into `network`; every key must match.
 
     Besides this package's own files, a state dict of torchvision's ResNet-50 fits `resnet50`: its ``fc`` is left out
     (the head is new), and its first convolution is summed over the colours for a one-channel network. Of a
     `medssl_monai.networks.ProjectionNetwork`, pre-trained without labels, a classifier takes the backbone and, if it is
-    a `medssl_monai.networks.ProjectedClassifier`, the first layer of the projection; its head is new.
+    a `medssl_monai.networks.ProjectedClassifier`, the first layer of the projection; its head is new. To a
+    `medssl_monai.networks.SegmentationNetwork` the plain state dict of its U-Net fits, too.
+
+    Args:
+        network: to load into.
+        path: file of weights.
+        part: ``continue``: all of them. Of a segmentation network also ``load``: all but the output layer, which stays
+            as it is, say after restoration, where it had another number of channels; or ``encoder``: the bottleneck and
+            what is before it.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if keys or shapes do not match; it names them.
+        ValueError: if keys or shapes do not match; it names them. Or if `part` is none of these.
     """
     content = load_tensors(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
@@ -71,6 +86,10 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         state = _from_backbone(state, wanted)
     if any(key.startswith("contrast.") for key in state):
         state = _from_pretraining(state, wanted)
+    if wanted.keys() & (plain := {f"unet.{key}": value for key, value in state.items()}).keys():
+        state = plain
+    left = _left_out(network, part)
+    state = {**state, **{key: wanted[key] for key in left}}
     missing, unexpected = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     shapes = [k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape]
     if missing or unexpected or shapes:
@@ -80,10 +99,30 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         raise ValueError(
             f"the weights in {path} do not fit the network: {_in_words(state, wanted, shapes)}missing {missing[:5]} "
             f"({len(missing)} in all), unknown {unexpected[:5]} ({len(unexpected)}), other shape {differing[:5]} "
-            f"({len(shapes)}). Choose the network that they belong to."
+            f"({len(shapes)}). {_way_out(network, [*missing, *unexpected, *shapes])}"
         )
     network.load_state_dict(state)
-    logger.info(f"Loaded {len(state)} tensors from {path}.")
+    logger.info(f"Loaded {len(state) - len(left)} tensors from {path}.")
+    if left:
+        what = "the output layer" if part == "load" else "decoder and output layer"
+        logger.info(f"Left out {what}, {len(left)} tensors, which stay as they were (`part: {part}`).")
+
+
+def _left_out(network: nn.Module, part: Part) -> list[str]:
+    """Names of what `network` keeps."""
+    if part not in get_args(Part):
+        raise ValueError(f"`part` must be one of {list(get_args(Part))}, got {part!r}.")
+    if part == "continue":
+        return []
+    if not isinstance(network, SegmentationNetwork):
+        raise ValueError(f"`part: {part}` is for segmentation networks, and {type(network).__name__} is none.")
+    return network.names_of("output") + (network.names_of("decoder") if part == "encoder" else [])
+
+
+def _way_out(network: nn.Module, wrong: Sequence[str]) -> str:
+    if isinstance(network, SegmentationNetwork) and set(wrong) <= set(network.names_of("output")):
+        return "All but the output layer fits: take it with `part: load`, to train; or choose the network of the file."
+    return "Choose the network that they belong to."
 
 
 def _in_words(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], shapes: Sequence[str]) -> str:

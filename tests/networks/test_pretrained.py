@@ -7,6 +7,7 @@ import torch
 
 from medssl_monai.networks import (
     ProjectionNetwork,
+    basic_unet,
     describe,
     feature_head,
     load_weights,
@@ -14,6 +15,8 @@ from medssl_monai.networks import (
     resnet50,
     small_convnet,
     small_resnet,
+    small_unet,
+    ssal_unet,
     weights_metadata,
 )
 
@@ -199,3 +202,102 @@ def test_a_network_for_other_classes_or_channels_than_the_data_is_refused():
     assert prepare_network(feature_head(3, 8), num_classes=3, channels=1) is not None  # no convolution to ask
     plain = torch.nn.Linear(2, 2)
     assert prepare_network(plain, num_classes=7, channels=3) is plain  # nothing is known of it
+
+
+# ---- segmentation ----------------------------------------------------------------------------------------------------
+
+
+def unet(classes, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return small_unet(classes, **{"width": 4, "levels": 3, **kwargs})
+
+
+MAKERS = {
+    "small": unet,
+    "basic": lambda classes, seed=0: torch.manual_seed(seed) and basic_unet(classes, features=(8, 8, 8, 8, 8, 8)),
+    "ssal": lambda classes, seed=0: torch.manual_seed(seed) and ssal_unet(classes, width=2),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize("part", ["load", "encoder"])
+def test_load_takes_all_but_the_output_and_encoder_leaves_the_decoder_too(tmp_path, make, part):
+    """Card, check 10."""
+    source = make(1, seed=1)
+    for parameter in source.parameters():  # biases and norms of a new network are alike in all
+        parameter.data.normal_()
+    torch.save(describe(source, {"stage": 1}), tmp_path / "model.pt")
+    network, fresh, given = make(3, seed=2), make(3, seed=2).state_dict(), source.state_dict()
+    load_weights(network, tmp_path / "model.pt", part)
+    own = {*network.names_of("output"), *(network.names_of("decoder") if part == "encoder" else [])}
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, fresh[name] if name in own else given[name]), name
+        if value.is_floating_point() and value.ndim and name not in network.names_of("output"):
+            differs = not torch.equal(fresh[name], given[name])
+            assert differs or name.endswith(("running_mean", "running_var")), name
+    assert 0 < len(own) < len(fresh)
+
+
+def test_continue_takes_everything(tmp_path):
+    torch.save(unet(3, seed=1).state_dict(), tmp_path / "model.pt")
+    for arguments in ({}, {"part": "continue"}):
+        network = prepare_network(unet(3, seed=2), pretrained=tmp_path / "model.pt", **arguments)
+        assert_same_weights(network.state_dict(), unet(3, seed=1).state_dict())
+
+
+def test_scratch_is_without_a_file():
+    network = prepare_network(unet(3), pretrained=None, part="load")
+    assert_same_weights(network.state_dict(), unet(3).state_dict())
+
+
+def test_what_is_left_out_is_said(tmp_path, caplog):
+    torch.save(unet(1).state_dict(), tmp_path / "model.pt")
+    with caplog.at_level("INFO", logger="medssl_monai"):
+        load_weights(unet(3), tmp_path / "model.pt", "load")
+        load_weights(unet(3), tmp_path / "model.pt", "encoder")
+    assert "Left out the output layer, 2 tensors, which stay as they were (`part: load`)." in caplog.text
+    assert "Left out decoder and output layer, " in caplog.text
+
+
+def test_another_output_layer_is_never_left_out_in_silence(tmp_path):
+    torch.save(unet(1, seed=1).state_dict(), tmp_path / "model.pt")
+    network = unet(3)
+    with pytest.raises(ValueError, match=r"other shape .* All but the output layer fits: take it with `part: load`"):
+        load_weights(network, tmp_path / "model.pt")
+    assert_same_weights(network.state_dict(), unet(3).state_dict())
+
+
+def test_weights_of_another_width_are_refused_whatever_the_part(tmp_path):
+    torch.save(unet(3, width=8).state_dict(), tmp_path / "model.pt")
+    for part in ("continue", "load", "encoder"):
+        with pytest.raises(ValueError, match="Choose the network that they belong to"):
+            load_weights(unet(3), tmp_path / "model.pt", part)
+
+
+def test_weights_for_other_channels_are_refused_in_words(tmp_path):
+    torch.save(unet(3, in_channels=3).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"they are for 3 image channels .*, the network for 1"):
+        load_weights(unet(3), tmp_path / "model.pt", "load")
+
+
+def test_the_plain_weights_of_a_unet_fit(tmp_path):
+    torch.save(unet(3, seed=1).unet.state_dict(), tmp_path / "model.pt")
+    load_weights(network := unet(3, seed=2), tmp_path / "model.pt")
+    assert_same_weights(network.state_dict(), unet(3, seed=1).state_dict())
+
+
+def test_parts_are_of_segmentation_networks_and_have_names(tmp_path):
+    torch.save(small().state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="`part: load` is for segmentation networks, and EmbeddingClassifier is none"):
+        load_weights(small(), tmp_path / "model.pt", "load")
+    with pytest.raises(ValueError, match=r"`part` must be one of \['continue', 'load', 'encoder'\], got 'all'"):
+        load_weights(small(), tmp_path / "model.pt", "all")
+
+
+def test_a_segmentation_network_for_other_data_is_refused():
+    with pytest.raises(ValueError, match="the network is for 3 classes, the data have 2; mend `network_def`"):
+        prepare_network(unet(3), num_classes=2, channels=1)
+    with pytest.raises(ValueError, match="the network is for 1 channels, the data have 3"):
+        prepare_network(unet(3), num_classes=3, channels=3)
+    network = unet(3)
+    assert prepare_network(network, num_classes=3, channels=1) is network
