@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from medssl_monai.losses.pseudo_label import Threshold, confident
-from medssl_monai.task import Task
+from medssl_monai.task import Task, probabilities
+
+VOXELS = 2**20
+"""Voxels of all images that are predicted at once: a network for masks keeps many maps of their size."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,10 @@ class PoolOutputs:
     Args:
         index: positions in the datalist, ``(N,)`` long.
         labeled: whether the sample is labeled, ``(N,)`` bool.
-        probs: class probabilities, or those of each finding, ``(N, K)``.
+        probs: class probabilities, or those of each finding, ``(N, K)``; of masks their mean over the voxels, which is
+            the share of each class; `maps` gives those of each voxel.
         embedding: ``(N, D)``, or None if the network shows none.
-        network: what predicted, in evaluation mode; has ``head`` (embeddings to logits) if there is an embedding.
+        network: what predicted; a classifier has ``head`` (embeddings to logits) if there is an embedding.
         images: gives the images ``(B, C, *spatial)`` of positions ``(B,)``, for strategies that look at them again.
         threshold: confidence from which on the learner pseudo-labels by itself, or None; of findings see
             `medssl_monai.losses.pseudo_label.confident`.
@@ -43,11 +48,98 @@ class PoolOutputs:
 
     @property
     def doubtful(self) -> Tensor:
-        """Which samples the learner does not pseudo-label, or not all findings of, ``(N,)``; all without threshold."""
-        if self.threshold is None:
+        """Which samples the learner does not pseudo-label, or not all findings of, ``(N,)``.
+
+        All without threshold, and all images to be segmented, whose pseudo-labels are of voxels.
+        """
+        if self.threshold is None or self.task == "segmentation":
             return torch.ones(len(self), dtype=torch.bool)
         sure = confident(self.probs, self.threshold, self.task)
         return ~(sure.all(dim=1) if sure.ndim > 1 else sure)
+
+    @property
+    def unlabeled(self) -> Tensor:
+        """Rows of the unlabeled samples, ``(n,)``, in the order of their index."""
+        rows = (~self.labeled).nonzero().squeeze(1)
+        return rows[self.index[rows].argsort()]
+
+    def maps(self, rows: Tensor | None = None, batch_size: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
+        """Predict images again, batch by batch: the probabilities of each voxel, which nobody keeps for a whole pool.
+
+        The network runs in evaluation mode and without gradient, and is afterwards as it was.
+
+        Args:
+            rows: of which samples, ``(n,)``; default: all, in the order of their index.
+            batch_size: images at once; fewer if they are large, see `VOXELS`.
+
+        Yields:
+            Rows ``(b,)``, and probabilities ``(b, K, *spatial)`` on the device of the network; ``(b, K)`` of a
+            classifier.
+
+        Raises:
+            ValueError: if the outputs have no network or no images.
+        """
+        network = self.network
+        if network is None:
+            raise ValueError("to predict images again, a strategy needs the outputs' `network`.")
+        for part, images in self.batches(rows, batch_size):
+            with evaluating(network):
+                probs = probabilities(network(images), self.task)
+            yield part, probs
+
+    def batches(self, rows: Tensor | None = None, batch_size: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows ``(b,)`` and their images ``(b, C, *spatial)``; see `maps`."""
+        if self.images is None:
+            raise ValueError("to look at images again, a strategy needs the outputs' `images`.")
+        rows = self.index.argsort() if rows is None else rows
+        if len(rows):
+            batch_size = max(1, min(batch_size, VOXELS // self.images(self.index[rows[:1]])[0, 0].numel()))
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            yield part, self.images(self.index[part])
+
+    def features(self, encoder: nn.Module | None = None, batch_size: int = 16) -> Tensor:
+        """Embeddings ``(N, D)`` in float64, row r of sample ``index[r]``: what representativeness is measured in.
+
+        Args:
+            encoder: embeds the images in place of the network (`embed`), in evaluation mode and one after the other in
+                the order of their index, so that equal images have equal rows in every round.
+            batch_size: images at once; fewer if they are large, see `VOXELS`.
+
+        Raises:
+            ValueError: if there is neither an embedding nor an encoder that gives one.
+        """
+        if encoder is None:
+            if self.embedding is None:
+                raise ValueError(
+                    "this strategy needs embeddings, and the network has no `embed`; give it an `encoder`."
+                )
+            return self.embedding.double()
+        embed = getattr(encoder, "embed", None)
+        if embed is None:
+            raise ValueError(f"the encoder, a {type(encoder).__name__}, has no `embed` (images to embeddings).")
+        rows, found = self.index.argsort(), []
+        for _, images in self.batches(rows, batch_size):
+            with evaluating(encoder.to(images.device)):
+                found.append(embed(images).double().cpu())
+        features = torch.cat(found)
+        return torch.empty_like(features).index_copy_(0, rows, features)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradient; afterwards each module is in the mode that it was in.
+
+    MONAI's `eval_mode` puts everything within the network into the mode of its outermost module.
+    """
+    training = {module: module.training for module in network.modules()}
+    try:
+        with torch.no_grad():
+            network.eval()
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
 
 
 @dataclass(frozen=True)
@@ -90,7 +182,6 @@ def name_of(strategy: QueryStrategy) -> str:
 
 def top_unlabeled(outputs: PoolOutputs, score: Tensor, budget: int, name: str) -> Query:
     """The `budget` unlabeled samples with the highest score ``(N,)``; ties go to the smaller index."""
-    rows = (~outputs.labeled).nonzero().squeeze(1)
-    rows = rows[outputs.index[rows].argsort()]
+    rows = outputs.unlabeled
     rows = rows[score[rows].argsort(descending=True, stable=True)[:budget]]
     return Query(outputs.index[rows], [name] * len(rows), {name: score[rows]})

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl_monai.query.base import PoolOutputs, Query
-from medssl_monai.query.uncertainty import Findings, predictive_entropy
+from medssl_monai.query.uncertainty import Findings, predictive_entropy, refuse_masks
 from medssl_monai.task import Task
 
 
@@ -289,7 +289,11 @@ class BoostMISQuery:
 
         K is cut to the number of candidates, also in `Query.limit`: what is fed back to the threshold is how much the
         selectors overlap, not that the pool is nearly used up.
+
+        Raises:
+            ValueError: for masks.
         """
+        refuse_masks(outputs, "BoostMISQuery")
         candidate = ~outputs.labeled
         if self.pool == "unselected":
             candidate &= outputs.doubtful

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from medssl_monai.data.datalist import SYNTHETIC
 from medssl_monai.data.pool import NOTHING, Label, LabelPool, label_text, read_table
 from medssl_monai.files import write_json, write_text
@@ -34,25 +36,22 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
     Returns:
         Plain values, with an entry in ``items`` for each sample: ``id``, ``rank``, ``reason``, ``scores``,
         ``predicted`` (as a person would write it) and ``confidence``; multi-label: that of the least certain finding,
-        and ``findings``, the probability of each.
+        and ``findings``, the probability of each. For masks ``predicted`` has the share of the voxels that each class
+        but the background takes, as far as the mean probabilities tell, and there is no ``confidence``: how large a
+        structure is does not say how sure the network is of it.
     """
     row_of = {int(index): row for row, index in enumerate(outputs.index)}
-    several = outputs.task == "multilabel"
     names = pool.classes or tuple(map(str, range(outputs.probs.shape[1])))
-    sure = confidence_of(outputs.probs, outputs.task)
     items = []
     for rank, index in enumerate(query.index.tolist()):
         row = row_of[index]
-        probs = outputs.probs[row].tolist()
         items.append(
             {
                 "id": pool.ids[index],
                 "rank": rank + 1,
                 "reason": query.reason[rank],
                 "scores": {name: float(score[rank]) for name, score in query.scores.items()},
-                "predicted": label_text(predicted_label(probs, outputs.task), names),
-                "confidence": float(sure[row].amin()),
-                **({"findings": dict(zip(names, probs, strict=True))} if several else {}),
+                **_prediction(outputs.probs[row], outputs.task, names),
             }
         )
     returned, possible = query.size
@@ -66,6 +65,18 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
         "query_size": [returned, possible],
         "items": items,
     }
+
+
+def _prediction(probs: Tensor, task: Task, names: Sequence[str]) -> dict[str, Any]:
+    """What is predicted for one sample with the probabilities ``(K,)``; see `query_record`."""
+    if task == "segmentation":
+        shares = zip(names[1:], probs[1:].tolist(), strict=True)
+        return {"predicted": ", ".join(f"{name} {share:.1%}" for name, share in shares)}
+    known = {
+        "predicted": label_text(predicted_label(probs.tolist(), task), names),
+        "confidence": float(confidence_of(probs.unsqueeze(0), task).amin()),
+    }
+    return known | ({"findings": dict(zip(names, probs.tolist(), strict=True))} if task == "multilabel" else {})
 
 
 def predicted_label(probs: Sequence[float], task: Task) -> Label:

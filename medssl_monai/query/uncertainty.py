@@ -26,7 +26,11 @@ def entropy(outputs: PoolOutputs, budget: int, generator: torch.Generator, findi
         budget: how many.
         generator: not used.
         findings: multi-label: their ``sum``, or the ``max``.
+
+    Raises:
+        ValueError: for masks.
     """
+    refuse_masks(outputs, "entropy")
     return top_unlabeled(outputs, predictive_entropy(outputs.probs, outputs.task, findings), budget, "entropy")
 
 
@@ -35,6 +39,7 @@ def margin(outputs: PoolOutputs, budget: int, generator: torch.Generator, findin
 
     Multi-label: the gap of a finding is that between present and absent; see `entropy` for the arguments.
     """
+    refuse_masks(outputs, "margin")
     if outputs.task == "multilabel":
         gap = combine(-(2 * outputs.probs - 1).abs(), findings)
         return top_unlabeled(outputs, gap, budget, "margin")
@@ -50,7 +55,7 @@ def random(outputs: PoolOutputs, budget: int, generator: torch.Generator) -> Que
 
 
 def predictive_entropy(probs: Tensor, task: Task, findings: Findings = "sum") -> Tensor:
-    """Entropy ``(N,)`` in nats of probabilities ``(N, K)``, see `entropy`."""
+    """Entropy ``(N, ...)`` in nats of probabilities ``(N, K, ...)``, see `entropy`."""
     if task == "multilabel":
         return combine(torch.special.entr(probs) + torch.special.entr(1 - probs), findings)
     return torch.special.entr(probs).sum(dim=1)
@@ -65,3 +70,12 @@ def combine(of_findings: Tensor, findings: Findings) -> Tensor:
     if findings not in ("sum", "max"):
         raise ValueError(f"`findings` must be 'sum' or 'max', got {findings!r}.")
     return of_findings.sum(dim=1) if findings == "sum" else of_findings.amax(dim=1)
+
+
+def refuse_masks(outputs: PoolOutputs, name: str) -> None:
+    """A mean over voxels says how large the foreground is, not how uncertain: refuse to take one for the other."""
+    if outputs.task == "segmentation":
+        raise ValueError(
+            f"`{name}` asks for labels of whole images; for masks take `medssl_monai.query.mask_entropy`, "
+            "`boundary_entropy`, `bald` or `dice_disagreement`."
+        )

@@ -160,3 +160,20 @@ def test_classes_without_names_are_numbers():
     record = query_record(Query(torch.tensor([0]), ["random"]), outputs, pool)
     assert record["items"][0]["predicted"] == "1"
     assert record["query_size"] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("classes", "predicted"), [(["background", "cord", "disc"], "cord 12.5%, disc 0.5%"), ([], "1 12.5%, 2 0.5%")]
+)
+def test_a_query_for_masks_has_the_share_of_each_class_and_no_confidence(classes, predicted, tmp_path):
+    pool = LabelPool(Datalist([{"image": "0.png", "id": "s0"}], classes=classes), task="segmentation")
+    probs = torch.tensor([[0.87, 0.125, 0.005]])
+    outputs = PoolOutputs(torch.tensor([0]), torch.tensor([False]), probs, threshold=0.95, task="segmentation")
+    record = query_record(Query(torch.tensor([0]), ["random"]), outputs, pool)
+    (item,) = record["items"]
+    assert item["predicted"] == predicted
+    assert "confidence" not in item
+    assert record["task"] == "segmentation"
+    write_query(tmp_path / "q.json", record)
+    assert read_query(tmp_path / "q.json") == record
+    assert table_of(tmp_path / "q.csv") == [{"id": "s0", "rank": "1", "reason": "random", "label": ""}]

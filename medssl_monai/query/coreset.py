@@ -1,0 +1,60 @@
+"""Core-set selection (Sener & Savarese, ICLR 2018, https://arxiv.org/abs/1708.00489): nothing far from a label."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from medssl_monai.clustering import nearest_center
+from medssl_monai.query.base import PoolOutputs, Query
+
+
+class CoreSet:
+    """k-center greedy (Sener & Savarese 2018, Alg. 1): always the sample that is farthest from all that are labeled.
+
+    The distance is Euclidean, between embeddings. The largest distance left is at most twice the smallest that any
+    choice could reach. Outliers are far from everything: they are asked for early. With no label to start from, the
+    first sample is the one nearest to the mean of the pool. One distance per sample is kept, never N x N.
+
+    Args:
+        encoder: embeds in place of the network, see `medssl_monai.query.Clusters`.
+    """
+
+    def __init__(self, encoder: nn.Module | None = None) -> None:
+        self.encoder = deepcopy(encoder)
+
+    def __call__(self, outputs: PoolOutputs, budget: int, generator: torch.Generator) -> Query:
+        """The query; its score is the distance to what was labeled or chosen before, of a first sample to the mean.
+
+        Raises:
+            ValueError: if there are no embeddings, see `PoolOutputs.features`.
+        """
+        budget = min(budget, len(outputs.unlabeled))
+        if budget <= 0:
+            return Query(torch.zeros(0, dtype=torch.long), [], {"distance": torch.zeros(0)})
+        order = outputs.index.argsort()
+        features, taken = outputs.features(self.encoder)[order], outputs.labeled[order].clone()
+        nearest = torch.full((len(features),), torch.inf, dtype=features.dtype)
+        for centers in torch.split(features[taken], 256) if bool(taken.any()) else ():
+            nearest = torch.minimum(nearest, nearest_center(features, centers)[0])
+        rows: list[int] = []
+        scores: list[Tensor] = []
+        while len(rows) < budget:
+            if bool(taken.any()):
+                row = int(nearest.masked_fill(taken, -1.0).argmax())
+                scores.append(nearest[row])
+            else:
+                to_mean = _distance(features, features.mean(dim=0))
+                row = int(to_mean.argmin())
+                scores.append(to_mean[row])
+            rows.append(row)
+            taken[row] = True
+            nearest = torch.minimum(nearest, _distance(features, features[row]))
+        return Query(outputs.index[order[rows]], ["far from labels"] * budget, {"distance": torch.stack(scores)})
+
+
+def _distance(features: Tensor, point: Tensor) -> Tensor:
+    """Euclidean distance of each row to one point, ``(N,)``."""
+    return nearest_center(features, point.unsqueeze(0))[0]
