@@ -59,6 +59,7 @@ def load_images(
     section: str = "testing",
     dataset_dir: str | Path | None = None,
     list_to: str | Path | None = None,
+    volumes: bool = False,
 ) -> Datalist:
     """Images to predict: a section of a datalist or, without one, everything readable below a folder.
 
@@ -69,6 +70,7 @@ def load_images(
         section: of the datalist.
         dataset_dir: folder to search, or that the datalist's paths start from.
         list_to: where to write the datalist of the images of a folder: which id is which file.
+        volumes: volumes of a folder stay whole; else each slice is an image.
 
     Raises:
         ValueError: if neither is named, or the folder has no image.
@@ -79,7 +81,7 @@ def load_images(
         raise ValueError("name the images to predict: `--dataset_dir FOLDER` or `--datalist FILE`.")
     from medssl_monai.data.prepare import list_images
 
-    items, unusable = list_images(dataset_dir)
+    items, unusable = list_images(dataset_dir, volumes=volumes)
     items += [{"image": bad["image"], "id": bad["id"], "group": bad["id"]} for bad in unusable]
     if not items:
         raise ValueError(f"{dataset_dir} holds no PNG, JPEG, NIfTI or DICOM image.")
@@ -136,6 +138,8 @@ def describe_data(
     image, pred = (metadata["network_data_format"][key] for key in ("inputs", "outputs"))
     image["image"] |= {"num_channels": channels, "spatial_shape": list(image_size)}
     image["image"]["channel_def"] = {str(i): "image" if channels == 1 else f"channel {i}" for i in range(channels)}
+    if pred["pred"]["format"] == "segmentation":
+        pred["pred"]["spatial_shape"] = list(image_size)
     pred["pred"] |= {"num_channels": len(classes), "channel_def": {str(i): name for i, name in enumerate(classes)}}
     metadata["data_type"] = "SYNTHETIC phantoms" if synthetic else "images named by a datalist"
     if metadata != json.loads(before):

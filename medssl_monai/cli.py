@@ -48,11 +48,13 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     bundle = commands.add_parser("bundle", help="copy a bundle to a folder of your own")
-    bundle.add_argument("name", help="boostmis")
+    bundle.add_argument("name", help="boostmis, tear, s2mts2 or ssal")
     bundle.add_argument("folder", type=Path)
 
     phantom = commands.add_parser("phantom", help="make synthetic images with a datalist")
-    phantom.add_argument("kind", help="spine2, spine6, chest, chest14, chest14_unknown or lesion7")
+    phantom.add_argument(
+        "kind", help="spine2, spine6, spine_cord, chest, chest14, chest14_unknown, lesion7 or lesion_mask"
+    )
     phantom.add_argument("folder", type=Path)
     phantom.add_argument("--seed", type=int, default=0)
 
@@ -65,7 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--id_column")
     prepare.add_argument("--group_column", help="patient or lesion; groups are never split")
     prepare.add_argument("--split_column", help="column with training, validation or testing")
-    prepare.add_argument("--masks", help="column of mask paths, folder of masks, or what ends their names (_seg)")
+    prepare.add_argument(
+        "--masks", help="column of mask paths, folder of masks, what ends their names (_seg), or array of an .npz"
+    )
     prepare.add_argument("--class_folders", action="store_true", help="the folder of an image names its class")
     prepare.add_argument("--ignore", nargs="+", metavar="PATTERN", help="files to pass over, such as '*_overlay.png'")
     prepare.add_argument("--volumes", action="store_true", help="keep volumes whole, for networks of 3 dimensions")

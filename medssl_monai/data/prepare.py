@@ -88,7 +88,8 @@ def prepare(
         image_column: column of paths relative to `source`, or as much of their end as is unique.
         split_column: column that names the section of each image; default: ``split``.
         masks: masks as labels: a column with their paths, a folder below `source` with files of the same names, or
-            what ends their names (``_seg``). They must have their image's shape and affine.
+            what ends their names (``_seg``); in a ``.npz`` the name of an array. They must have their image's shape and
+            affine.
         class_folders: the folder of an image names its class; folders ``train``, ``val`` and ``test`` above it its
             section.
         ignore: patterns of files of a folder to pass over, such as ``*_overlay.png``.
@@ -590,6 +591,8 @@ def _class(item: Item) -> int | list[int]:
 
 def _one_against_rest(found: Found, positive: str, names: Sequence[str] | None) -> None:
     """Class 1 for `positive`, 0 for every other; of multi-hot labels, that finding, without those unknown."""
+    if any(isinstance(item.get("label"), str) for item in found.items):
+        raise ValueError("the labels are masks, and `positive` is for classes of images; leave one of them out.")
     if positive not in found.classes:
         raise ValueError(f"`positive` {positive!r} is none of the classes {list(found.classes)}.")
     index = found.classes.index(positive)

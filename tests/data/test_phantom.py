@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -371,6 +372,56 @@ def test_a_lesion_differs_from_the_skin_around_it(skin):
     assert np.mean(np.array(differences) > 0) > 0.9, "melanin and blood absorb green light"
 
 
+def test_masks_of_lesions_are_labels_of_the_same_images(skin, tmp_path):
+    masks = make_phantom(tmp_path, "lesion_mask", FEW)
+    assert files_below(masks.parent / "training") == files_below(skin.parent / "training")
+    assert load_datalist(masks).classes == ("background", "lesion")
+    for item, same in zip(items_of(masks), items_of(skin), strict=True):
+        assert item["label"] == str(masks.parent / same["meta"]["masks"]["lesion"])
+        assert item["meta"]["diagnosis"] == lesion.LESIONS[same["label"]]
+
+
+def test_masks_of_the_spine_combine_those_of_its_parts(spine, tmp_path):
+    path = make_phantom(tmp_path, "spine_cord", FEW)
+    assert load_datalist(path).classes == ("background", "canal", "cord")
+    items = items_of(path)
+    assert len(items) == sum(FEW.values()), "an item is a volume"
+    assert {Path(item["image"]).name for item in items} == {"image.nii.gz", "series"}
+    slices = Counter(item["group"] for item in items_of(spine))
+    for item in items:
+        image, meta = ClinicalReader().get_data([Path(item["image"])])
+        mask, place = ClinicalReader().get_data([Path(item["label"])])
+        assert image.shape == mask.shape == (1, 64, 64, slices[item["group"]])
+        np.testing.assert_allclose(place["affine"], meta["affine"], atol=1e-4)
+        canal, cord = (
+            np.asarray(nibabel.load(path.parent / item["meta"]["masks"][part]).dataobj) for part in ("canal", "cord")
+        )
+        combined = np.asarray(nibabel.load(item["label"]).dataobj)
+        np.testing.assert_array_equal(combined == 2, cord == 1)
+        np.testing.assert_array_equal(combined > 0, canal == 1)
+
+
+@pytest.mark.parametrize("kind", ["lesion_mask", "spine_cord"])
+def test_the_table_of_masks_is_one_that_prepare_reads(kind, tmp_path):
+    path = make_phantom(tmp_path / "in", kind, {"training": 4})
+    again = prepare(path.parent, tmp_path / "out", volumes=True, split=(1, 0, 0), ignore=["*canal*", "*cord.nii*"])
+    there, same = ({Path(i["label"]).resolve(): Path(i["image"]).resolve() for i in items_of(p)} for p in (path, again))
+    assert there == same
+
+
+@pytest.mark.parametrize("lost", ["training/P10001/structures.nii.gz", "training/P10002/series"])
+def test_a_half_written_folder_of_volumes_is_repaired(tmp_path, lost):
+    make_phantom(tmp_path, "spine_cord", {"training": 2})
+    whole = files_below(tmp_path)
+    path = tmp_path / lost
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    make_phantom(tmp_path, "spine_cord", {"training": 2})
+    assert files_below(tmp_path) == whole
+
+
 @pytest.mark.parametrize("angle", [0.0, 0.7])
 def test_a_field_is_a_sum_of_plane_waves_from_wherever_it_is_seen(angle):
     field = lesion.Field(np.random.default_rng(0), 2.0, 6.0)
@@ -471,7 +522,7 @@ def test_another_recipe_needs_another_folder(tmp_path):
 
 
 def test_wrong_arguments_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no phantom 'liver'; known are \['chest', 'chest14', .*'spine6'\]"):
+    with pytest.raises(ValueError, match=r"no phantom 'liver'; known are \['chest', .*'spine6', 'spine_cord'\]"):
         make_phantom(tmp_path, "liver")
     with pytest.raises(ValueError, match="got 'test': 3"):
         make_phantom(tmp_path, patients={"test": 3})

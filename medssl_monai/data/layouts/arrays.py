@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl_monai.data.layouts.base import EACH_ITS_OWN, KERMANY, SECTION_NAMES, Array, Found, Request, numbered
+from medssl_monai.data.layouts.masks import classes_of
 
 PNEUMONIA_MNIST = ("normal", "pneumonia")
 
@@ -47,7 +48,10 @@ def read_medmnist(request: Request) -> Found:
 
 
 def read_arrays(request: Request) -> Found:
-    """``images``, ``ids``, and optionally ``labels``, ``label_names``, ``split`` and an array of groups."""
+    """``images``, ``ids``, and optionally ``labels``, ``label_names``, ``split`` and an array of groups.
+
+    If an array of masks is asked for, these are the labels, and the classes of images go to ``meta``.
+    """
     arrays, found = _arrays(request), Found()
     ids = arrays["ids"]
     nothing = [None] * len(ids)
@@ -60,8 +64,34 @@ def read_arrays(request: Request) -> Found:
         found.add_pixels(pixels, str(name), str(owner), label, place)
     found.grouping = EACH_ITS_OWN if group == "ids" else f"array {group!r}"
     names = tuple(str(name) for name in arrays.get("label_names", ()))
-    found.classes = request.classes or names or numbered(found.items)
+    if request.masks:
+        _add_masks(found, arrays, names, request)
+    else:
+        found.classes = request.classes or names or numbered(found.items)
     return found
+
+
+def _add_masks(found: Found, arrays: dict[str, Array], names: tuple[str, ...], request: Request) -> None:
+    """Write a mask for each image as a PNG file; of two classes the second is 255 there, to be seen."""
+    from PIL import Image
+
+    masks = arrays.get(str(request.masks))
+    if masks is None or masks.shape[:3] != arrays["images"].shape[:3]:
+        raise ValueError(
+            f"{request.source.name} has no array {request.masks!r} of masks, of the shape of its images; it has "
+            f"{ {name: array.shape for name, array in arrays.items()} }."
+        )
+    values = {int(value) for value in np.unique(masks)}
+    found.classes = request.classes or classes_of(values)
+    visible = 255 if len(found.classes) == 2 and values <= {0, 1} else 1
+    (request.out_dir / "masks").mkdir(parents=True, exist_ok=True)
+    for item, mask in zip(found.items, masks, strict=True):
+        label = item.get("label")
+        if isinstance(label, int):
+            item["meta"] = {"label": names[label] if names else str(label)}
+        item["label"] = item["image"].replace("images/", "masks/", 1)
+        pixels = mask.reshape(mask.shape[:2]).astype(np.uint8) * visible
+        Image.fromarray(pixels).save(request.out_dir / item["label"], compress_level=1)
 
 
 def _arrays(request: Request) -> dict[str, Array]:

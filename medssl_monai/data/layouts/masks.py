@@ -11,6 +11,7 @@ import numpy as np
 
 from medssl_monai.data.layouts.base import SUFFIX, Found, Request, relative
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
+from medssl_monai.transforms.masks import UNLABELED, elsewhere
 
 if TYPE_CHECKING:
     from medssl_monai.data.layouts.table import Table
@@ -71,8 +72,12 @@ class MaskFinder:
 def read_masks(found: Found, request: Request) -> None:
     """Put masks in place as labels if they fit their images; `found` has them by absolute path until then.
 
-    The mask's pixels are read: shape (and affine, in NIfTI files) must be the image's, and the values whole numbers,
-    which are the classes; of two values the greater is the foreground, as in masks of 0 and 255.
+    The mask's pixels are read: shape (and place, as far as both files tell) must be the image's, and the values whole
+    numbers, which are the classes; -1, or the first number that is no class, are voxels that nobody labeled. If there
+    are no values but 0 and 255, 255 is the foreground.
+
+    Raises:
+        ValueError: if the values are too large to be classes.
     """
     values: set[int] = set()
     problems: dict[str, str | None] = {}
@@ -83,19 +88,42 @@ def read_masks(found: Found, request: Request) -> None:
             continue
         if path not in problems:
             image = None if item["image"] in found.copies else request.out_dir / item["image"]
-            problems[path], held = _check(image, Path(path))
+            problems[path], held = _check(image, Path(path), "slice" in item, len(request.classes))
             values.update(held)
         if problems[path]:
             found.add("noted", f"mask {problems[path]}", item["id"])
             del item["label"]
         else:
             item["label"] = relative(Path(path), request.out_dir)
-    two = ("background", "foreground")
-    found.classes = request.classes or (two if len(values) < 3 else tuple(str(k) for k in range(max(values) + 1)))
+    found.classes = request.classes or classes_of(values)
 
 
-def _check(image: Path | None, mask: Path) -> tuple[str | None, list[int]]:
-    """What is wrong with a mask, and its values; None: an image that is still to be put together."""
+def classes_of(values: set[int]) -> tuple[str, ...]:
+    """Names of the classes of masks that hold these values.
+
+    Raises:
+        ValueError: if they are too large to be classes.
+    """
+    known = values - {-1}
+    if known <= {0, 1} or known <= {0, UNLABELED}:
+        return ("background", "foreground")
+    if max(known) >= UNLABELED:
+        raise ValueError(
+            f"the masks hold the values {sorted(known)[:8]}, and classes are numbers from 0 to {UNLABELED - 2}, "
+            "without gaps; change the values, or leave these masks out."
+        )
+    return tuple(str(k) for k in range(max(known) + 1))
+
+
+def _check(image: Path | None, mask: Path, one_slice: bool, classes: int) -> tuple[str | None, list[int]]:
+    """What is wrong with a mask, and its values.
+
+    Args:
+        image: None: it is still to be put together.
+        mask: its mask.
+        one_slice: the mask may be that of one slice of the image.
+        classes: how many there are; 0: not known.
+    """
     if not mask.is_file() and not mask.is_dir():
         return "whose file is missing", []
     reader = ClinicalReader()
@@ -103,17 +131,20 @@ def _check(image: Path | None, mask: Path) -> tuple[str | None, list[int]]:
         pixels, meta = reader.get_data([mask])
         if image:
             picture, grid = reader.get_data([image])
-            if picture.shape[1:] != pixels.shape[1:]:
+            shape, own = picture.shape[1:], pixels.shape[1:]
+            if own != shape and not (one_slice and own == shape[:2]):
                 return "of another shape than its image", []
-            if not np.allclose(meta["affine"], grid["affine"], atol=1e-3):
+            if own == shape and elsewhere(meta, grid, shape):
                 return "that lies elsewhere than its image: the affines differ", []
     except UnreadableImageError as error:
         return f"that {error.reason}", []
     values = np.unique(pixels)
-    if not np.isfinite(values).all() or (values != np.round(values)).any() or values.min() < 0:
+    if not np.isfinite(values).all() or (values != np.round(values)).any() or values.min() < -1:
         return "with values that are no whole numbers from 0", []
     if len(values) > 256:
         return f"with {len(values)} different values; it seems to be an image", []
+    if classes and values.max() > classes and not (classes == 2 and set(values.tolist()) <= {0, UNLABELED}):
+        return f"with values that are none of the {classes} classes", []
     return None, [int(value) for value in values]
 
 

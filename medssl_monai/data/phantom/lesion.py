@@ -1,4 +1,6 @@
-"""Skin (`lesion7`): dermoscopic images in colour, with the seven classes of ISIC 2018 task 3 and masks of the lesions.
+"""Skin (`lesion7`, `lesion_mask`): dermoscopic images in colour.
+
+They have the seven classes of ISIC 2018 task 3, and masks of the lesions.
 
 A lesion has strengths of sixteen signs (`SIGNS`): pigment, network, veil, vessels, and so on. A class is a profile of
 them; a lesion is a mixture of the profile of its class and, to less than a half, of a class that it resembles, with
@@ -243,4 +245,13 @@ def write_lesions(folder: Path, section: str, count: int, seed: int) -> Iterator
                     "meta": {"masks": {"lesion": f"{base}/{k}_lesion.png"}},
                 }
             )
+        yield items
+
+
+def write_lesion_masks(folder: Path, section: str, count: int, seed: int) -> Iterator[list[Item]]:
+    """Write the same; the label of an image is its mask, of 0 and 255."""
+    for items in write_lesions(folder, section, count, seed):
+        for item in items:
+            item["meta"]["diagnosis"] = LESIONS[item["label"]]
+            item["label"] = item["meta"]["masks"]["lesion"]
         yield items

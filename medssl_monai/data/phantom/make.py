@@ -12,8 +12,8 @@ from medssl_monai.data.datalist import SECTIONS, Item, write_datalist
 from medssl_monai.data.phantom.base import VERSION, Phantom
 from medssl_monai.data.phantom.chest import write_chest
 from medssl_monai.data.phantom.chest14 import FINDINGS, write_chest14
-from medssl_monai.data.phantom.lesion import LESIONS, write_lesions
-from medssl_monai.data.phantom.spine import GRADES, HIGH_GRADE, write_spine
+from medssl_monai.data.phantom.lesion import LESIONS, write_lesion_masks, write_lesions
+from medssl_monai.data.phantom.spine import GRADES, HIGH_GRADE, STRUCTURES, write_spine, write_spine_masks
 from medssl_monai.files import write_text
 
 SPINE_PATIENTS = {"training": 240, "validation": 80, "testing": 400}
@@ -56,6 +56,19 @@ KINDS: dict[str, Phantom] = {
         modality=("red", "green", "blue"),
         patients={"training": 800, "validation": 300, "testing": 600},
         group="lesion_id",
+    ),
+    "lesion_mask": Phantom(
+        write=write_lesion_masks,
+        classes=("background", "lesion"),
+        modality=("red", "green", "blue"),
+        patients={"training": 300, "validation": 80, "testing": 200},
+        group="lesion_id",
+    ),
+    "spine_cord": Phantom(
+        write=write_spine_masks,
+        classes=STRUCTURES,
+        modality=("MR",),
+        patients={"training": 60, "validation": 20, "testing": 60},
     ),
 }
 
@@ -128,12 +141,16 @@ def make_phantom(
 
 
 def _table(items: Sequence[Item], phantom: Phantom) -> str:
-    """A row per image with the name of its class, or a column per finding with 1, 0 or -1 (unknown)."""
+    """A row per image with its class or the path of its mask, or a column per finding with 1, 0 or -1 (unknown)."""
     findings = any(isinstance(item["label"], list) for item in items)
     lines = [["image", "slice", phantom.group, *(phantom.classes if findings else ["label"])]]
     for item in items:
         label = item["label"]
-        cells = map(str, label) if isinstance(label, list) else [phantom.classes[label]]
+        cells = (
+            map(str, label)
+            if isinstance(label, list)
+            else [label if isinstance(label, str) else phantom.classes[label]]
+        )
         lines.append([item["image"], str(item.get("slice", "")), item["group"], *cells])
     return "".join(f"{','.join(cells)}\n" for cells in lines)
 
@@ -154,5 +171,11 @@ def _is_complete(path: Path, recipe: Mapping[str, Any]) -> bool:
             f"{path} describes {found}, not {dict(recipe)}; choose another folder or remove this one."
         )
     items = [item for section in recipe["patients"] for item in content[section]]
+    masks = [item["label"] for item in items if isinstance(item["label"], str)]
     files = {name for item in items for name in (item["image"], *item["meta"]["masks"].values())}
-    return all((path.parent / name).is_file() for name in files)
+    return all(_is_there(path.parent / name) for name in files.union(masks))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a file, or a folder that holds something: a series."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))

@@ -1,4 +1,4 @@
-"""Spine (`spine2`, `spine6`): axial slices through the spinal canal.
+"""Spine (`spine2`, `spine6`, `spine_cord`): axial slices through the spinal canal.
 
 An epidural mass grows from the wall of the canal through epidural fat and cerebrospinal fluid into the cord; how deep
 it reaches is the grade, the metastatic epidural spinal cord compression scale of Bilsky et al. (J Neurosurg Spine
@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from medssl_monai.data.phantom.base import Array, Rng, generator, patient_name
 from medssl_monai.data.phantom.drawing import cover, ellipse, paint, smooth_noise
 from medssl_monai.data.phantom.files import write_dicom
 
+STRUCTURES = ("background", "canal", "cord")
+"""Classes of voxels: the canal is what is free of mass and not cord."""
 GRADES = ("b0", "b1a", "b1b", "b1c", "b2", "b3")
 GRADE_COUNTS = (3752, 409, 483, 224, 136, 203)  # training row of the MESCC table of BoostMIS; only the shares matter
 HIGH_GRADE = 3  # b1c, b2 and b3 are high grade
@@ -145,7 +148,54 @@ def _spine_volume(rng: Rng, grade: Array, within: Array, pixel: float) -> tuple[
 
 
 def write_spine(labels: tuple[int, ...], folder: Path, section: str, count: int, seed: int) -> Iterator[list[Item]]:
-    """Write volumes and masks, NIfTI and DICOM series in turn; `labels` maps the grade to the class."""
+    """Write volumes and masks, NIfTI and DICOM series in turn; `labels` maps the grade to the class of a slice."""
+    for patient in _patients(folder, section, count, seed):
+        series = patient.image.endswith("series")
+        yield [
+            {
+                **({"image": f"{patient.image}/{k + 1:03d}.dcm"} if series else {"image": patient.image, "slice": k}),
+                "id": f"{patient.name}-{k + 1}",
+                "group": patient.name,
+                "label": labels[grade],
+                "meta": {"grade": GRADES[grade], "slice": k, "masks": patient.masks},
+            }
+            for k, grade in enumerate(patient.grade.tolist())
+        ]
+
+
+def write_spine_masks(folder: Path, section: str, count: int, seed: int) -> Iterator[list[Item]]:
+    """Write the same, one item per volume, with one more mask as its label: a class of `STRUCTURES` per voxel."""
+    for patient in _patients(folder, section, count, seed):
+        label = f"{section}/{patient.name}/structures.nii.gz"
+        _write_nifti(
+            folder / label, patient.canal.astype(np.uint8) + patient.cord, patient.spacing
+        )  # it is in the canal
+        grade = GRADES[int(patient.grade.max())]
+        yield [
+            {
+                "image": patient.image,
+                "id": patient.name,
+                "group": patient.name,
+                "label": label,
+                "meta": {"grade": grade, "masks": patient.masks},
+            }
+        ]
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """What was written of a patient: paths from the folder, masks ``(slices, rows, columns)``, spacing in mm."""
+
+    name: str
+    image: str
+    masks: dict[str, str]
+    grade: Array
+    canal: Array
+    cord: Array
+    spacing: tuple[float, float]
+
+
+def _patients(folder: Path, section: str, count: int, seed: int) -> Iterator[_Patient]:
     generators = [generator(seed, "spine", section, number) for number in range(count)]
     slices = [int(rng.integers(5, 8)) for rng in generators]
     plan = _spine_grades(generator(seed, "spine", section), slices)
@@ -159,23 +209,12 @@ def write_spine(labels: tuple[int, ...], folder: Path, section: str, count: int,
         masks = {key: f"{base}/{key}.nii.gz" for key in ("canal", "cord")}
         _write_nifti(folder / masks["canal"], canal.astype(np.uint8), spacing)
         _write_nifti(folder / masks["cord"], cord.astype(np.uint8), spacing)
-        places: list[Item]
-        if number % 2 == 0:
-            _write_nifti(folder / base / "image.nii.gz", stored.astype(np.int16), spacing)
-            places = [{"image": f"{base}/image.nii.gz", "slice": k} for k in range(len(grade))]
+        path = f"{base}/series" if number % 2 else f"{base}/image.nii.gz"
+        if number % 2:
+            _write_series(folder / path, stored, spacing, name, seed)
         else:
-            _write_series(folder / base / "series", stored, spacing, name, seed)
-            places = [{"image": f"{base}/series/{k + 1:03d}.dcm"} for k in range(len(grade))]
-        yield [
-            {
-                **place,
-                "id": f"{name}-{k + 1}",
-                "group": name,
-                "label": labels[grade[k]],
-                "meta": {"grade": GRADES[grade[k]], "slice": k, "masks": masks},
-            }
-            for k, place in enumerate(places)
-        ]
+            _write_nifti(folder / path, stored.astype(np.int16), spacing)
+        yield _Patient(name, path, masks, grade, canal, cord, spacing)
 
 
 def _write_nifti(path: Path, volume: Array, spacing: tuple[float, float]) -> None:

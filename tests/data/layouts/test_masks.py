@@ -1,5 +1,7 @@
 import json
 import shutil
+import zipfile
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -99,6 +101,125 @@ def test_masks_of_pictures(tmp_path):
     assert data.classes == ("background", "foreground")
     assert [label for _, label in names(data)] == ["masks/0.png", "masks/1.png"]
     assert noted == {}
+
+
+def test_a_picture_over_a_dicom_file_has_no_place_to_compare(tmp_path):
+    from medssl_monai.data.phantom.files import write_dicom
+
+    (tmp_path / "in" / "masks").mkdir(parents=True)
+    header = {"InstanceNumber": 1, "SeriesDescription": "x", "PixelSpacing": [0.15, 0.14]}
+    write_dicom(tmp_path / "in" / "a.dcm", np.ones((4, 6), np.uint16), "CR", "MONOCHROME2", header, "P1", "s")
+    Image.fromarray(np.eye(4, 6, dtype=np.uint8)).save(tmp_path / "in" / "masks" / "a.png")
+    data, noted = run(tmp_path, masks="masks")
+    assert [label for _, label in names(data)] == ["masks/a.png"]
+    assert noted == {}
+
+
+def test_masks_of_slices_alone(tmp_path):
+    volume(tmp_path / "in" / "case.nii.gz", 100)
+    rows = ["image,slice,mask"]
+    for k in range(2):
+        Image.fromarray(np.full((5, 4), k, dtype=np.uint8)).save(tmp_path / "in" / f"m{k}.png")
+        rows.append(f"case.nii.gz,{k},m{k}.png")
+    (tmp_path / "in" / "t.csv").write_text("\n".join(rows))
+    path = prepare(tmp_path / "in", tmp_path / "out", split=(1, 0, 0), clear_names=True, masks="mask")
+    assert [(i["slice"], i.get("label", "")[-6:]) for i in load_datalist(path)] == [
+        (0, "m0.png"),
+        (1, "m1.png"),
+        (2, ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [((0, 1), 2), ((0, 255), 2), ((0, -1), 2), ((0, 2), 3), ((0, 3, -1), 4)],
+)
+def test_classes_of_values(tmp_path, values, classes):
+    """Two values far apart must not become two classes: the greater would count as unlabeled."""
+    for k, value in enumerate(values):
+        volume(tmp_path / "in" / "images" / f"case{k}.nii.gz", 100 + k)
+        volume(tmp_path / "in" / "masks" / f"case{k}.nii.gz", value)
+    data, _ = run(tmp_path, masks="masks")
+    assert len(data.classes) == classes
+
+
+def test_values_that_cannot_be_classes(pairs, tmp_path):
+    volume(pairs / "masks" / "case2.nii.gz", 300)
+    with pytest.raises(
+        ValueError, match=r"the masks hold the values \[0, 1, 300\], and classes are numbers from 0 to 253"
+    ):
+        run(tmp_path, masks="masks")
+    data, noted = run(tmp_path, masks="masks", classes=["air", "tissue"])
+    assert noted == {"mask with values that are none of the 2 classes": {"count": 1, "items": ["images/case2.nii.gz"]}}
+    assert data.classes == ("air", "tissue")
+
+
+def test_masks_have_no_positive_class(pairs, tmp_path):
+    with pytest.raises(ValueError, match="the labels are masks, and `positive` is for classes of images"):
+        run(tmp_path, masks="masks", positive="1")
+
+
+def arrays(**more):
+    rng = np.random.default_rng(0)
+    return {
+        "images": rng.integers(0, 255, (4, 6, 5, 3), dtype=np.uint8),
+        "ids": np.array(["a", "b", "c", "d/e"]),
+        "labels": np.array([1, 0, 1, 0]),
+        "label_names": np.array(["nv", "mel"]),
+        "lesion_ids": np.array(["L1", "L1", "L2", "L3"]),
+        "masks": rng.integers(0, 2, (4, 6, 5), dtype=np.uint8),
+        **more,
+    }
+
+
+def test_arrays_of_masks_are_labels_if_asked_for(tmp_path):
+    content = arrays()
+    np.savez(tmp_path / "set.npz", **content)
+    plain = load_datalist(prepare(tmp_path / "set.npz", tmp_path / "plain", split=(1, 0, 0)))
+    assert plain.classes == ("nv", "mel") and [item["label"] for item in plain] == [1, 0, 1, 0]
+    data = load_datalist(prepare(tmp_path / "set.npz", tmp_path / "out", split=(1, 0, 0), masks="masks"))
+    assert data.classes == ("background", "foreground")
+    assert [item["meta"] for item in data] == [{"label": name} for name in ("mel", "nv", "mel", "nv")]
+    assert [item["group"] for item in data] == ["L1", "L1", "L2", "L3"]
+    for item, mask in zip(data, content["masks"], strict=True):
+        with Image.open(item["label"]) as image:
+            np.testing.assert_array_equal(np.asarray(image), mask * 255)
+
+
+def test_arrays_of_masks_of_more_classes(tmp_path):
+    masks = np.arange(4, dtype=np.int64)[:, None, None] % 3 * np.ones((1, 6, 5), np.int64)
+    np.savez(tmp_path / "set.npz", **arrays(masks=masks))
+    data = load_datalist(prepare(tmp_path / "set.npz", tmp_path / "out", split=(1, 0, 0), masks="masks"))
+    assert data.classes == ("0", "1", "2")
+    with Image.open(data[2]["label"]) as image:
+        assert (np.asarray(image) == 2).all()
+
+
+def test_arrays_without_such_masks(tmp_path):
+    np.savez(tmp_path / "set.npz", **arrays(masks=np.zeros((4, 3, 3))))
+    for name in ("mask", "masks"):
+        with pytest.raises(ValueError, match=rf"set.npz has no array '{name}' of masks, of the shape of its images"):
+            prepare(tmp_path / "set.npz", tmp_path / "out", masks=name)
+
+
+@pytest.mark.parametrize("options", [{"masks": "mask"}, {"label_column": "mask"}], ids=["masks", "label"])
+def test_an_archive_of_classes_and_masks(tmp_path, options):
+    """As HAM10000: classes without an option, masks with one."""
+    rows = ["image,mask,id,label,label_name,lesion_id"]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for k in range(4):
+            for name, pixels in (("images", np.full((4, 6, 3), 50 * k)), ("masks", np.eye(4, 6) * 255)):
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "x.png")
+                archive.write(tmp_path / "x.png", f"{name}/{k}.png")
+            rows.append(f"images/{k}.png,masks/{k}.png,i{k},{k % 2},{'nv' if k % 2 else 'mel'},L{k // 2}")
+        archive.writestr("manifest.csv", "\n".join(rows))
+    plain = load_datalist(prepare(tmp_path / "set.zip", tmp_path / "plain", split=(1, 0, 0)))
+    assert plain.classes == ("mel", "nv")
+    data = load_datalist(prepare(tmp_path / "set.zip", tmp_path / "out", split=(1, 0, 0), **options))
+    assert data.classes == ("background", "foreground")
+    assert [Path(item["label"]) for item in data] == [tmp_path / "out" / "masks" / f"{k}.png" for k in range(4)]
+    assert all(Path(item["label"]).is_file() for item in data)
+    assert data[0]["meta"]["label_name"] == "mel"
 
 
 def test_no_masks_there(pairs, tmp_path):
