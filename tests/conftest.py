@@ -57,13 +57,37 @@ def toy_datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "datalist.json"
 
 
+@pytest.fixture(scope="session")
+def toy_masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datalist of 16 x 16 PNG files with a bright disk, and masks of it; patients of two images each."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("toy_masks")
+    rng = np.random.default_rng(0)
+    row, column = np.mgrid[:16, :16]
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for section, count in (("training", 24), ("validation", 8), ("testing", 8)):
+        sections[section] = []
+        for number in range(count):
+            inside = np.hypot(row - rng.uniform(5, 10), column - rng.uniform(5, 10)) < rng.uniform(3, 5)
+            pixels = (rng.normal(90, 20, (16, 16)) + 90 * inside).clip(0, 255)
+            name = f"{section}_{number}"
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}.png")
+            Image.fromarray((255 * inside).astype(np.uint8)).save(folder / f"{name}_mask.png")
+            item = {"image": f"{name}.png", "label": f"{name}_mask.png", "id": name}
+            sections[section].append({**item, "group": f"{section}_{number // 2}"})
+    classes = ["background", "disk"]
+    write_datalist(folder / "datalist.json", sections, classes=classes, name="toy masks", synthetic=True)
+    return folder / "datalist.json"
+
+
 @pytest.fixture
-def tiny(toy_datalist: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def tiny(toy_datalist: Path, toy_masks: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Overrides that make a bundle's run tiny: toy images, two rounds of two epochs of three steps, on the CPU."""
 
-    def _tiny(folder: str = "run", **overrides: Any) -> dict[str, Any]:
+    def _tiny(folder: str = "run", name: str = "boostmis", **overrides: Any) -> dict[str, Any]:
         return {
-            "datalist": str(toy_datalist),
+            "datalist": str(toy_masks if name == "ssal" else toy_datalist),
             "output_dir": str(tmp_path / folder),
             "ckpt_dir": str(tmp_path / folder / "models"),
             "device": "cpu",
@@ -103,7 +127,7 @@ def run_bundle(own_bundle: Callable[[str], Path], tiny: Callable[..., dict[str, 
 
         bundle = own_bundle(name)
         files = [bundle / "configs" / file for file in ("train.yaml", *overlays)]
-        run = workflow(files, bundle_root=str(bundle), logging_file=False, **tiny(folder, **overrides))
+        run = workflow(files, bundle_root=str(bundle), logging_file=False, **tiny(folder, name, **overrides))
         run.initialize()
         run.run()
         run.finalize()

@@ -149,6 +149,16 @@ def test_cells_are_the_product_of_the_axes_with_the_first_seed_first(grid_file, 
     assert asked == {"labels": 6, "rounds": 2, "query::budget": 3, "seed": 1}
 
 
+def test_a_cold_start_has_no_label_and_asks_for_the_first(grid_file, tmp_path):
+    labels = {"cold": {"start": 6, "end": 9, "rounds": 2, "cold_start": True}}
+    cell = plan(load_grid(grid_file(labels=labels)), tmp_path / "out")[0]
+    asked = {name: cell.overrides[name] for name in ("labels", "rounds", "query::budget", "query::cold_start")}
+    assert asked == {"labels": 0, "rounds": 2, "query::budget": 3, "query::cold_start": 6}
+    labels["cold"]["cold_start"] = "yes"
+    with pytest.raises(ValueError, match="cold_start true or false"):
+        load_grid(grid_file(labels=labels))
+
+
 def test_rows_say_which_combinations_are_wanted_each_once(grid_file, tmp_path):
     query = {"random": {}, "entropy": {"query::strategy": "@strategies::entropy"}}
     labels = {20: {"start": 6, "end": 6, "rounds": 1}, "many": {"start": 8, "end": 12, "rounds": 3}}

@@ -32,12 +32,15 @@ DECIDED = {  # by the axes, or by where a cell lives
     "rounds": "labels",
     "max_epochs": "labels",
     "query::budget": "labels",
+    "query::cold_start": "labels",
     "seed": "seeds",
     "bundle_root": "",
     "output_dir": "",
     "ckpt_dir": "",
 }
-DECIDED_BEFORE = {name: axis for name, axis in DECIDED.items() if name not in ("rounds", "max_epochs", "query::budget")}
+DECIDED_BEFORE = {
+    name: axis for name, axis in DECIDED.items() if name not in ("rounds", "max_epochs") and "::" not in name
+}
 """Likewise of a pre-training."""
 NOT_RUN = ("benchmark/", "report/", "speed", "cli.py", "rounds.py", "__main__.py")
 """Parts of the package that no cell runs, or that decide none of its figures."""
@@ -48,17 +51,19 @@ class Schedule:
     """How the number of labels grows.
 
     Args:
-        start: labels of the first round, a class-balanced draw.
+        start: labels of the first round, a class-balanced draw; with `cold_start`, the answer to a first query.
         end: labels of the last round.
         rounds: how often is trained; there is a query between one and the next.
         groups: the share of the training section's groups (patients) that show their labels, in place of a number of
             labels; `start` and `end` then depend on the data, and are 0 in a `Grid`.
+        cold_start: begin without any label, and let the query choose the first ones, too.
     """
 
     start: int
     end: int
     rounds: int
     groups: float | None = None
+    cold_start: bool = False
 
     @property
     def budget(self) -> int:
@@ -195,9 +200,10 @@ def load_grid(path: str | Path) -> Grid:
     - ``method`` and ``query``: overrides by name. In a method ``pretrain`` names the entry of that section whose
       weights become `pretrained`, and ``overlay`` a configuration file of the bundle on top of ``train.yaml``
       (``probe``).
-    - ``labels``: by name, ``start``, ``end`` and ``rounds``, see `Schedule`; or ``groups``, the share of the training
-      section's groups (patients) of which all labels are known, the others' none, in one round without a query. Needs
-      data with a recipe; the same groups for all seeds, but for folds, and the smaller share is part of the larger.
+    - ``labels``: by name, ``start``, ``end`` and ``rounds``, perhaps ``cold_start``, see `Schedule`; or ``groups``, the
+      share of the training section's groups (patients) of which all labels are known, the others' none, in one round
+      without a query. Needs data with a recipe; the same groups for all seeds, but for folds, and the smaller share is
+      part of the larger.
     - ``seeds``: a list of whole numbers; a seed decides initial labels, weights, order and views.
     - ``rows``: which combinations are wanted, each a mapping from axis to one name or a list; what a row does not name
       is taken in full. Default: all combinations.
@@ -304,9 +310,10 @@ def plan(grid: Grid, out_dir: str | Path) -> list[Cell]:
         overrides = {
             **kind,
             **grid.query[query],
-            "labels": None if schedule.groups else schedule.start,
+            "labels": None if schedule.groups else 0 if schedule.cold_start else schedule.start,
             "rounds": schedule.rounds,
             "query::budget": schedule.budget,
+            **({"query::cold_start": schedule.start} if schedule.cold_start else {}),
             "seed": seed,
         }
         same, start = common(how.overlay), {"pretrain": before.hash} if before else {}
@@ -536,9 +543,12 @@ def _schedule(entry: Any, where: str) -> Schedule:
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise ValueError(f"{where}: `groups` is a share above 0 and up to 1, got {share!r}.")
         return Schedule(start=0, end=0, rounds=1, groups=float(share))
-    _check_keys(entry, {"start", "end", "rounds"}, {"start", "end", "rounds"}, where)
-    if any(type(value) is not int for value in entry.values()):
-        raise ValueError(f"{where}: start, end and rounds must be whole numbers, got {entry}.")
+    needed = {"start", "end", "rounds"}
+    _check_keys(entry, {*needed, "cold_start"}, needed, where)
+    if any(type(entry[key]) is not int for key in needed) or type(entry.get("cold_start", False)) is not bool:
+        raise ValueError(
+            f"{where}: start, end and rounds must be whole numbers, cold_start true or false, got {entry}."
+        )
     schedule = Schedule(**entry)
     if schedule.rounds < 1 or schedule.start < 1 or schedule.end < schedule.start:
         raise ValueError(f"{where}: needs 1 <= start <= end and rounds >= 1, got {entry}.")

@@ -28,12 +28,15 @@ TITLES = {
     "balanced_accuracy": "balanced accuracy",
     "f1_macro": "macro-F1",
     "ece": "ECE",
+    "dice": "Dice",
+    "hd95": "95 % Hausdorff distance",
+    "asd": "average surface distance",
     "pseudo_label_accuracy": "accuracy of accepted pseudo-labels",
     "mask_rate": "mask rate",
     "loss_correlation": "correlation of estimated and true loss",
     "target_ece": "ECE of accepted targets",
 }
-"""The metrics of the summary; of them both ECE are better when low, and the mask rate is neither."""
+"""The metrics of the summary; of them ECE and distances are better when low, and the mask rate is neither."""
 
 CELL = ("cell", "data", "note", "kind", "method", "query", "schedule", "seed")
 FIGURE = ("round", "labels", "metric", "value", "low", "high", "n", "groups")

@@ -65,6 +65,11 @@ class QueryHandler:
         annotator: gives the labels; None: nobody does, and queries are only written.
         batch_size: images at once when predicting.
         seed: with the epoch, seeds the strategy.
+        cold_start: samples to ask for before the first epoch, by the weights that training starts from, if no label is
+            known; `annotator` answers at once. The query is ``cold_start.json``.
+
+    Raises:
+        ValueError: if a number is out of its range; when the run starts, if no label is known and nobody gives any.
     """
 
     def __init__(
@@ -79,33 +84,57 @@ class QueryHandler:
         annotator: Annotator | None = None,
         batch_size: int = 128,
         seed: int = 0,
+        cold_start: int = 0,
     ) -> None:
-        if budget < 0 or every < 1:
-            raise ValueError(f"`budget` must be at least 0 and `every` at least 1, got {budget} and {every}.")
+        if min(budget, cold_start) < 0 or every < 1:
+            raise ValueError(
+                "`budget` and `cold_start` must be at least 0 and `every` at least 1, got "
+                f"{budget}, {cold_start} and {every}."
+            )
         self.pool, self.dataset, self.method, self.strategy = pool, dataset, method, strategy
         self.budget, self.every, self.folder, self.annotator = budget, every, Path(folder), annotator
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.cold_start = batch_size, seed, cold_start
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self.annotate)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.ask)
+        engine.add_event_handler(Events.STARTED, self.begin)
+        if self.budget:
+            engine.add_event_handler(Events.EPOCH_STARTED, self.annotate)
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.ask)
 
     def path(self, number: int) -> Path:
         """File of the query at the end of round `number`, from 0."""
         return self.folder / f"round_{number:02d}.json"
+
+    def begin(self, engine: Engine) -> None:
+        """Ask for the first labels, and give them to the pool, if none is known."""
+        if not self.cold_start or len(self.pool.indices("labeled")):
+            return
+        path = self.folder / "cold_start.json"
+        if is_first():
+            self._ask(engine, path, "Cold start", self.cold_start)
+        if self.annotator is None:
+            raise ValueError(
+                f"no label is known and nobody gives any; fill in {path.with_suffix('.csv')} and name it with `labels`."
+            )
+        record = from_first(read_query(path) if is_first() else None)
+        annotate(self.pool, self.method, record, self.annotator(item["id"] for item in record["items"]))
+        engine.logger.info(f"Cold start: {int(self.pool.mask.sum())} of {len(self.pool)} samples are labeled.")
 
     def ask(self, engine: Engine) -> None:
         """Write the query of the round that ends with this epoch."""
         if not is_first():  # batch-norm statistics differ between processes, so only one of them asks
             return
         number = engine.state.epoch // self.every - 1
+        self._ask(engine, self.path(number), f"Round {number}", self.budget, round=number)
+
+    def _ask(self, engine: Engine, path: Path, name: str, budget: int, **facts: int) -> None:
         record = ask(
-            self.method, self.dataset, self.pool, self.strategy, self.budget,
+            self.method, self.dataset, self.pool, self.strategy, budget,
             torch.Generator().manual_seed(self.seed * 1_000_003 + engine.state.epoch),
             engine.state.device, self.batch_size,
         )  # fmt: skip
-        write_query(self.path(number), {**record, "round": number, "epoch": engine.state.epoch})
-        engine.logger.info(f"Round {number}: asks for {len(record['items'])} labels, {self.path(number)}")
+        write_query(path, {**record, **facts, "epoch": engine.state.epoch})
+        engine.logger.info(f"{name}: asks for {len(record['items'])} labels, {path}")
 
     def annotate(self, engine: Engine) -> None:
         """Give the pool the labels that the query before this epoch asked for."""

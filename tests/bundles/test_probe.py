@@ -10,7 +10,7 @@ from support import BUNDLES
 
 from medssl_monai.networks import ProjectionNetwork, small_resnet
 
-NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/train.yaml"))
+NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/probe.yaml"))
 
 
 @pytest.fixture

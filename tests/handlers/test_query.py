@@ -190,9 +190,9 @@ def test_attached_it_asks_at_the_end_of_each_round_and_annotates_in_between(hand
     assert int(query.pool.mask.sum()) == 2 + len([name for name in asked(query) if name != "id9"])
 
 
-@pytest.mark.parametrize("arguments", [{"budget": -1}, {"every": 0}])
+@pytest.mark.parametrize("arguments", [{"budget": -1}, {"every": 0}, {"cold_start": -1}])
 def test_budget_and_rounds_are_checked(handler, arguments):
-    with pytest.raises(ValueError, match="`budget` must be at least 0 and `every` at least 1, got"):
+    with pytest.raises(ValueError, match="`budget` and `cold_start` must be at least 0 and `every` at least 1, got"):
         handler(**arguments)
 
 
@@ -233,3 +233,38 @@ def test_one_query_outside_of_a_run(data, dataset, method, tmp_path):
     record = read_query(tmp_path / "a.json")
     assert len(record["items"]) == 4
     assert record == read_query(tmp_path / "b.json")
+
+
+def test_a_cold_start_asks_before_training_and_is_answered_at_once(handler, data, tmp_path):
+    query = handler(cold_start=4)
+    query.pool = LabelPool(data, labels=0)
+    query.begin(engine_at(0))
+    record = read_query(tmp_path / "queries" / "cold_start.json")
+    known = {item["id"] for item in record["items"]} - {"id9"}
+    assert len(record["items"]) == 4
+    assert {query.pool.ids[i] for i in query.pool.indices("labeled").tolist()} == known
+    before = query.pool.state_dict()
+    query.begin(engine_at(0))  # as at a resume
+    assert query.pool.state_dict() == before
+
+
+def test_a_cold_start_is_skipped_where_labels_are_known(handler, tmp_path):
+    query = handler(cold_start=4)
+    query.begin(engine_at(0))
+    assert int(query.pool.mask.sum()) == 2
+    assert not (tmp_path / "queries").exists()
+
+
+def test_a_cold_start_that_nobody_answers_says_what_to_do(handler, data, tmp_path):
+    query = handler(cold_start=4, annotator=None)
+    query.pool = LabelPool(data, labels=0)
+    with pytest.raises(ValueError, match=r"fill in .*cold_start\.csv and name it with `labels`"):
+        query.begin(engine_at(0))
+    assert (tmp_path / "queries" / "cold_start.csv").exists()
+
+
+def test_without_a_budget_only_the_cold_start_asks(handler):
+    query, engine = handler(budget=0, cold_start=2), engine_at(0)
+    query.attach(engine)
+    assert engine.has_event_handler(query.begin)
+    assert not engine.has_event_handler(query.annotate)
