@@ -17,7 +17,7 @@ from medssl_monai.distributed import is_first
 from medssl_monai.engines.evaluate import hidden_labels
 from medssl_monai.files import write_json
 from medssl_monai.methods.base import SSLMethod
-from medssl_monai.metrics.targets import judge_targets
+from medssl_monai.metrics.targets import judge_findings, judge_targets
 from medssl_monai.query.record import read_query
 from medssl_monai.transforms.augment import to_unit
 
@@ -35,13 +35,13 @@ class EstimatorReport:
     """At the end of each round: judge the method's targets, and add ``estimator`` to the record of the round.
 
     ``validation`` are the labeled validation images, ``unlabeled`` the unlabeled training images whose label the
-    datalist hides; each has the figures of `medssl_monai.metrics.judge_targets`. A section without images is left out,
-    and so is ``validation`` if the method compares with what it stored for each training sample
-    (``method.previous == "bank"``), since it has stored nothing for others.
+    datalist hides; each has the figures of `medssl_monai.metrics.judge_targets`, or of findings those of
+    `medssl_monai.metrics.judge_findings`. A section without images is left out, and so is ``validation`` if the method
+    compares with what it stored for each training sample (``method.previous == "bank"``), since it has stored nothing
+    for others.
 
     Images are as they are and all networks in evaluation mode, while a learner sees weak views in training mode: this
-    is an audit beside training, not its log. It is defined for one class per image; multi-label, ``estimator_left_out``
-    says so in its place. It leaves modes and random state as they were, so that a run with it
+    is an audit beside training, not its log. It leaves modes and random state as they were, so that a run with it
     equals one without. The first process does it alone, since nothing in it is collective.
 
     List this after `RoundReport`, which writes the record, and before `TrainingCheckpoint`.
@@ -99,11 +99,6 @@ class EstimatorReport:
                 f"there is no record {path} of epoch {engine.state.epoch} to add to; list EstimatorReport after "
                 "RoundReport, with the same `every` and `output_dir`."
             )
-        if self.pool.task == "multilabel":
-            reason = "the labels are multi-hot, and estimates are judged for one class per image"
-            engine.logger.warning(f"There is no report on estimated losses: {reason}.")
-            write_json(path, {**record, "estimator_left_out": reason})
-            return
         device = torch.device(engine.state.device)
         with _undisturbed(self.method, device):
             figures = {name: self._judge(section, device) for name, section in self._sections().items()}
@@ -126,7 +121,8 @@ class EstimatorReport:
             cast(Any, self.method).targets(to_unit(section.dataset.images[position].to(device)), index.to(device))
             for position, index in zip(*batches, strict=True)
         ]
-        return judge_targets(
+        judge = judge_findings if self.pool.task == "multilabel" else judge_targets
+        return judge(
             torch.cat([part.probs for part in parts]).float().cpu().numpy(),
             torch.cat([part.pseudo_label for part in parts]).cpu().numpy(),
             torch.cat([part.targets for part in parts]).float().cpu().numpy(),

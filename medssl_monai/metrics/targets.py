@@ -56,6 +56,44 @@ def judge_targets(
     return {**figures(np.arange(len(truth))), "accepted": {**figures(rows), **by_class}}
 
 
+def judge_findings(
+    probs: np.ndarray,
+    pseudo_label: np.ndarray,
+    targets: np.ndarray,
+    accepted: np.ndarray,
+    estimated_loss: np.ndarray,
+    truth: np.ndarray,
+    classes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """`judge_targets` of findings: each pair of an image and a finding is a case of the classes absent and present.
+
+    Over all pairs an estimate may do well by telling rare findings from common ones alone, so look at each as well.
+
+    Args:
+        probs: that a finding is present, ``(N, K)``, in [0, 1].
+        pseudo_label: 1 present, 0 absent, ``(N, K)``.
+        targets: soft targets, of presence, ``(N, K)``.
+        accepted: which pairs the learner learns from, ``(N, K)`` bool.
+        estimated_loss: in nats, ``(N, K)``.
+        truth: 1, 0 or -1 unknown, ``(N, K)``; unknown pairs are left out.
+        classes: K names; empty: "class 0", "class 1", ...
+
+    Returns:
+        As `judge_targets`, ``n`` counting pairs, of all findings together; ``per_finding``: of each, by its name.
+    """
+
+    def figures(columns: slice) -> dict[str, Any]:
+        known = truth[:, columns] >= 0
+        present, label, target, rows, estimate, right = (
+            values[:, columns][known] for values in (probs, pseudo_label, targets, accepted, estimated_loss, truth)
+        )
+        both, taught = (np.stack([1.0 - values, values], axis=1) for values in (present, target))
+        return judge_targets(both, label, taught, rows, estimate, right, ("absent", "present"))
+
+    names = list(classes) or [f"class {k}" for k in range(truth.shape[1])]
+    return {**figures(slice(None)), "per_finding": {name: figures(slice(k, k + 1)) for k, name in enumerate(names)}}
+
+
 def pseudo_label_accuracy(
     pseudo_label: np.ndarray, truth: np.ndarray, num_classes: int, classes: Sequence[str] = ()
 ) -> dict[str, Any]:

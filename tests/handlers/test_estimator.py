@@ -36,6 +36,16 @@ class Estimates(FixMatch):
         return Targets(probs, pseudo_label, soft, confidence >= 0.6, -confidence.log())
 
 
+class FindingEstimates(Estimates):
+    """The same for two findings."""
+
+    def targets(self, images, index):
+        probs = self.network(images).sigmoid()
+        confidence = torch.maximum(probs, 1 - probs)
+        soft = torch.where(probs > 0.5, 0.75, 0.25)
+        return Targets(probs, (probs > 0.5).long(), soft, confidence >= 0.6, -confidence.log())
+
+
 def tear(previous):
     """TEAR on a network with batch norm and dropout; with gamma, estimates are not all tiny after a few steps."""
 
@@ -47,9 +57,10 @@ def tear(previous):
     return _tear
 
 
-def make_data(count, hidden=True, labeled=3):
-    """Images that are brighter in class 1; one of so many is labeled."""
+def make_data(count, hidden=True, labeled=3, findings=False):
+    """Images that are brighter in class 1; one of so many is labeled. Of two findings the second is often unknown."""
     items = [{"image": "x", "id": f"image{i}", "label": i % 2, "labeled": i % labeled == 0} for i in range(count)]
+    items = [{**item, "label": [i % 2, -1 if i % 4 else 1]} if findings else item for i, item in enumerate(items)]
     items = [item if hidden or item["labeled"] else {**item, "label": None} for item in items]
     images = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(count))
     images[1::2] += 1
@@ -149,8 +160,8 @@ def test_tear_is_judged(run, previous):
 def measure(tmp_path):
     """A report that is asked once, at the end of epoch 1, after the given record."""
 
-    def _measure(method, before='{"epoch": 1}', **data):
-        pairs = make_data(24, **data), make_data(10, labeled=1)
+    def _measure(method, before='{"epoch": 1}', findings=False, **data):
+        pairs = make_data(24, findings=findings, **data), make_data(10, labeled=1, findings=findings)
         pools = [LabelPool(pair[0]) for pair in pairs]
         engine = Engine(lambda engine, batch: None)
         engine.state.device = "cpu"
@@ -225,23 +236,34 @@ def test_a_diverged_network_still_gives_a_record(measure):
     assert "loss_correlation" not in measure(method)["validation"]
 
 
-def test_findings_are_left_out_with_the_reason(tmp_path, caplog):
-    pairs = make_data(24), make_data(10, labeled=1)
-    for data, _ in pairs:
-        for item in data:
-            item["label"] = [item["label"], -1]
-    pools = [LabelPool(pair[0]) for pair in pairs]
-    method, engine = Estimates(), Engine(lambda engine, batch: None)
-    engine.state.device = "cpu"
-    EstimatorReport(method, pairs[0][1], pools[0], pairs[1][1], pools[1], 1, tmp_path).attach(engine)
-    path = tmp_path / "rounds" / "round_00.json"
-    path.parent.mkdir()
-    path.write_text('{"epoch": 1, "labels": 8}')
-    engine.run([0], max_epochs=1)
-    reason = "the labels are multi-hot, and estimates are judged for one class per image"
-    assert json.loads(path.read_text()) == {"epoch": 1, "labels": 8, "estimator_left_out": reason}
-    assert reason in caplog.text
-    assert method.asked == []
+def test_known_pairs_of_image_and_finding_are_judged(measure):
+    method = FindingEstimates()
+    found = measure(method, findings=True)
+    assert {name: section["n"] for name, section in found.items()} == {"validation": 10 + 3, "unlabeled": 16 + 4}
+    per_finding = found["validation"]["per_finding"]
+    assert {name: section["n"] for name, section in per_finding.items()} == {"low": 10, "high": 3}
+    _, validation = make_data(10, labeled=1)
+    with torch.no_grad():
+        made = method.eval().targets(validation.images, torch.full((10,), -1))
+    right = made.pseudo_label[:, 0] == torch.arange(10) % 2
+    accepted = made.mask[:, 0]
+    assert per_finding["low"]["hard_ece"] == pytest.approx(1 - float(right.double().mean()))
+    assert per_finding["low"]["accepted"]["n"] == int(accepted.sum()) > 0
+    assert per_finding["low"]["accepted"]["accuracy"] == pytest.approx(float(right[accepted].double().mean()))
+    present = (made.pseudo_label[::4, 1] == 1).double()  # where it is known, the second finding is there
+    assert per_finding["high"]["hard_ece"] == pytest.approx(1 - float(present.mean()))
+
+
+@pytest.mark.parametrize("previous", ["ema", "bank"])
+def test_tear_of_findings_is_judged(measure, previous):
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(16, 16))
+    adapl = AdaPL(24, 2, previous=previous, minimum_weight=0.75, task="multilabel")
+    method = TEAR(EmbeddingClassifier(backbone, 16, 2), threshold=0.5, adapl=adapl, task="multilabel")
+    found = measure(method, findings=True)
+    assert set(found) == ({"unlabeled"} if previous == "bank" else {"validation", "unlabeled"})
+    for section in found.values():
+        assert section["accepted"]["n"] == section["n"] > 0
+        assert set(section["accepted"]["per_class"]) == {"absent", "present"}
 
 
 def test_a_method_without_targets_is_refused_at_once(tmp_path):

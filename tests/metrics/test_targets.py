@@ -9,6 +9,7 @@ import pytest
 
 from medssl_monai.metrics import (
     classification_metrics,
+    judge_findings,
     judge_targets,
     pseudo_finding_accuracy,
     pseudo_label_accuracy,
@@ -156,3 +157,70 @@ def test_pseudo_labels_of_findings_by_hand():
 @pytest.mark.parametrize(("pseudo_label", "truth"), [(-1, 1), (1, -1), (0, -1)])
 def test_pairs_that_nobody_accepted_or_knows_say_nothing(pseudo_label, truth):
     assert pseudo_finding_accuracy(np.full((3, 2), pseudo_label), np.full((3, 2), truth)) == {}
+
+
+def draw_findings(count=200, seed=0):
+    """Two findings, of which the second is rare and often unknown."""
+    rng = np.random.default_rng(seed)
+    probs = rng.random((count, 2)) * [1.0, 0.3]
+    truth = (rng.random((count, 2)) < probs).astype(int)
+    pseudo_label = (probs > 0.5).astype(int)
+    loss = -np.log(np.where(truth == 1, probs, 1 - probs))
+    truth[::3, 1] = -1
+    return {
+        "probs": probs,
+        "pseudo_label": pseudo_label,
+        "targets": np.where(pseudo_label == 1, 0.8, 0.2),
+        "accepted": np.abs(probs - 0.5) > 0.3,
+        "estimated_loss": loss + rng.normal(0, 0.5, loss.shape),
+        "truth": truth,
+    }
+
+
+def test_two_findings_of_two_images_by_hand():
+    found = judge_findings(
+        probs=np.array([[0.9, 0.2], [0.4, 0.7]]),
+        pseudo_label=np.array([[1, 0], [0, 1]]),
+        targets=np.array([[0.8, 0.3], [0.3, 0.7]]),
+        accepted=np.array([[True, True], [False, True]]),
+        estimated_loss=np.array([[0.1, 0.5], [0.4, 9.0]]),
+        truth=np.array([[1, 1], [0, -1]]),
+        classes=["effusion", "mass"],
+    )
+    per_finding = found.pop("per_finding")
+    assert found.pop("accepted") == {
+        "n": 2, "loss_correlation": pytest.approx(1.0), "target_ece": pytest.approx((0.2 + 0.7) / 2), "hard_ece": 0.5,
+        "accuracy": 0.5, "per_class": {"absent": {"n": 1, "accuracy": 0.0}, "present": {"n": 1, "accuracy": 1.0}},
+    }  # fmt: skip
+    # losses -log of 0.9, 0.2 and 0.6; targets 0.8 (right), 0.7 (wrong) and 0.7 (right), two of them in one bin
+    expected = {"n": 3, "loss_correlation": 1.0, "hard_ece": 1 / 3, "target_ece": (0.2 + 2 * 0.2) / 3}
+    assert found == pytest.approx(expected)
+    assert {name: section["n"] for name, section in per_finding.items()} == {"effusion": 2, "mass": 1}
+    assert per_finding["mass"]["hard_ece"] == 1.0
+
+
+def test_each_finding_is_judged_as_two_classes_and_unknown_pairs_say_nothing():
+    case = draw_findings()
+    for k, found in enumerate(judge_findings(**case)["per_finding"].values()):
+        known = case["truth"][:, k] >= 0
+        one = {name: values[known, k] for name, values in case.items()}
+        one |= {name: np.stack([1 - one[name], one[name]], axis=1) for name in ("probs", "targets")}
+        assert found == judge_targets(**one, classes=["absent", "present"])
+    other = {name: values.copy() for name, values in case.items()}
+    for name in ("probs", "targets", "estimated_loss"):
+        other[name][case["truth"] < 0] = np.nan
+    assert judge_findings(**other) == judge_findings(**case)
+
+
+def test_an_estimate_that_only_tells_rare_findings_from_common_ones_shows():
+    case = draw_findings()
+    case["estimated_loss"] = np.tile([1.0, 0.0], (200, 1))
+    found = judge_findings(**case)
+    assert found["loss_correlation"] > 0.1
+    assert all("loss_correlation" not in section for section in found["per_finding"].values())
+
+
+def test_findings_of_which_nothing_is_known_have_no_figures():
+    case = {**draw_findings(5), "truth": np.full((5, 2), -1)}
+    nothing = {"n": 0, "accepted": {"n": 0}}
+    assert judge_findings(**case) == {**nothing, "per_finding": {"class 0": nothing, "class 1": nothing}}
