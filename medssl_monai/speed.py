@@ -54,6 +54,7 @@ PARTS = {  # of a run, by the class of the handler that does it
     "ValidationHandler": "validation",
     "QueryHandler": "query",
     "TrainingCheckpoint": "checkpoint",
+    "LatestWeights": "checkpoint",
     "RoundReport": "round report",
     "EstimatorReport": "estimator report",
 }
@@ -210,9 +211,8 @@ class StepClock:
 
     def _take_views(self, method: nn.Module, inputs: tuple[Any, ...]) -> None:
         (batch,) = inputs
-        shape = batch["labeled"]["image"].shape[1:]
         tensors = [tensor for stream in batch.values() for tensor in stream.values()]
-        self.views = [_copy(tensor) for tensor in tensors if tensor.is_floating_point() and tensor.shape[1:] == shape]
+        self.views = [_copy(tensor) for tensor in tensors if tensor.is_floating_point()]
 
     def _stop(self, engine: Engine) -> None:
         if self._is_last_step(engine):
@@ -223,8 +223,9 @@ class StepClock:
         if engine.state.epoch == 1:
             self._recording.close()
             self.peak_memory = _peak_memory(engine.state.device)  # the gradient floor takes more than a step
-            images = torch.cat(self.views)
-            self.all_views = [Pass(self.trainer.core.network, (images,), grad=True, training=True)]
+            shape = self.passes[0].inputs[0].shape[1:]  # of an image; the keys of pre-training are (B, M, *shape)
+            self.views = [view.reshape(-1, *shape) for view in self.views if view.shape[-len(shape) :] == shape]
+            self.all_views = [Pass(self.trainer.core.network, (torch.cat(self.views),), grad=True, training=True)]
         self.floor.append(self._time(self.passes, engine))
         self.gradient_floor.append(self._time(self.all_views, engine))
 
@@ -316,15 +317,27 @@ def _peak_memory(device: torch.device) -> int | None:
 
 
 def step_of_bundle(
-    bundle: str | None, overrides: Mapping[str, Any], rounds: int = 5, steps: int = 10
+    bundle: str | None,
+    overrides: Mapping[str, Any],
+    rounds: int = 5,
+    steps: int = 10,
+    overlays: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """`measure_step` of a bundle's own trainer on its own files; see `speed` for the arguments.
+    """`measure_step` of a bundle's own trainer on its own files; see `speed` for the other arguments.
 
     The handlers of every step stay; validation, query, checkpoint and the report of a round are switched off.
+
+    Args:
+        bundle: see `speed`.
+        overrides: see `speed`.
+        rounds: see `speed`.
+        steps: see `speed`.
+        overlays: configuration files of the bundle on top of its ``train.yaml``.
     """
-    off = {"rounds": 1, "epochs_per_round": rounds + 1, "epoch_length": steps, "val_interval": rounds + 2}
+    length = {"epochs_per_round": rounds + 1, "max_epochs": rounds + 1, "epoch_length": steps}
+    off = {"rounds": 1, "val_interval": rounds + 2, "query::budget": 0}
     with tempfile.TemporaryDirectory() as folder:
-        run = _workflow(bundle, Path(folder), {**overrides, **off, "query::budget": 0})
+        run = _workflow(bundle, Path(folder), {**overrides, **length, **off}, overlays)
         for position, handler in enumerate(run.parser["train::handlers"]):
             if handler["_target_"].rpartition(".")[2] in PARTS:
                 run.parser[f"train::handlers::{position}::_disabled_"] = True
@@ -336,7 +349,7 @@ def step_of_bundle(
         return measure_step(trainer)
 
 
-def _workflow(bundle: str | None, folder: Path, overrides: Mapping[str, Any]) -> Any:
+def _workflow(bundle: str | None, folder: Path, overrides: Mapping[str, Any], overlays: Sequence[str] = ()) -> Any:
     """A run of a copy of the bundle that writes to `folder` only."""
     root = folder / "bundle"
     if bundle is None:
@@ -344,7 +357,7 @@ def _workflow(bundle: str | None, folder: Path, overrides: Mapping[str, Any]) ->
     else:
         shutil.copytree(bundle, root, ignore=shutil.ignore_patterns("eval", "__pycache__"))
     own = {"bundle_root": str(root), "output_dir": str(folder / "run"), "ckpt_dir": str(folder / "models")}
-    return workflow([root / "configs" / "train.yaml"], **{**overrides, **own})
+    return workflow([root / "configs" / name for name in ("train.yaml", *overlays)], **{**overrides, **own})
 
 
 # Where the time of a run goes
@@ -465,6 +478,26 @@ def shares_of_run(bundle: str | None, overrides: Mapping[str, Any]) -> dict[str,
         return {"seconds": dict(clock.seconds), "steps": steps, "rounds": content("rounds")}
 
 
+def cases_of(bundle: str | None, overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Arguments of `step_of_bundle` for the steps of a bundle; see `speed`.
+
+    ``bundle`` as it is configured; ``bundle with FixMatch``, if it has ``@methods::fixmatch``; ``pre-training``, if it
+    has a ``pretrain.yaml``. A step of pre-training reads no labels, and no FixMatch could stand in its place: its floor
+    is forward and backward of the query network on the query views, and forward of the key network on the key views.
+    """
+    from monai.bundle import ConfigParser
+
+    configs = (shipped_bundles() / "boostmis" if bundle is None else Path(bundle)) / "configs"
+    config = nested(ConfigParser.load_config_files([str(configs / "train.yaml")]))
+    cases: dict[str, dict[str, Any]] = {"bundle": {"overrides": {**overrides}}}
+    if "fixmatch" in (config.get("methods") or {}):
+        cases["bundle with FixMatch"] = {"overrides": {**overrides, "method_def": "@methods::fixmatch"}}
+    if (configs / "pretrain.yaml").exists():
+        own = {key: value for key, value in overrides.items() if key != "method_def"}  # it brings its method
+        cases["pre-training"] = {"overrides": own, "overlays": ["pretrain.yaml"]}
+    return {name: {"bundle": bundle, **arguments} for name, arguments in cases.items()}
+
+
 # What a query costs
 
 
@@ -537,7 +570,7 @@ def speed(
     Args:
         bundle: folder of a bundle; None: the shipped BoostMIS on phantoms. It is copied, and stays as it is.
         overrides: values of its configuration, such as ``datalist`` and ``device``; the reference takes ``device``.
-            The bundle is measured with ``@methods::fixmatch`` as well, if it has one and is configured otherwise.
+            What is measured of the bundle is listed in `cases_of`.
         rounds: alternations of step and floor.
         steps: optimizer steps in each.
         run: values for the run whose parts are measured; default: one round of those that are configured.
@@ -557,15 +590,14 @@ def speed(
     device = {key: value for key, value in values.items() if key == "device"}
     on_cuda = torch.cuda.is_available() and not str(values.get("device", "cuda")).startswith("cpu")
     precisions = {"float32": {"amp": False}, "amp": {"amp": True}} if on_cuda else {"": {}}
-    wanted = {"reference": (None, {**REFERENCE, **device}), "bundle": (name, values)}
-    if _has_fixmatch(name):
-        wanted["bundle with FixMatch"] = (name, {**values, "method_def": "@methods::fixmatch"})
+    wanted: dict[str, dict[str, Any]] = {"reference": {"bundle": None, "overrides": {**REFERENCE, **device}}}
+    wanted |= cases_of(name, values)
     cases: dict[str, dict[str, Any]] = {}
     over_fixmatch = {}
     for precision, amp in precisions.items():
-        for case, (root, own) in wanted.items():
-            arguments = {"bundle": root, "overrides": {**own, **amp}, "rounds": rounds, "steps": steps}
-            cases[f"{case} {precision}".strip()] = apart(step_of_bundle, arguments)
+        for case, arguments in wanted.items():
+            own = {**arguments, "overrides": {**arguments["overrides"], **amp}, "rounds": rounds, "steps": steps}
+            cases[f"{case} {precision}".strip()] = apart(step_of_bundle, own)
         plain, own_step = (cases.get(f"bundle{w} {precision}".strip()) for w in (" with FixMatch", ""))
         if plain and own_step and own_step["method"] != "FixMatch":
             over_fixmatch[precision or "float32"] = own_step["seconds_per_step"] / plain["seconds_per_step"]
@@ -580,14 +612,6 @@ def speed(
         ],
         "skipped": [] if on_cuda else ["float32 and AMP on CUDA: there is no CUDA device, or the CPU was asked for"],
     }
-
-
-def _has_fixmatch(bundle: str | None) -> bool:
-    from monai.bundle import ConfigParser
-
-    root = shipped_bundles() / "boostmis" if bundle is None else Path(bundle)
-    config = ConfigParser.load_config_files([str(root / "configs" / "train.yaml")])
-    return "fixmatch" in (nested(config).get("methods") or {})
 
 
 def _run_apart(bundle: str | None, overrides: Mapping[str, Any]) -> dict[str, Any]:

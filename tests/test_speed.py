@@ -90,6 +90,23 @@ class Stub(SSLMethod):
         return {"loss": loss + F.cross_entropy(logits, target)}
 
 
+class PreTraining(SSLMethod):
+    """A network with gradient on queries, another without on keys; two seconds, and those that the loss takes."""
+
+    streams = ("unlabeled",)
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__(Net(), decay=0.9)
+        self.seconds = seconds
+
+    def forward(self, batch):
+        CLOCK.sleep(self.seconds)
+        views = batch["unlabeled"]
+        with torch.no_grad():
+            keys = self.teacher(views["keys"].flatten(0, 1)).unflatten(0, (6, 2)).mean(dim=1)
+        return {"loss": F.mse_loss(self.network(views["query"]), keys)}
+
+
 @pytest.fixture
 def clock(monkeypatch):
     monkeypatch.setattr(speed, "time", CLOCK)
@@ -103,23 +120,29 @@ def batches(length: int):
         yield {"labeled": labeled, "unlabeled": unlabeled}
 
 
+def key_batches(length: int):
+    for _ in range(length):
+        views = {"query": torch.rand(6, 1, 8, 8), "keys": torch.rand(6, 2, 1, 8, 8)}
+        yield {"unlabeled": {**views, "index": torch.arange(6)}}
+
+
 class Loader:
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float = 0.0, batches=batches) -> None:
+        self.seconds, self.batches = seconds, batches
 
     def __len__(self):
         return 2
 
     def __iter__(self):
-        for batch in batches(2):
+        for batch in self.batches(2):
             CLOCK.sleep(self.seconds)
             yield batch
 
 
-def trainer_of(method: SSLMethod, epochs: int = 3, seconds: float = 0.0, **options) -> SSLTrainer:
+def trainer_of(method: SSLMethod, epochs: int = 3, seconds: float = 0.0, batches=batches, **options) -> SSLTrainer:
     pool = LabelPool([{"image": str(i), "id": str(i), "label": i % 2} for i in range(8)])
     optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.01)
-    return SSLTrainer("cpu", epochs, Loader(seconds), method, optimizer, pool, **options)
+    return SSLTrainer("cpu", epochs, Loader(seconds, batches), method, optimizer, pool, **options)
 
 
 def passes_of(method: SSLMethod) -> list[speed.Pass]:
@@ -211,6 +234,15 @@ def test_a_slow_method_and_a_slow_loader_show(clock):
     assert waiting["waiting_for_data"] == pytest.approx(0.2)
 
 
+def test_the_floor_of_pre_training_is_its_two_networks_and_nothing_else(clock):
+    method = PreTraining(seconds=1.0)
+    report = speed.measure_step(trainer_of(method, batches=key_batches))
+    assert [(p["images"], p["gradient"]) for p in report["passes"]] == [(12, False), (6, True)]
+    assert (report["seconds_per_step"], report["floor_seconds"], report["ratio_to_floor"]) == (3.0, 2.0, 1.5)
+    assert (report["views_per_step"], report["gradient_floor_seconds"]) == (18, 1.0)
+    assert (18, True, True) in method.network.body.calls  # the gradient floor: every view in one batch
+
+
 def test_handlers_of_each_step_count_and_those_of_an_epoch_do_not(clock):
     trainer = trainer_of(Stub())
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: clock.sleep(100))
@@ -262,6 +294,31 @@ def test_the_steps_of_a_bundle(toy_datalist, tmp_path):
     assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
 
 
+def test_the_steps_of_pre_training(toy_datalist):
+    small = {**SHORT, "datalist": str(toy_datalist), "cache_dir": None, "batch_size::unlabeled": 6}
+    report = speed.step_of_bundle(None, small, rounds=2, steps=2, overlays=["pretrain.yaml"])
+    assert report.keys() == STEP
+    assert report["method"] == "JointContrastive"
+    assert [tuple(p.values()) for p in report["passes"]] == [(6, True, "train"), (12, False, "train")]
+    assert (report["rounds"], report["views_per_step"]) == (2, 18)
+
+
+def test_what_is_measured_of_a_bundle_is_what_it_has(tmp_path):
+    values = {"method_def": "@methods::supervised", "labels": 6}
+    bundle = str(copy_bundle("s2mts2", tmp_path / "bundle"))
+    cases = speed.cases_of(bundle, values)
+    assert {case.pop("bundle") for case in cases.values()} == {bundle}
+    assert cases == {
+        "bundle": {"overrides": values},
+        "bundle with FixMatch": {"overrides": {**values, "method_def": "@methods::fixmatch"}},
+        "pre-training": {"overrides": {"labels": 6}, "overlays": ["pretrain.yaml"]},
+    }
+    configs = tmp_path / "bundle" / "configs"
+    (configs / "pretrain.yaml").unlink()
+    (configs / "train.yaml").write_text("methods: {own: null}\n")
+    assert list(speed.cases_of(bundle, values)) == ["bundle"]
+
+
 def test_the_parts_of_a_run(toy_datalist):
     small = {**SHORT, "datalist": str(toy_datalist), "rounds": 2, "epoch_length": 2}
     report = speed.shares_of_run(None, {**small, "batch_size::labeled": 4, "batch_size::unlabeled": 6})
@@ -289,12 +346,14 @@ def test_the_whole_report_as_text_and_json(toy_datalist, monkeypatch):
     small = {"batch_size": {"labeled": 2, "unlabeled": 2}, "image_size": [16, 16]}
     monkeypatch.setattr(speed, "REFERENCE", {**speed.REFERENCE, **small, "datalist": str(toy_datalist), "labels": 6})
     overrides = {**SHORT, "datalist": str(toy_datalist), "epoch_length": 2, "cache_dir": None}
+    overrides["batch_size::unlabeled"] = 6
     report = speed.speed(None, overrides, rounds=1, steps=1, pools=[50])
     assert json.loads(json.dumps(report)) == report
     assert report.keys() == {
         "environment", "load_before", "steps", "step_over_fixmatch", "run", "queries", "skipped",
     }  # fmt: skip
-    assert set(report["steps"]) == {"reference", "bundle", "bundle with FixMatch"}
+    assert set(report["steps"]) == {"reference", "bundle", "bundle with FixMatch", "pre-training"}
+    assert report["steps"]["pre-training"]["method"] == "JointContrastive"
     assert report["steps"]["bundle with FixMatch"]["method"] == "FixMatch"
     assert report["step_over_fixmatch"]["float32"] > 0
     assert all(step.keys() == STEP for step in report["steps"].values())

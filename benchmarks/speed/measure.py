@@ -2,9 +2,10 @@
 
     python benchmarks/speed/measure.py [--bundle tear] [--device cuda] [--quick]
 
-Of another bundle than BoostMIS only the steps, its own and those of FixMatch in their place, to
-``results_BUNDLE.json``. Of TEAR also the prototypes: k-means and loss on features of noise, in the size of a step, on
-the CPU.
+Of another bundle than BoostMIS only the steps, to ``results_BUNDLE.json``: its own, those of FixMatch in their place,
+and those of pre-training (stage A of S2MTS2), whose floor is forward and backward of the query network on the query
+views, forward of the key network on the key views, and nothing else. Of TEAR also the prototypes: k-means and loss on
+features of noise, in the size of a step, on the CPU.
 
 The machine must be idle: ``load_before`` in the results tells. ``--quick`` is a short run of this script that writes
 nothing. Threads are as the environment has them (``OMP_NUM_THREADS``).
@@ -28,7 +29,7 @@ from medssl_monai.benchmark.run import environment
 from medssl_monai.bundle import shipped_bundles
 from medssl_monai.files import write_json
 from medssl_monai.methods import IPH
-from medssl_monai.speed import apart, as_text, speed, step_of_bundle
+from medssl_monai.speed import apart, as_text, cases_of, speed, step_of_bundle
 
 
 def prototypes(rows: int, dim: int = 128, clusters: int = 7, steps: int = 200) -> dict[str, float]:
@@ -45,14 +46,13 @@ def prototypes(rows: int, dim: int = 128, clusters: int = 7, steps: int = 200) -
 
 
 def steps(bundle: str, device: dict[str, str], rounds: int, count: int) -> dict[str, Any]:
-    """Steps of a shipped bundle and of FixMatch in their place, and of TEAR the prototypes."""
-    load, root = os.getloadavg()[0], str(shipped_bundles() / bundle)
-    cases = {"bundle": device, "bundle with FixMatch": {**device, "method_def": "@methods::fixmatch"}}
+    """Steps of a shipped bundle, of FixMatch in their place and of pre-training, and of TEAR the prototypes."""
+    load, cases = os.getloadavg()[0], cases_of(str(shipped_bundles() / bundle), device)
     found = {
-        name: apart(step_of_bundle, {"bundle": root, "overrides": own, "rounds": rounds, "steps": count})
-        for name, own in cases.items()
+        name: apart(step_of_bundle, {**arguments, "rounds": rounds, "steps": count})
+        for name, arguments in cases.items()
     }
-    own, plain = found.values()
+    own, plain = found["bundle"], found["bundle with FixMatch"]
     report = {
         "environment": environment(torch.get_num_threads()),
         "load_before": load,

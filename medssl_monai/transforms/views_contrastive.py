@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl_monai.transforms.augment import affine_grid, to_unit
+from medssl_monai.transforms.augment import Affine, affine_grid, to_unit
 
 
 class KeyViews:
@@ -54,18 +54,20 @@ class ResizedCrop(nn.Module):
     Args:
         share: least share of the area, or of the volume, in (0, 1]; uniform from there to 1.
         aspect: largest ratio of two sides of the box, as shares of the image's sides.
+        affine: what to do with the box, in the same resampling: faster and sharper than one after the other. What it
+            turns into view from beyond the box is the image there, and not a repeated border.
 
     Raises:
         ValueError: if a value is out of its range.
     """
 
-    def __init__(self, share: float = 0.2, aspect: float = 4 / 3) -> None:
+    def __init__(self, share: float = 0.2, aspect: float = 4 / 3, affine: Affine | None = None) -> None:
         super().__init__()
         if not 0.0 < share <= 1.0:
             raise ValueError(f"`share` of the image must be in (0, 1], got {share}.")
         if aspect < 1.0:
             raise ValueError(f"`aspect` is the ratio of the longer side to the shorter and at least 1, got {aspect}.")
-        self.share, self.aspect = share, aspect
+        self.share, self.aspect, self.affine = share, aspect, affine
 
     def forward(self, images: Tensor, generator: torch.Generator) -> Tensor:
         count, dims = len(images), images.ndim - 2
@@ -75,6 +77,10 @@ class ResizedCrop(nn.Module):
         logarithm = (form - form.mean(dim=1, keepdim=True)) * math.log(self.aspect)
         side = (area ** (1.0 / dims) * logarithm.exp()).clamp_max(1.0)
         centre = (2.0 * place - 1.0) * (1.0 - side)
-        matrix = torch.cat([torch.diag_embed(side), centre.unsqueeze(2)], dim=2)
+        if self.affine is None:
+            matrix = torch.cat([torch.diag_embed(side), centre.unsqueeze(2)], dim=2)
+        else:
+            matrix = self.affine.matrix(images, generator) * side.unsqueeze(2)
+            matrix[:, :, dims] += centre
         grid = affine_grid(matrix, images.shape[2:])
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from medssl_monai.transforms import Compose, GaussianNoise, KeyViews, ResizedCrop
+from medssl_monai.transforms import Affine, Compose, GaussianNoise, KeyViews, ResizedCrop
 
 SHAPES = {"2-D": (6, 1, 16, 12), "2-D, colour": (6, 3, 12, 16), "3-D": (6, 2, 10, 12, 8)}
 
@@ -81,6 +81,27 @@ def test_a_crop_keeps_shape_and_range(images):
 
 def test_a_crop_of_everything_is_the_image(images):
     torch.testing.assert_close(ResizedCrop(share=1.0, aspect=1.0)(images, seeded()), images, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 24), (16, 20, 12)])
+def test_an_affine_map_in_the_same_resampling_is_the_one_after_the_other(size):
+    """On images of their own coordinates, of which interpolation loses nothing, and away from the border."""
+    affine = Affine(rotate=10, shift=0.05, scale=0.1, flip=[0])
+    axes = torch.meshgrid(*[(torch.arange(n) + 0.5) / n for n in size], indexing="ij")
+    images = torch.stack(axes).expand(20, len(size), *size).contiguous()
+    generator = seeded()
+    expected = affine(ResizedCrop(0.3)(images, generator), generator)
+    found = ResizedCrop(0.3, affine=affine)(images, seeded())
+    middle = (..., *(slice(n // 4, n - n // 4) for n in size))
+    torch.testing.assert_close(found[middle], expected[middle], rtol=0, atol=1e-5)
+    assert not torch.allclose(found, ResizedCrop(0.3)(images, seeded()), atol=1e-2)
+
+
+def test_an_affine_map_shows_what_is_beyond_the_box():
+    images = torch.arange(32.0).div(32).expand(8, 1, 32, 32).contiguous()
+    inside, beyond = (ResizedCrop(0.2, affine=affine)(images, seeded()) for affine in (None, Affine(scale=0.9)))
+    widths = [crops.amax((1, 2, 3)) - crops.amin((1, 2, 3)) for crops in (inside, beyond)]
+    assert (widths[1] > 1.1 * widths[0]).any()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 16, 12)])
