@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -36,6 +41,30 @@ def outputs_of(folder: Path) -> dict[str, bytes]:
     """Content of every file that equal runs must leave equal: figures, queries, labels."""
     names = ["rounds/*.json", "queries/*", "pool.json", "rounds.csv"]
     return {str(path.relative_to(folder)): path.read_bytes() for name in names for path in folder.glob(name)}
+
+
+def torchrun(*arguments: str, cwd: Path | None = None, path: Sequence[Path] = ()) -> None:
+    """Run a script, or a module after ``-m``, in two processes that import from `path` before the package."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT])), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]  # torchrun adds 2,000 characters of its own
+
+
+def in_two_processes(code: str, folder: Path) -> list[Any]:
+    """Run `code`, which can import tests, with gloo; what each process puts into `result`, as JSON gives it back.
+
+    The code finds its ``rank``.
+    """
+    body = "".join(f"    {line}\n" for line in code.strip().splitlines())
+    script = folder / "script.py"
+    script.write_text(
+        "import json\nimport ignite.distributed as idist\n"
+        f'with idist.Parallel(backend="gloo"):\n    rank = idist.get_rank()\n{body}'
+        f"    json.dump(result, open(f'{folder}/rank{{rank}}.json', 'w'))\n"
+    )
+    torchrun(str(script), path=[ROOT / "tests"])
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
 VOID = {"meta", "img", "br"}

@@ -1,13 +1,8 @@
 """Collectives, alone and in two processes."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from support import ROOT
+from support import in_two_processes
 
 from medssl_monai.distributed import shuffled
 
@@ -21,30 +16,18 @@ def test_alone_nothing_is_shuffled():
 
 
 TWO_PROCESSES = """
-import json, sys
-import torch, ignite.distributed as idist
+import torch
 from medssl_monai.distributed import shuffled
 
-with idist.Parallel(backend="gloo"):
-    rank, seen = idist.get_rank(), []
-    rows = torch.arange(8.0).view(8, 1) + 100 * rank
-    results = [shuffled(lambda part: seen.append(part.flatten().tolist()) or -part, rows, seed) for seed in (0, 0, 1)]
-    content = {"seen": seen, "results": [result.flatten().tolist() for result in results]}
-    json.dump(content, open(f"{sys.argv[1]}/rank{rank}.json", "w"))
+seen, rows = [], torch.arange(8.0).view(8, 1) + 100 * rank
+results = [shuffled(lambda part: seen.append(part.flatten().tolist()) or -part, rows, seed) for seed in (0, 0, 1)]
+result = {"seen": seen, "results": [part.flatten().tolist() for part in results]}
 """
 
 
 @pytest.mark.slow
 def test_two_processes_mix_their_rows_and_get_their_own_results_back(tmp_path):
-    script = tmp_path / "shuffle.py"
-    script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    ranks = in_two_processes(TWO_PROCESSES, tmp_path)
     for number, rank in enumerate(ranks):
         own = [float(value + 100 * number) for value in range(8)]
         assert rank["results"] == [[-value for value in own]] * 3

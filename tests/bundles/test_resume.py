@@ -14,6 +14,7 @@ from medssl_monai.engines import SSLTrainer
 CHOICES = [
     *[("boostmis", {"method_def": f"@methods::{m}"}) for m in ("boostmis", "fixmatch", "mean_teacher", "supervised")],
     *[("tear", {"methods::tear::adapl::previous": previous}) for previous in ("ema", "snapshot", "bank")],
+    *[("s2mts2", {"methods::s2mts2::teacher_bn": mode}) for mode in ("eval", "train")],
 ]
 
 
@@ -21,29 +22,48 @@ class KilledError(Exception):
     """Stands in for the power cut."""
 
 
+@pytest.fixture
+def cut_off(monkeypatch):
+    """Lets a run stop at its step of this number, and starts it once more, as a new process would."""
+    iteration = SSLTrainer._iteration
+
+    def _cut_off(run, number):
+        steps = []
+
+        def stop_once(self, engine, batch):
+            steps.append(1)
+            if len(steps) == number:
+                raise KilledError
+            return iteration(self, engine, batch)
+
+        monkeypatch.setattr(SSLTrainer, "_iteration", stop_once)
+        with pytest.raises(RuntimeError, match="train::trainer") as error:
+            run()
+        assert isinstance(error.value.__cause__, KilledError)
+        torch.rand(17)  # a new process would have another generator state
+        run()
+
+    return _cut_off
+
+
 @pytest.mark.parametrize(("name", "choice"), CHOICES, ids=str)
-def test_interrupted_in_the_middle_of_an_epoch(run_bundle, tmp_path, monkeypatch, name, choice):
+def test_interrupted_in_the_middle_of_an_epoch(run_bundle, cut_off, tmp_path, name, choice):
     run_bundle(name, folder="whole", **choice)
-    iteration, steps = SSLTrainer._iteration, []
-
-    def stop_once(self, engine, batch):
-        steps.append(1)
-        if len(steps) == 8:  # second step of the third epoch: the second round has begun
-            raise KilledError
-        return iteration(self, engine, batch)
-
-    monkeypatch.setattr(SSLTrainer, "_iteration", stop_once)
-    with pytest.raises(RuntimeError, match="train::trainer") as error:
-        run_bundle(name, folder="parts", **choice)
-    assert isinstance(error.value.__cause__, KilledError)
-    torch.rand(17)  # a new process would have another generator state
-    run_bundle(name, folder="parts", **choice)
-
+    # the second step of the third epoch: the second round has begun
+    cut_off(lambda: run_bundle(name, folder="parts", **choice), 8)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert_same_state(*(torch.load(p / "state.pt", weights_only=True) for p in (whole, parts)))
     assert_same_state(*(torch.load(p / "models" / "model.pt", weights_only=True) for p in (whole, parts)))
     assert outputs_of(whole) == outputs_of(parts)
     assert len(outputs_of(whole)) == 8
+
+
+@pytest.mark.parametrize("name", ["s2mts2", "boostmis"])
+def test_interrupted_in_the_middle_of_an_epoch_of_pre_training(pretrain, cut_off, tmp_path, name):
+    pretrain(name, folder="whole")
+    cut_off(lambda: pretrain(name, folder="parts"), 5)
+    for file in ("state.pt", "models/pretrained.pt"):
+        assert_same_state(*(torch.load(tmp_path / part / file, weights_only=True) for part in ("whole", "parts")))
 
 
 @pytest.mark.parametrize("extra", [{"amp": True}, {"train::dataloader::streams::labeled::num_workers": 1}])

@@ -9,12 +9,10 @@ import pytest
 import torch
 from support import assert_same_state, outputs_of
 
-from medssl_monai.bundle import workflow
 from medssl_monai.data import load_datalist, write_datalist
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.networks import weights_metadata
 
-STAGE_A = {"epoch_length": 3, "max_epochs": 2, "batch_size::unlabeled": 6}
 FINDINGS = ["left", "bright", "never"]
 
 
@@ -30,17 +28,6 @@ def findings_datalist(toy_datalist, tmp_path_factory):
     path = tmp_path_factory.mktemp("findings") / "datalist.json"
     write_datalist(path, sections, classes=FINDINGS, name="toy findings", synthetic=True)
     return path
-
-
-@pytest.fixture
-def pretrain(run_bundle):
-    """Runs stage A of a bundle, tiny."""
-
-    def _pretrain(name="s2mts2", folder="pretrain", **overrides):
-        # the keys of stage B that stage A has no use for are left as the bundle has them
-        return run_bundle(name, folder, ("pretrain.yaml",), **{**STAGE_A, "pretrained": None, **overrides})
-
-    return _pretrain
 
 
 def part_of(state, prefix):
@@ -85,24 +72,6 @@ class TestStages:
         known = weights_metadata(weights)
         assert known["synthetic"] and known["epoch"] == 2 and len(known["datalist_sha256"]) == 64
 
-    def test_resumed_stage_a_ends_bit_equal(self, pretrain, tmp_path, monkeypatch):
-        pretrain(folder="whole")
-        iteration, steps = SSLTrainer._iteration, []
-
-        def stop_once(self, engine, batch):
-            steps.append(1)
-            if len(steps) == 5:
-                raise RuntimeError("power cut")
-            return iteration(self, engine, batch)
-
-        monkeypatch.setattr(SSLTrainer, "_iteration", stop_once)
-        with pytest.raises(RuntimeError):
-            pretrain(folder="parts")
-        torch.rand(7)
-        pretrain(folder="parts")
-        for file in ("state.pt", "models/pretrained.pt"):
-            assert_same_state(*(torch.load(tmp_path / part / file, weights_only=True) for part in ("whole", "parts")))
-
     def test_reads_no_label(self, pretrain, toy_datalist, tmp_path):
         content = json.loads(toy_datalist.read_text())
         for item in content["training"]:
@@ -141,24 +110,11 @@ class TestFindings:
         pool = trained.parser.get_parsed_content("pool")
         assert pool.task == "multilabel" and int(pool.mask.sum()) > 12
 
-    def test_infers_each_finding_for_itself(self, name, trained, own_bundle, findings_datalist, tmp_path):
-        bundle = own_bundle(name)
+    def test_infers_each_finding_for_itself(self, name, trained, own_bundle, infer, findings_datalist):
         more = {"convert_channels": True} if name == "tear" else {}
-        run = workflow(
-            [bundle / "configs" / "inference.json"],
-            "infer",
-            logging_file=False,
-            bundle_root=str(bundle),
-            datalist=str(findings_datalist),
-            output_dir=str(tmp_path / "predicted"),
-            device="cpu",
-            **more,
-        )
-        run.initialize()
-        run.run()
-        rows = list(csv.DictReader((tmp_path / "predicted/probabilities.csv").read_text().splitlines()))
+        rows = infer(name, datalist=str(findings_datalist), **more).values()
         assert len(rows) == len(load_datalist(findings_datalist, "testing"))
-        assert weights_metadata(bundle / "models" / "model.pt")["task"] == "multilabel"
+        assert weights_metadata(own_bundle(name) / "models" / "model.pt")["task"] == "multilabel"
         sums = [sum(float(row[finding]) for finding in FINDINGS) for row in rows]
         assert any(abs(total - 1) > 1e-3 for total in sums)
         assert all(0 <= float(row[finding]) <= 1 for row in rows for finding in FINDINGS)

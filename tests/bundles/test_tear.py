@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 
 from medssl_monai.bundle import workflow
-from medssl_monai.data import load_datalist, write_datalist
+from medssl_monai.data import write_datalist
 
 SHORT = {"rounds": 1, "epochs_per_round": 1, "epoch_length": 2}
 
@@ -46,31 +45,6 @@ def run_tear(run_bundle, colour_datalist):
         return run_bundle("tear", **{**SHORT, "datalist": str(colour_datalist), **overrides})
 
     return _run
-
-
-@pytest.fixture
-def infer(own_bundle, tmp_path):
-    """Predicts a folder with the bundle's inference.json; rows of the table by file."""
-
-    def _infer(folder, **overrides):
-        bundle = own_bundle("tear")
-        run = workflow(
-            [bundle / "configs" / "inference.json"],
-            "infer",
-            logging_file=False,
-            bundle_root=str(bundle),
-            dataset_dir=str(folder),
-            output_dir=str(tmp_path / "predicted"),
-            device="cpu",
-            **overrides,
-        )
-        run.initialize()
-        run.run()
-        files = {i["id"]: i["image"] for i in load_datalist(tmp_path / "predicted" / "images.json", "testing")}
-        rows = csv.DictReader((tmp_path / "predicted" / "probabilities.csv").read_text().splitlines())
-        return {files[row["id"]].rsplit("/")[-1]: row for row in rows}
-
-    return _infer
 
 
 def cause_of(error: BaseException) -> str:
@@ -195,11 +169,11 @@ class TestGreyAndColour:
         folder.mkdir()
         shutil.copy(colour_datalist.parent / "testing_0.png", folder / "colour.png")
         shutil.copy(toy_datalist.parent / "testing_0.png", folder / "grey.png")
-        rows = infer(folder)
+        rows = infer("tear", dataset_dir=str(folder))
         assert float(rows["colour.png"]["left"]) + float(rows["colour.png"]["right"]) == pytest.approx(1, abs=1e-5)
         assert "is a grey image, and colour ones are wanted" in rows["grey.png"]["error"]
         assert not rows["grey.png"]["left"]
-        assert infer(folder, convert_channels=True)["grey.png"]["left"]
+        assert infer("tear", dataset_dir=str(folder), convert_channels=True)["grey.png"]["left"]
 
 
 def test_classes_that_the_model_does_not_know_are_refused(run_tear, colour_datalist, tmp_path):

@@ -3,49 +3,68 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from support import ROOT
+from support import assert_same_state, torchrun
+
+NOTE = """
+import atexit, gc, os, torch
+def note():
+    from medssl_monai.data import LabelPool
+    from medssl_monai.methods.base import SSLMethod
+    pools = [max((o for o in gc.get_objects() if type(o) is LabelPool), key=len).state_dict()]
+    methods = [o.state_dict() for o in gc.get_objects() if issubclass(type(o), SSLMethod)]
+    torch.save({"pools": pools, "methods": methods}, FOLDER + "/rank" + os.environ["RANK"])
+if "RANK" in os.environ: atexit.register(note)
+"""
+
+
+@pytest.fixture
+def train_twice(own_bundle, tiny, tmp_path):
+    """Runs a bundle in two processes; what the pool and the method of each hold at the end."""
+
+    def _train(name, files, **overrides):
+        (tmp_path / "sitecustomize.py").write_text(NOTE.replace("FOLDER", repr(str(tmp_path))))
+        flags = [
+            part for key, value in tiny(name=name, **overrides).items() for part in (f"--{key}", json.dumps(value))
+        ]
+        files = str([f"configs/{file}.yaml" for file in files])
+        run = ["-m", "monai.bundle", "run", "--config_file", files, *flags]
+        torchrun(*run, cwd=own_bundle(name), path=[tmp_path])
+        ranks = [torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in (0, 1)]
+        assert [(len(found["pools"]), len(found["methods"])) for found in ranks] == [(1, 1)] * 2
+        return [(found["pools"][0], found["methods"][0]) for found in ranks]
+
+    return _train
+
+
+def common(state):
+    """What two processes have alike: everything but the statistics of the batches that each saw."""
+    return {name: value for name, value in state.items() if "running" not in name}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["boostmis", "tear"])
-def test_torchrun_asks_the_same_on_both_ranks(own_bundle, tiny, tmp_path, name):
-    bundle = own_bundle(name)
-    flags = [part for key, value in tiny().items() for part in (f"--{key}", json.dumps(value))]
-    probe = tmp_path / "sitecustomize.py"  # each rank writes down what its pool holds at the end
-    probe.write_text(
-        "import atexit, json, os, gc\n"
-        "def note():\n"
-        "    from medssl_monai.data import LabelPool\n"
-        "    pools = [o for o in gc.get_objects() if type(o) is LabelPool and len(o) == 40]\n"
-        f"    json.dump([p.state_dict() for p in pools], open(r'{tmp_path}/rank' + os.environ['RANK'], 'w'))\n"
-        "if 'RANK' in os.environ: atexit.register(note)\n"
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "monai.bundle",
-    ]
-    command += ["run", "--config_file", "['configs/train.yaml','configs/multi_gpu_train.yaml']", *flags]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=bundle, capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    pools = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1)]
-    assert pools[0] == pools[1] and len(pools[0]) == 1
-    known = sum(label is not None for label in pools[0][0]["labels"])
+@pytest.mark.parametrize("name", ["boostmis", "tear", "s2mts2", "ssal"])
+def test_torchrun_asks_the_same_on_both_ranks(train_twice, tmp_path, name):
+    (pool, method), (other_pool, other_method) = train_twice(name, ["train", "multi_gpu_train"])
+    assert pool == other_pool
+    assert_same_state(common(method), common(other_method))
+    known = sum(label is not None for label in pool["labels"])
     query = json.loads((tmp_path / "run" / "queries" / "round_00.json").read_text())
     assert known == 6 + len(query["items"])
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert sum(label is not None for label in state["pool"]["labels"]) == known
     assert not any(key.startswith("module.") for key in state["method"])
+
+
+@pytest.mark.slow
+def test_torchrun_pre_trains_one_network_with_one_queue(train_twice, tmp_path):
+    stage_a = {"max_epochs": 2, "batch_size::unlabeled": 3, "contrast::queue_length": 40}
+    states = train_twice("s2mts2", ["train", "pretrain", "multi_gpu_train"], pretrained=None, **stage_a)
+    method, other = (common(method) for _, method in states)
+    assert_same_state(method, other)
+    assert method["queue.pointer"] == 36  # two epochs of three steps, of two processes with three images each
+    kept = torch.load(tmp_path / "run" / "models" / "pretrained.pt", weights_only=True)
+    assert_same_state(common(kept), {name: method[f"network.{name}"] for name in common(kept)})
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["method"]["queue.pointer"] == 36

@@ -1,15 +1,11 @@
 """S2MTS2: contrastive pre-training, then a mean teacher for classes or findings."""
 
 import copy
-import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from support import ROOT, assert_same_state
+from support import assert_same_state, in_two_processes
 from torch import nn
 from torch.nn import functional as F
 
@@ -410,47 +406,29 @@ def test_values_out_of_range_are_refused(arguments, match):
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 TWO_PROCESSES = """
-import json, sys
-import torch, ignite.distributed as idist
+import torch
 from torch.nn.parallel import DistributedDataParallel
-sys.path.insert(0, sys.argv[2])
 from methods.test_s2mts2 import key_batch, stage_a
 
-with idist.Parallel(backend="gloo"):
-    rank = idist.get_rank()
-    method = stage_a(queue_length=20)
-    wrapped = DistributedDataParallel(method)
-    optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.05)
-    means = []
-    for step in range(2):
-        batch = key_batch(3, seed=10 * step + rank)
-        optimizer.zero_grad()
-        output = wrapped(batch)
-        output["loss"].backward()
-        optimizer.step()
-        means.append(output["mean_key"].tolist())
-        method.after_step(batch, {name: value.detach() for name, value in output.items()})
-    state = {k: v.tolist() for k, v in method.state_dict().items() if "running" not in k}
-    json.dump([state, means], open(f"{sys.argv[1]}/rank{rank}.json", "w"))
+method = stage_a(queue_length=20)
+wrapped = DistributedDataParallel(method)
+optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.05)
+means = []
+for step in range(2):
+    batch = key_batch(3, seed=10 * step + rank)
+    optimizer.zero_grad()
+    output = wrapped(batch)
+    output["loss"].backward()
+    optimizer.step()
+    means.append(output["mean_key"].tolist())
+    method.after_step(batch, {name: value.detach() for name, value in output.items()})
+result = [{k: v.tolist() for k, v in method.state_dict().items() if "running" not in k}, means]
 """
 
 
 @pytest.mark.slow
 def test_two_processes_have_one_queue_and_one_key_network(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path), str(ROOT / "tests")],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (first, means), (second, others) = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
+    (first, means), (second, others) = in_two_processes(TWO_PROCESSES, tmp_path)
     assert first == second
     assert first["queue.pointer"] == 12
     assert first["queue.keys"][:12] == [*means[0], *others[0], *means[1], *others[1]]

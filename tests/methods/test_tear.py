@@ -1,17 +1,13 @@
 """TEAR: estimated loss, relaxed targets and prototypes that agree between models."""
 
 import copy
-import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ROOT, assert_same_state
+from support import assert_same_state, in_two_processes
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -988,46 +984,28 @@ def test_the_released_block_knows_no_findings():
 
 
 TWO_PROCESSES = """
-import json, os, sys
-import torch, ignite.distributed as idist
+import torch
 from torch.nn.parallel import DistributedDataParallel
-sys.path.insert(0, sys.argv[2])
 from methods.test_tear import IPH, adapl, everything, image_batch
 
-with idist.Parallel(backend="gloo"):
-    rank = idist.get_rank()
-    method = everything(adapl=adapl(previous="bank", history_decay=0.5), iph=IPH(3, "matched"))
-    wrapped = DistributedDataParallel(method)
-    optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.05)
-    for step in range(3):
-        batch = image_batch(10 * step + rank)
-        batch["unlabeled"]["index"] = torch.arange(10) + 5 * rank  # five samples are in both
-        optimizer.zero_grad()
-        output = wrapped(batch)
-        output["loss"].backward()
-        optimizer.step()
-        method.after_step(batch, {name: value.detach() for name, value in output.items()})
-    state = {k: v.tolist() for k, v in method.state_dict().items() if "running" not in k}
-    json.dump(state, open(f"{sys.argv[1]}/rank{rank}.json", "w"))
+method = everything(adapl=adapl(previous="bank", history_decay=0.5), iph=IPH(3, "matched"))
+wrapped = DistributedDataParallel(method)
+optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.05)
+for step in range(3):
+    batch = image_batch(10 * step + rank)
+    batch["unlabeled"]["index"] = torch.arange(10) + 5 * rank  # five samples are in both
+    optimizer.zero_grad()
+    output = wrapped(batch)
+    output["loss"].backward()
+    optimizer.step()
+    method.after_step(batch, {name: value.detach() for name, value in output.items()})
+result = {k: v.tolist() for k, v in method.state_dict().items() if "running" not in k}
 """
 
 
 @pytest.mark.slow
 def test_two_processes_have_one_state(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path), str(ROOT / "tests")],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    first, second = in_two_processes(TWO_PROCESSES, tmp_path)
     assert first.keys() == second.keys()
     for name, value in first.items():
         a, b = torch.tensor(value), torch.tensor(second[name])

@@ -1,0 +1,48 @@
+"""What tests of several bundles use."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from medssl_monai.bundle import workflow
+from medssl_monai.data import load_datalist
+
+STAGE_A = {"epoch_length": 3, "max_epochs": 2, "batch_size::unlabeled": 6}
+
+
+@pytest.fixture
+def pretrain(run_bundle):
+    """Runs stage A of a bundle, tiny."""
+
+    def _pretrain(name="s2mts2", folder="pretrain", **overrides):
+        # the keys of stage B that stage A has no use for are left as the bundle has them
+        return run_bundle(name, folder, ("pretrain.yaml",), **{**STAGE_A, "pretrained": None, **overrides})
+
+    return _pretrain
+
+
+@pytest.fixture
+def infer(own_bundle, tmp_path):
+    """Predicts a folder or a datalist with a bundle's inference.json; rows of the table by file."""
+
+    def _infer(name, **overrides):
+        bundle, out = own_bundle(name), tmp_path / "predicted"
+        run = workflow(
+            [bundle / "configs" / "inference.json"],
+            "infer",
+            logging_file=False,
+            bundle_root=str(bundle),
+            output_dir=str(out),
+            device="cpu",
+            **overrides,
+        )
+        run.initialize()
+        run.run()
+        listed = load_datalist(overrides.get("datalist") or out / "images.json", "testing")
+        files = {item["id"]: item["image"].rsplit("/")[-1] for item in listed}
+        rows = csv.DictReader((out / "probabilities.csv").read_text().splitlines())
+        return {files[row["id"]]: row for row in rows}
+
+    return _infer
