@@ -24,7 +24,7 @@ from medssl_monai.data.datalist import SECTIONS, Item, write_datalist
 from medssl_monai.data.layouts import LAYOUTS, Layout, lists
 from medssl_monai.data.layouts.base import Array, Findings, Found, Names, Policy, Request, relative
 from medssl_monai.data.layouts.files import find_units, image_files
-from medssl_monai.data.pool import balanced_draw
+from medssl_monai.data.pool import balanced_draw, is_known
 from medssl_monai.data.reader import ClinicalReader
 from medssl_monai.files import sha256, write_json
 
@@ -641,14 +641,15 @@ def _write_png(path: Path, pixels: Array) -> None:
 
 
 def _summary(items: Sequence[Item], classes: Sequence[str]) -> dict[str, Any]:
-    count = Counter(k for item in items for k in _present(item))
+    count = Counter(k for item in items for k in _present(item) if k >= 0)
+    nothing = sum(isinstance(label := item.get("label"), list) and not any(label) for item in items)
     masks = any(isinstance(item.get("label"), str) for item in items)
     per_class = {} if masks else {name: count[k] for k, name in enumerate(classes)}
     return {
         "items": len(items),
         "groups": len({item["group"] for item in items}),
-        "labeled": sum(item.get("label") is not None and item.get("labeled", True) for item in items),
-        "classes": {**per_class, "no finding": count[-1]} if -1 in count else per_class,
+        "labeled": sum(is_known(item.get("label")) and item.get("labeled", True) for item in items),
+        "classes": {**per_class, "no finding": nothing} if nothing else per_class,
     }
 
 
