@@ -188,8 +188,8 @@ def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
     """The figures of `medssl_monai.handlers.EstimatorReport`, and those of the last round by class."""
     made = (
         "Judged by labels that training did not see. Correlation: Spearman's, of the estimated and the true loss over "
-        "all images, or known pairs of image and finding. ECE: how far the certainty of the accepted targets is from their accuracy, for the soft targets "
-        "and, for comparison, for hard pseudo-labels, which claim to be certain."
+        "all images, or known pairs of image and finding. ECE: how far the certainty of the accepted targets is from "
+        "their accuracy, for the soft targets and, for comparison, for hard pseudo-labels, which claim to be certain."
     )
     rows, by_class = [], []
     for entry in rounds:
