@@ -15,6 +15,7 @@ from medssl_monai.transforms.augment import (
     to_unit,
 )
 from medssl_monai.transforms.features import FeatureDropout, FeatureNoise, LoadFeaturesd
+from medssl_monai.transforms.invert import InvertProbabilitiesd, ToFileAxesd
 from medssl_monai.transforms.load import Channelsd, TakeSliced
 from medssl_monai.transforms.masks import UNLABELED, LoadMaskd, PadToSized
 from medssl_monai.transforms.mri import KnownSpacingd, N4BiasFieldCorrectiond, RobustIntensityd
@@ -25,7 +26,6 @@ from medssl_monai.transforms.restoration import (
     OutPainting,
     RestorationViews,
 )
-from medssl_monai.transforms.restore import InvertProbabilitiesd, ToFileAxesd
 from medssl_monai.transforms.views_contrastive import KeyViews, ResizedCrop
 from medssl_monai.transforms.views_masks import MaskViews
 
