@@ -138,7 +138,7 @@ def describe_data(
     image, pred = (metadata["network_data_format"][key] for key in ("inputs", "outputs"))
     image["image"] |= {"num_channels": channels, "spatial_shape": list(image_size)}
     image["image"]["channel_def"] = {str(i): "image" if channels == 1 else f"channel {i}" for i in range(channels)}
-    if pred["pred"]["format"] == "segmentation":
+    if pred["pred"].get("format") == "segmentation":
         pred["pred"]["spatial_shape"] = list(image_size)
     pred["pred"] |= {"num_channels": len(classes), "channel_def": {str(i): name for i, name in enumerate(classes)}}
     metadata["data_type"] = "SYNTHETIC phantoms" if synthetic else "images named by a datalist"
@@ -151,15 +151,18 @@ def fingerprint(labels: Any) -> str:
     return sha256(labels) if isinstance(labels, str) and Path(labels).is_file() else str(labels)
 
 
-def check_classes(weights: str | Path, classes: Sequence[str]) -> None:
-    """Refuse a datalist whose classes are not those that a model was trained on.
+def check_trained(weights: str | Path, classes: Sequence[str], spacing: Sequence[float] | None) -> None:
+    """Refuse a datalist whose classes, or volumes whose spacing, are not those that a model was trained on.
 
     Raises:
         ValueError: with both.
     """
     from medssl_monai.networks.pretrained import weights_metadata
 
-    trained = weights_metadata(weights).get("classes")
+    metadata = weights_metadata(weights)
+    trained, resampled = metadata.get("classes"), metadata.get("spacing")
+    if resampled is not None and list(resampled) != list(spacing or ()):
+        raise ValueError(f"{weights} was trained on volumes of {resampled} mm; set `spacing` to that, not {spacing}.")
     if trained is not None and list(trained) != list(classes):
         raise ValueError(
             f"{weights} was trained on the classes {trained}, the datalist has {list(classes)}; use a datalist with "

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from monai.bundle import ConfigParser
+
 from medssl_monai.bundle import workflow
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.pool import NOTHING, LabelPool, annotate_from_table, read_annotations
@@ -47,15 +49,25 @@ def run_loop(
     if annotator not in ("oracle", "person") or weights not in ("fresh", "continued"):
         raise ValueError(f"`annotator` is oracle or person, `weights` fresh or continued; got {annotator}, {weights}.")
     bundle, output_dir = Path(bundle), Path(output_dir)
+    config = ConfigParser.load_config_file(bundle / "configs" / "train.yaml")
     records: list[dict[str, Any]] = []
     queries: list[dict[str, Any]] = []
     for number in range(rounds):
         folder, before = (output_dir / f"round_{n:02d}" for n in (number, number - 1))
-        values = {**(overrides or {}), "output_dir": str(folder), "ckpt_dir": str(folder / "models"), "rounds": 1}
+        values: dict[str, Any] = {
+            **(overrides or {}),
+            "output_dir": str(folder),
+            "ckpt_dir": str(folder / "models"),
+            "rounds": 1,
+        }
+        if annotator == "person":  # nobody else answers a cold start
+            values["query::annotator"] = "@annotators::nobody"
         if number:
             values["labels"] = str(folder / "labels.json")
             if weights == "continued":
                 values["pretrained"] = str(before / "models" / "model.pt")
+                if "init" in config:
+                    values["init"] = "continue"
         run = workflow([bundle / "configs" / "train.yaml"], bundle_root=str(bundle), **values)
         run.initialize()
         if not run.parser.get_parsed_content("query::budget"):

@@ -3,7 +3,7 @@
     python benchmarks/s2mts2/scored.py OUT_DIR/results.csv
 
 Of a fold the score is the mean AUROC of `SCORED`; differences are taken fold by fold, so that what makes a fold hard
-drops out.
+drops out. Folds share training patients, so that the intervals are a little too narrow.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ def main(path: Path) -> None:
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             name = row["metric"].removeprefix("auroc of ")
-            if row["metric"].startswith("auroc of ") and name in SCORED:
+            if row["metric"].startswith("auroc of ") and name in SCORED and row["value"]:
                 arms = found.setdefault((row["data"], row["schedule"]), {})
                 arms.setdefault(row["method"], defaultdict(dict))[name][int(row["seed"])] = float(row["value"])
     for (data, share), arms in found.items():
         scores = {}
         for method, by_name in arms.items():
+            if len(by_name) < len(SCORED):
+                continue
             folds = set.intersection(*(set(values) for values in by_name.values()))
             scores[method] = {fold: float(np.mean([by_name[name][fold] for name in SCORED])) for fold in sorted(folds)}
         baselines = [name for name in BASELINES if name in scores]

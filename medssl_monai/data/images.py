@@ -67,6 +67,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
         if on_bad_file not in ("stop", "skip"):
             raise ValueError(f"`on_bad_file` is stop or skip, got {on_bad_file!r}.")
         self.data, self.transform, self.dtype, self.on_bad_file = data, transform, dtype, on_bad_file
+        if spacing is not None and not all(side > 0 for side in spacing):
+            raise ValueError(f"`spacing` is in mm per axis and above 0, got {list(spacing)}.")
         self.patch_size, self.spacing = patch_size, spacing
         self.cache_dir = None if cache_dir in ("null", "None") else cache_dir  # as a command line may pass it
         self._unreadable: dict[int, str] = {}

@@ -58,7 +58,7 @@ class Masks:
         self._read = paths
 
     def _decode(self, paths: Mapping[int, str], new: Sequence[int]) -> None:
-        data = [{**self.datalist[i], "image": paths[i], "scan": self.datalist[i]["image"]} for i in new]
+        data = [{**self.datalist[i], "image": [paths[i], self.datalist[i]["image"]]} for i in new]
         rows = ImageDataset(data, self.transform, on_bad_file=self.on_bad_file, cache_dir=self.cache_dir)
         try:
             masks = rows.images
@@ -98,6 +98,6 @@ class _AsImage:
         self.transform = transform
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        item = {**data, "image": data["scan"], "label": data["image"]}
-        del item["scan"]
+        mask, image = data["image"]
+        item = {**data, "image": image, "label": mask}
         return {"image": torch.as_tensor(self.transform(item)["label"]).float() / 255}

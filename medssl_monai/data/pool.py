@@ -304,6 +304,7 @@ class LabelPool:
         self._check_known(state["ids"], "the checkpoint")
         for name, label in zip(state["ids"], state["labels"], strict=True):
             self._set(self.position[name], label)
+        self.exclude(self.unreadable)
         self.query_size = (int(state["query_size"][0]), int(state["query_size"][1]))
 
     def _check_known(self, names: Iterable[str], source: str) -> None:
@@ -385,8 +386,9 @@ def task_of(labels: Iterable[Label | None]) -> Task | None:
 def balanced_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
     """Positions of `count` labels, as many of each class as there are, in ascending order.
 
-    A class with too few gives all it has, and the others fill up. Multi-hot labels are drawn by finding: the finding
-    with the fewest chosen so far is served next (all-zero counts as a class of its own).
+    A class with too few gives all it has, and the others fill up. Multi-hot labels are drawn for each finding in turn
+    (all-zero counts as a class of its own); what else an image shows is not counted, so that findings which come with
+    others are chosen more often.
 
     Raises:
         ValueError: if `count` is negative or there are fewer labels than `count`.
@@ -395,7 +397,7 @@ def balanced_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
     queues: dict[Any, list[int]] = {}
     for position in reversed(order):  # popped from the end
         label = labels[position]
-        present = [k for k, value in enumerate(label) if value == 1] if isinstance(label, list) else [label]
+        present = [k for k, value in enumerate(label) if value == 1] if isinstance(label, list) else [_class(label)]
         for key in present or ["none"]:
             queues.setdefault(key, []).append(position)
     chosen: set[int] = set()
@@ -422,7 +424,7 @@ def stratified_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]
         raise ValueError("a stratified draw needs one class per image, and the labels are multi-hot; draw balanced.")
     of_class: dict[Any, list[int]] = {}
     for position in order:
-        of_class.setdefault(labels[position], []).append(position)
+        of_class.setdefault(_class(labels[position]), []).append(position)
     share = {key: count * len(positions) / len(labels) for key, positions in of_class.items()}
     least = 1 if count >= len(share) else 0
     number = {key: max(least, int(wanted)) for key, wanted in share.items()}
@@ -431,6 +433,11 @@ def stratified_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]
         keys = [key for key in sorted(share, key=str) if step > 0 or number[key] > least]
         number[max(keys, key=lambda key: step * (share[key] - number[key]))] += step
     return sorted(position for key, positions in of_class.items() for position in positions[: number[key]])
+
+
+def _class(label: Any) -> Any:
+    """What a draw tells apart: classes, and not the paths of masks."""
+    return 0 if isinstance(label, str) else label
 
 
 DRAWS = {"balanced": balanced_draw, "stratified": stratified_draw}

@@ -1,13 +1,14 @@
 """Engines: training, prediction of pools, and the closed loop."""
 
 from medssl_monai.engines.evaluate import JoinLabels, evaluate, write_evaluation
-from medssl_monai.engines.pool import predict, predict_pool, weights_sha256
+from medssl_monai.engines.pool import as_whole, predict, predict_pool, weights_sha256
 from medssl_monai.engines.probe import evaluate_probe, knn_probe, linear_probe
 from medssl_monai.engines.trainer import SSLTrainer
 
 __all__ = [
     "JoinLabels",
     "SSLTrainer",
+    "as_whole",
     "evaluate",
     "evaluate_probe",
     "knn_probe",

@@ -109,6 +109,7 @@ class QueryHandler:
         """Ask for the first labels, and give them to the pool, if none is known."""
         if not self.cold_start or len(self.pool.indices("labeled")):
             return
+        self.pool.exclude(self.dataset.unreadable)
         path = self.folder / "cold_start.json"
         if is_first():
             self._ask(engine, path, "Cold start", self.cold_start)
@@ -118,6 +119,7 @@ class QueryHandler:
             )
         record = from_first(read_query(path) if is_first() else None)
         annotate(self.pool, self.method, record, self.annotator(item["id"] for item in record["items"]))
+        self.pool.exclude(self.pool.unreadable)
         engine.logger.info(f"Cold start: {int(self.pool.mask.sum())} of {len(self.pool)} samples are labeled.")
 
     def ask(self, engine: Engine) -> None:
@@ -143,6 +145,7 @@ class QueryHandler:
             return
         record = from_first(read_query(self.path(number - 1)) if is_first() else None)
         annotate(self.pool, self.method, record, self.annotator(item["id"] for item in record["items"]))
+        self.pool.exclude(self.pool.unreadable)
         engine.logger.info(f"Round {number}: {int(self.pool.mask.sum())} of {len(self.pool)} samples are labeled.")
 
 

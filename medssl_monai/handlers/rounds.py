@@ -122,7 +122,8 @@ class RoundReport:
         numbers = range(engine.state.epoch // self.every)
         paths = [self.output_dir / "rounds" / f"round_{number:02d}.json" for number in numbers]
         rounds = [read_query(path) for path in paths if path.exists()]
-        queries = [self.output_dir / "queries" / f"round_{number:02d}.json" for number in numbers]
+        queries = [self.output_dir / "queries" / "cold_start.json"]
+        queries += [self.output_dir / "queries" / f"round_{number:02d}.json" for number in numbers]
         write_report(
             self.output_dir,
             rounds,

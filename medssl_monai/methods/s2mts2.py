@@ -37,8 +37,8 @@ class JointContrastive(SSLMethod):
             loss explodes at the start.
         strength: of the second-order term (lambda), after the ramp.
         temperature: T; the released code's, while that of the loss's authors has 0.2.
-        queue_length: keys of earlier images to contrast with (K); the released code's, for 100,000 images. No more than
-            there are images in the pool.
+        queue_length: keys of earlier images to contrast with (K); the released code's, for 100,000 images. Should be
+            no more than there are images in the pool, or an image has keys of its own among its negatives.
         key_decay: share of the old key network kept at each step (m).
         renormalise: bring mean keys to unit length, in the loss and the queue; the released code does not.
         shuffle: mix the images of all processes for the key network, see `medssl_monai.distributed.shuffled`.

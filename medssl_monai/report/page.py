@@ -30,7 +30,7 @@ TITLES = {
     **COLUMNS,
     **MASK_COLUMNS,
 }
-FINDING_TITLES = {**TITLES, "n": "present"}
+FINDING_TITLES = {**TITLES, "n": "present", "absent": "absent"}
 """Of findings, of which an image may show several, or none."""
 SYNTHETIC = "SYNTHETIC DATA: these images are phantoms; the numbers say nothing about patients."
 THUMBNAIL = 160  # longest side in pixels
@@ -75,10 +75,10 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
             ``created``, ``seconds`` (duration, or None), ``command`` (may be empty), ``notes`` (texts);
             ``rounds``: ``round``, ``epoch``, ``labels`` and ``evaluation`` (see
             `medssl_monai.metrics.evaluate_predictions`) of each, and perhaps ``estimator`` (see
-            `medssl_monai.metrics.judge_targets`) by section; ``queries``: ``round``, ``epoch``, ``strategy`` and
-            ``items``, each with ``id``, ``rank``, ``reason``, ``scores`` by name, ``annotated`` (the label as text, or
-            None), ``predicted``, ``differs`` (whether that was wrong), perhaps ``confidence`` in [0, 1], and ``image``
-            (uint8 ``(H, W)`` or ``(H, W, 3)``, or None).
+            `medssl_monai.metrics.judge_targets`) by section; ``queries``: ``round`` (but for a cold start), ``epoch``,
+            ``strategy`` and ``items``, each with ``id``, ``rank``, ``reason``, ``scores`` by name, ``annotated`` (the
+            label as text, or None), ``predicted``, ``differs`` (whether that was wrong), perhaps ``confidence`` in
+            [0, 1], and ``image`` (uint8 ``(H, W)`` or ``(H, W, 3)``, or None).
 
     Returns:
         The path.
@@ -221,7 +221,8 @@ def _queries(queries: Sequence[Mapping[str, Any]]) -> str:
     for number, query in enumerate(queries, start=1):
         items = query["items"]
         count = f"{len(items)} image{'' if len(items) == 1 else 's'}"
-        heading = escape(f"Round {query['round']}: {count}, strategy {query['strategy']}, epoch {query['epoch']}")
+        name = f"Round {query['round']}" if "round" in query else "Cold start"
+        heading = escape(f"{name}: {count}, strategy {query['strategy']}, epoch {query['epoch']}")
         shown = " open" if number == len(queries) else ""
         cards = "\n".join(_card(item) for item in items)
         galleries.append(

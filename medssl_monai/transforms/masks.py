@@ -89,6 +89,8 @@ class LoadMaskd(MapTransform):
 
     def _classes(self, mask: Array, name: str) -> Array:
         """Indices and `UNLABELED` of the values in a file."""
+        whole = np.round(mask)
+        mask = np.where(np.abs(mask - whole) < 1e-3, whole, mask)  # a file with a scale has them nearly
         values, count = np.unique(mask), self.num_classes
         if not np.isfinite(values).all() or (values != np.round(values)).any():
             odd = values[~np.isfinite(values) | (values != np.round(values))][0]

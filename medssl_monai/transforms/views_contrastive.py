@@ -52,7 +52,8 @@ class ResizedCrop(nn.Module):
     """Cut a box out of each image and stretch it to the full size (Szegedy et al., CVPR 2015).
 
     Args:
-        share: least share of the area, or of the volume, in (0, 1]; uniform from there to 1.
+        share: least share of the area, or of the volume, in (0, 1]; uniform from there to 1. Sides are cut at the
+            image's, so that of large shares a little more is left out.
         aspect: largest ratio of two sides of the box, as shares of the image's sides.
         affine: what to do with the box, in the same resampling: faster and sharper than one after the other. What it
             turns into view from beyond the box is the image there, and not a repeated border.

@@ -18,7 +18,9 @@ def pretrain(run_bundle):
 
     def _pretrain(name="s2mts2", folder="pretrain", **overrides):
         # the keys of stage B that stage A has no use for are left as the bundle has them
-        return run_bundle(name, folder, ("pretrain.yaml",), **{**STAGE_A, "pretrained": None, **overrides})
+        return run_bundle(
+            name, folder, ("pretrain.yaml",), **{**STAGE_A, "pretrained": None, "labels": None, **overrides}
+        )
 
     return _pretrain
 

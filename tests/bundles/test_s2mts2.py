@@ -79,11 +79,22 @@ class TestStages:
         path = tmp_path / "bare.json"
         path.write_text(json.dumps(content))
         pretrain(folder="with")
-        pretrain(folder="without", datalist=str(path), dataset_dir=str(toy_datalist.parent), labels="null")
+        pretrain(folder="without", datalist=str(path), dataset_dir=str(toy_datalist.parent))
         states = [
             torch.load(tmp_path / part / "models/pretrained.pt", weights_only=True) for part in ("with", "without")
         ]
         assert_same_state(*states)
+
+    def test_leaves_out_what_cannot_be_read(self, pretrain, toy_datalist, tmp_path):
+        content = json.loads(toy_datalist.read_text())
+        content["training"][3]["image"] = str(tmp_path / "broken.png")
+        (tmp_path / "broken.png").write_bytes(b"no image")
+        (tmp_path / "list.json").write_text(json.dumps(content))
+        where = {"datalist": str(tmp_path / "list.json"), "dataset_dir": str(toy_datalist.parent)}
+        run = pretrain(**where, on_bad_file="skip")
+        assert len(run.parser.get_parsed_content("pool").indices("all")) == 39
+        with pytest.raises(RuntimeError):
+            pretrain(folder="stops", **where)
 
 
 @pytest.mark.parametrize("name", ["boostmis", "s2mts2", "tear"])

@@ -142,7 +142,9 @@ def test_a_run_that_was_stopped_ends_bit_equal(run_ssal, tmp_path):
         {"query::strategy": "@strategies::coreset"},
         {"query::strategy": "@strategies::typiclust"},
         {"query::strategy": "@strategies::clusters_then_entropy"},
+        {"query::strategy": "@strategies::clusters_and_entropy"},
         {"network_def": "@networks::basic_unet"},
+        {"network_def": "@networks::unet"},
         {"network_def": "@networks::ssal_unet"},
         {"network_def": "@networks::dyn_unet", "query::budget": 0},
         {"patch_size": [8, 8]},
@@ -200,6 +202,29 @@ def test_masks_and_networks_that_do_not_fit_are_refused(run_ssal, volumes, toy_d
     assert [entry["id"] for entry in record(tmp_path / "run")["quarantine"]] == ["training_0"]
     assert record(tmp_path / "run")["labels"] == 23
     assert "needs the path of a mask" in refused(run_ssal, "classes", datalist=str(toy_datalist))
+
+
+def test_what_cannot_be_read_is_neither_restored_nor_asked_for(run_ssal, toy_masks, tmp_path):
+    content = json.loads(toy_masks.read_text())
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    for item in content["training"][:20]:
+        item["image"] = str(tmp_path / "broken.png")
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    where = {"datalist": str(tmp_path / "list.json"), "dataset_dir": str(toy_masks.parent), "on_bad_file": "skip"}
+    run = run_ssal("pretrain", ("pretrain.yaml",), **{**STAGE_1, **where})
+    assert len(run.parser.get_parsed_content("pool").indices("all")) == 4
+    run_ssal(**where, labels=0, **{"query::cold_start": 10})
+    query = json.loads((tmp_path / "run" / "queries" / "cold_start.json").read_text())
+    assert {item["id"] for item in query["items"]} == {f"training_{number}" for number in range(20, 24)}
+    assert "Cold start: 4 images" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_model_is_measured_on_the_spacing_that_it_was_trained_on(run_ssal, volumes, own_bundle):
+    where = {"datalist": str(volumes), "ckpt_dir": str(own_bundle("ssal") / "models"), **VOLUMES}
+    run_ssal(overlays=("train_3d.yaml",), **where)
+    where["spacing"] = [1.0, 1.0, 2.0]
+    said = refused(run_ssal, "out", ("train_3d.yaml", "evaluate.yaml"), **where, section="validation")
+    assert "was trained on volumes of [1.0, 1.0, 3.0] mm" in said
 
 
 def test_an_empty_mask_as_the_only_label(run_ssal, toy_masks, tmp_path):

@@ -132,6 +132,27 @@ def test_a_person_names_masks_relative_to_the_table(pool, data, tmp_path):
     assert torch.equal(pool.targets(torch.tensor([2]))[0], mask_of(data, 2))
 
 
+def test_a_mask_in_the_cache_belongs_to_its_image(tmp_path):
+    """The place of a mask is that of its image: another image under the same path is looked at again."""
+    np.save(tmp_path / "m.npy", np.zeros((3, 2)))
+    data = Datalist([{"image": str(tmp_path / "i.npy"), "id": "a", "label": str(tmp_path / "m.npy")}])
+
+    def check(item):
+        mask = np.load(item["label"])
+        if np.load(item["image"]).shape != mask.shape:
+            raise ValueError("another shape")
+        return {"label": torch.as_tensor(mask)[None]}
+
+    for shape, fits in (((3, 2), True), ((4, 2), False)):
+        np.save(tmp_path / "i.npy", np.zeros(shape))
+        pool = LabelPool(data, num_classes=2, masks=Masks(data, check, cache_dir=tmp_path / "cache"))
+        if fits:
+            assert (pool.targets(torch.tensor([0])) == 0).all()
+        else:
+            with pytest.raises(ValueError, match="another shape"):
+                pool.targets(torch.tensor([0]))
+
+
 def test_state_brings_masks_back(pool, data):
     pool.annotate([2], [data[2]["label"]])
     other = LabelPool(data, labels=0, masks=Masks(data, Read()))

@@ -229,6 +229,14 @@ def test_targets_of_findings_where_some_are_unknown():
     assert pool.targets(torch.tensor([0, 1])).tolist() == [[1, 0, -1], [-1, -1, -1]]
 
 
+@pytest.mark.parametrize("draw", ["balanced", "stratified"])
+def test_masks_are_drawn_by_the_seed_and_not_by_their_paths(draw):
+    masks = items(*[f"{number:02d}.nii" for number in range(50)])
+    drawn = [LabelPool(masks, labels=5, seed=seed, draw=draw).indices("labeled").tolist() for seed in range(3)]
+    assert len({tuple(positions) for positions in drawn}) == 3
+    assert [0, 1, 2, 3, 4] not in drawn
+
+
 def test_targets_of_masks_are_files_and_no_numbers():
     pool = LabelPool(items("a.nii", None))
     assert pool.label(0) == "a.nii"
