@@ -537,7 +537,7 @@ def hide_labels(items: list[Item], labels: int | float, by: LabelsBy, seed: int)
     Raises:
         ValueError: if there are fewer, or a fraction is not in (0, 1].
     """
-    known = [item for item in items if is_known(item.get("label"))]
+    known = [item for item in items if item.get("label") is not None]
     units = list(dict.fromkeys(item["group"] if by == "group" else item["id"] for item in known))
     if isinstance(labels, float) and not (0 < labels <= 1):
         raise ValueError(f"`labels` must be a whole number of items or a fraction up to 1.0, got {labels}.")
