@@ -18,7 +18,8 @@ import numpy as np
 from scipy import stats
 
 SCORED = ["Effusion", "Infiltration", "Atelectasis", "Cardiomegaly", "any finding"]
-BASELINES = ["supervised", "mean_teacher", "pretrained"]
+BASELINES = ["supervised", "mean_teacher", "s2mts2_scratch", "pretrained"]
+PLAIN = "nih"
 
 
 def mean_and_interval(values: Sequence[float]) -> str:
@@ -39,6 +40,7 @@ def main(path: Path) -> None:
             if row["metric"].startswith("auroc of ") and name in SCORED and row["value"]:
                 arms = found.setdefault((row["data"], row["schedule"]), {})
                 arms.setdefault(row["method"], defaultdict(dict))[name][int(row["seed"])] = float(row["value"])
+    all_scores: dict[tuple[str, str, str], dict[int, float]] = {}
     for (data, share), arms in found.items():
         scores = {}
         for method, by_name in arms.items():
@@ -46,6 +48,7 @@ def main(path: Path) -> None:
                 continue
             folds = set.intersection(*(set(values) for values in by_name.values()))
             scores[method] = {fold: float(np.mean([by_name[name][fold] for name in SCORED])) for fold in sorted(folds)}
+            all_scores[data, share, method] = scores[method]
         baselines = [name for name in BASELINES if name in scores]
         heads = ["method", "folds", "mean of the five", *(f"less {name}" for name in baselines), *SCORED]
         print(f"\n### {data}, {share} of the training patients\n")
@@ -59,6 +62,14 @@ def main(path: Path) -> None:
                 cells.append("" if name == method else mean_and_interval(differences))
             cells += [f"{np.mean(list(arms[method][name].values())):.3f}" for name in SCORED]
             print("| " + " | ".join(cells) + " |")
+    print(f"\n### What other images or grey values change, less {PLAIN}, fold by fold\n")
+    print("| images | labels | method | difference of the mean of the five |")
+    print("| --- | --- | --- | --- |")
+    for (data, share, method), score in all_scores.items():
+        plain = all_scores.get((PLAIN, share, method))
+        if data != PLAIN and plain:
+            differences = [score[fold] - plain[fold] for fold in sorted(score.keys() & plain.keys())]
+            print(f"| {data} | {share} | {method} | {mean_and_interval(differences)} |")
 
 
 if __name__ == "__main__":
