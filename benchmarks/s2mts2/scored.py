@@ -1,6 +1,6 @@
 """The findings that can be scored in every fold, as tables for the README: mean over folds with 95 % t-intervals.
 
-    python benchmarks/s2mts2/scored.py OUT_DIR/results.csv
+    python benchmarks/s2mts2/scored.py OUT_DIR/results.csv        # or results.csv.gz, as committed
 
 Of a fold the score is the mean AUROC of `SCORED`; differences are taken fold by fold, so that what makes a fold hard
 drops out. Folds share training patients, so that the intervals are a little too narrow.
@@ -9,6 +9,7 @@ drops out. Folds share training patients, so that the intervals are a little too
 from __future__ import annotations
 
 import csv
+import gzip
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -34,7 +35,8 @@ def mean_and_interval(values: Sequence[float]) -> str:
 def main(path: Path) -> None:
     """Print a table per data set and share of labels."""
     found: dict[tuple[str, str], dict[str, dict[str, dict[int, float]]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             name = row["metric"].removeprefix("auroc of ")
             if row["metric"].startswith("auroc of ") and name in SCORED and row["value"]:
