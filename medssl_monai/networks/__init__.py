@@ -11,6 +11,7 @@ from medssl_monai.networks.embedding import (
     small_resnet,
 )
 from medssl_monai.networks.leaky import leaky
+from medssl_monai.networks.multimix import Joint, MultiMixNetwork, export_joint, multimix_classifier
 from medssl_monai.networks.pretrained import describe, load_weights, prepare_network, weights_metadata
 from medssl_monai.networks.projection import ProjectedClassifier, ProjectionNetwork
 from medssl_monai.networks.segmentation import Layout, SegmentationNetwork, basic_unet, dyn_unet, pooled, small_unet
@@ -19,7 +20,9 @@ from medssl_monai.networks.ssal_unet import ssal_unet
 __all__ = [
     "EMATeacher",
     "EmbeddingClassifier",
+    "Joint",
     "Layout",
+    "MultiMixNetwork",
     "ProjectedClassifier",
     "ProjectionNetwork",
     "SegmentationNetwork",
@@ -27,9 +30,11 @@ __all__ = [
     "densenet121",
     "describe",
     "dyn_unet",
+    "export_joint",
     "feature_head",
     "leaky",
     "load_weights",
+    "multimix_classifier",
     "pooled",
     "prepare_network",
     "resnet18",
