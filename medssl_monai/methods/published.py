@@ -2,6 +2,7 @@
 
 BoostMIS: https://github.com/wannature/BoostMIS, revision 638debb, whose loss later revisions deleted.
 TEAR: https://github.com/CityU-AIM-Group/TEAR, revision 8bf0450, whose training script lacks parts and does not run.
+MultiMix: https://github.com/ayaanzhaque/MultiMix, revision af552e4.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from medssl_monai.clustering import cluster_means
 from medssl_monai.methods.boostmis import adaptive_threshold
@@ -130,3 +132,18 @@ def _moments(rows: Tensor, label: Tensor, confident: Tensor, classes: int) -> tu
     squared = (rows - means[label]).square()
     variance = weight @ squared / (weight.sum(dim=1, keepdim=True) + 1e-4)
     return means, (variance + 1e-4).sqrt() * (count > 0).unsqueeze(1)
+
+
+def multimix_consistency(labeled: Tensor, unlabeled: Tensor) -> Tensor:
+    """The consistency term of MultiMix's code, a scalar: 0 for masks, whatever they are, and so is its gradient.
+
+    The divergence of two softmaxes over the channels, and its mean over all elements. Masks have one channel there, of
+    which a softmax is 1. Of K channels it is a K-th of `medssl_monai.losses.MaskConsistency`'s. The code computes the
+    same of class logits, of labeled images and strong views, and leaves it out of the sum.
+
+    Args:
+        labeled: logits ``(B, C, ...)``; the one of the foreground, for masks as published.
+        unlabeled: likewise, of the same shape; image i is compared with image i.
+    """
+    log_p, log_q = labeled.log_softmax(dim=1), unlabeled.log_softmax(dim=1)
+    return F.kl_div(log_q, log_p, log_target=True, reduction="none").mean()
