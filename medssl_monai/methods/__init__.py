@@ -5,6 +5,7 @@ from medssl_monai.methods.boostmis import AdaptiveThreshold, BoostMIS
 from medssl_monai.methods.cross_pseudo import CrossPseudoSupervision
 from medssl_monai.methods.fixmatch import FixMatch
 from medssl_monai.methods.mean_teacher import MeanTeacher
+from medssl_monai.methods.multimix import MultiMix
 from medssl_monai.methods.restoration import Restoration
 from medssl_monai.methods.s2mts2 import S2MTS2, JointContrastive
 from medssl_monai.methods.supervised import Supervised
@@ -22,6 +23,7 @@ __all__ = [
     "FixMatch",
     "JointContrastive",
     "MeanTeacher",
+    "MultiMix",
     "Output",
     "Restoration",
     "SSLMethod",

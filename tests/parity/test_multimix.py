@@ -4,12 +4,14 @@ Values are of the authors' code, executed, but for the divergences that the file
 """
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from medssl_monai.losses import MaskConsistency, SmoothDiceLoss, pseudo_label_loss
 from medssl_monai.losses.pseudo_label import confidence_of, confident
+from medssl_monai.methods import MultiMix
 from medssl_monai.methods.published import multimix_consistency
 from medssl_monai.networks import MultiMixNetwork
 
@@ -208,3 +210,47 @@ def test_the_whole_network_in_float32(golden):
     g.compare("full_cls_logits", class_logits, atol=1e-3)
     g.compare("full_saliency", saliency, atol=1e-3)
     g.compare("full_seg_logits", mask_logits[:, 1:], atol=1e-3)
+
+
+class Logits(nn.Module):
+    """Takes logits for images: those of classes as they are, of masks with the background's."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Identity()
+
+    def forward(self, images):
+        return two_classes(images)
+
+
+class Released(nn.Module):
+    """The released consistency, of the single logit."""
+
+    def forward(self, labeled, unlabeled):
+        return multimix_consistency(labeled[:, 1:], unlabeled[:, 1:])
+
+
+def test_the_loss_of_the_method_as_released(golden):
+    g = golden(FILE)
+    g.unused = set()
+    names = ("threshold", "lambda_u", "alpha_dice", "beta_kl")
+    method = MultiMix(Logits(), *(float(g.input(name)) for name in names), consistency=Released())
+    output = method(
+        {
+            "labeled": {"image": tensor(g.input("cls_logits_l")), "label": tensor(g.input("cls_labels"))},
+            "unlabeled": {
+                "weak": tensor(g.input("cls_logits_weak")),
+                "strong": tensor(g.input("cls_logits_strong")),
+            },
+            "masked": {
+                "image": tensor(g.input("seg_logits")),
+                "label": tensor(g.input("seg_target")).squeeze(1).long(),
+            },
+            "unmasked": {"weak": tensor(g.input("seg_logits_unl"))},
+        }
+    )
+    g.compare("ce", output["supervised"].double(), atol=1e-6)  # the step is in float32
+    g.compare("unsup", output["unsupervised"].double(), atol=1e-6)
+    g.compare("dice", output["masks"].double(), atol=1e-6)
+    g.compare("total_official", output["loss"].double(), atol=1e-5)
+    assert output["mask_rate"].item() == pytest.approx(float(np.mean(g.input("mask"))))

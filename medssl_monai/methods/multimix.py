@@ -1,0 +1,155 @@
+"""MultiMix (Haque et al., ISBI 2021, https://arxiv.org/abs/2010.14731): classes and masks from few of each."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from medssl_monai.losses.joint import MaskConsistency, SmoothDiceLoss
+from medssl_monai.losses.pseudo_label import checked_threshold, confidence_of, pseudo_label_loss
+from medssl_monai.methods.base import Batch, Output, SSLMethod
+from medssl_monai.networks.multimix import MultiMixNetwork
+from medssl_monai.task import Task
+
+
+class MultiMix(SSLMethod):
+    """One network learns to classify from few labels, and to segment from few masks, of the same images or of others.
+
+    Images with a class and images without one teach the classification as in FixMatch; images with a mask teach the
+    decoder by Dice, and images without one by the consistency of predictions. The loss (Eq. 1 and 2) is
+
+        CE(labeled) + weight * CE(strong views of confident images) + mask_weight * Dice(masked)
+            + consistency_weight * KL(masked || unmasked)
+
+    A weight of 0 leaves its stream out, of the loss as of the loader. With a network of ``bridge: none`` or ``concat``
+    the baselines of the paper are these:
+
+    ============  ============  ========  =============  ====================  ========
+    baseline      class_weight  weight    mask_weight    consistency_weight    bridge
+    ============  ============  ========  =============  ====================  ========
+    Enc           1             0         0              0                     none
+    EncSSL        1             0.25      0              0                     none
+    U-Net         0             0         5              0                     none
+    UMTL          1             0         5              0                     none
+    UMTLS         1             0         5              0                     concat
+    UMTL-SSL      1             0.25      5              0                     none
+    UMTL-SSL-S    1             0.25      5              0                     concat
+    MultiMix      1             0.25      5              0.01                  concat
+    ============  ============  ========  =============  ====================  ========
+
+    As published, there is no averaged teacher (`decay`), and the norm is of instances, so that streams do not meet in
+    batch statistics. The released loop sends all streams through the whole network at once; here only images of the
+    mask streams go through decoder and saliency, which changes no loss, since nothing mixes images. Its consistency
+    term is identically 0 (`medssl_monai.methods.published.multimix_consistency`), so that the published MultiMix is
+    UMTL-SSL-S: ours is `medssl_monai.losses.MaskConsistency`. That the last two differ in this term alone is our
+    inference from the supplement.
+
+    Args:
+        network: with ``joint``, and a ``classifier`` that shares its encoder.
+        threshold: confidence that a pseudo-label must reach (t), in [0, 1].
+        weight: of the pseudo-labels (lambda).
+        mask_weight: of Dice (alpha); the paper: 5 "for smaller labelled sets", its code always.
+        consistency_weight: of the consistency (beta).
+        class_weight: of the labeled images' cross-entropy; the paper has none, that is 1.
+        mask_criterion: loss of masks; None: `medssl_monai.losses.SmoothDiceLoss`, the published one.
+        consistency: None: `medssl_monai.losses.MaskConsistency`.
+        decay: see `SSLMethod`.
+        criterion: see `SSLMethod`.
+        task: see `SSLMethod`; of the classes.
+
+    Raises:
+        ValueError: if a weight is negative, none is above 0, or pseudo-labels or a consistency have nothing to go by.
+
+    Attributes:
+        streams: ``labeled`` and ``unlabeled`` of classes, ``masked`` and ``unmasked`` of masks, as the weights ask.
+    """
+
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel")
+    network: MultiMixNetwork
+
+    def __init__(
+        self,
+        network: MultiMixNetwork,
+        threshold: float = 0.7,
+        weight: float = 0.25,
+        mask_weight: float = 5.0,
+        consistency_weight: float = 0.01,
+        class_weight: float = 1.0,
+        mask_criterion: nn.Module | None = None,
+        consistency: nn.Module | None = None,
+        decay: float | None = None,
+        criterion: nn.Module | None = None,
+        task: Task = "multiclass",
+    ) -> None:
+        super().__init__(network, decay, criterion, task)
+        self.threshold = checked_threshold(threshold, None, task)
+        self.mask_criterion = SmoothDiceLoss() if mask_criterion is None else mask_criterion
+        self.consistency = MaskConsistency() if consistency is None else consistency
+        self.weights = {
+            "supervised": class_weight,
+            "unsupervised": weight,
+            "masks": mask_weight,
+            "consistency": consistency_weight,
+        }
+        if min(self.weights.values()) < 0 or max(self.weights.values()) == 0:
+            raise ValueError(f"weights must be at least 0, and one of them more, got {self.weights}.")
+        for needs, of in (("unsupervised", "supervised"), ("consistency", "masks")):
+            if self.weights[needs] and not self.weights[of]:
+                raise ValueError(f"without the loss `{of}` there is nothing for `{needs}` to go by; set both to 0.")
+        wanted = zip(("labeled", "unlabeled", "masked", "unmasked"), self.weights.values(), strict=True)
+        self.streams = tuple(name for name, share in wanted if share)  # type: ignore[misc]  # of this configuration
+
+    def forward(self, batch: Batch) -> Output:
+        output: Output = {}
+        if "labeled" in self.streams:
+            output |= self._classes(batch)
+        if "masked" in self.streams:
+            output |= self._masks(batch)
+        terms = [self.weights[name] * output[name] for name in self.weights if name in output]
+        return {"loss": torch.stack(terms).sum(), **output}
+
+    def _classes(self, batch: Batch) -> Output:
+        """Of images with a class and, as their weak views are predicted, of images without one."""
+        labeled, classifier = batch["labeled"], self.network.classifier
+        if "unlabeled" not in self.streams:
+            return {"supervised": self.criterion(classifier(labeled["image"]).float(), labeled["label"])}
+        unlabeled = batch["unlabeled"]
+        with torch.no_grad():
+            probs = self.probabilities(classifier(unlabeled["weak"]))
+        images = torch.cat([labeled["image"], unlabeled["strong"]])
+        logits, strong = classifier(images).float().split([len(labeled["image"]), len(unlabeled["strong"])])
+        unsupervised, mask = pseudo_label_loss(strong, probs, self.threshold, task=self.task)  # over all, kept or not
+        return {
+            "supervised": self.criterion(logits, labeled["label"]),
+            "unsupervised": unsupervised,
+            "mask_rate": mask.mean(),
+            "confidence": confidence_of(probs, self.task),
+        }
+
+    def _masks(self, batch: Batch) -> Output:
+        """Of images with a mask and, compared with these, of images without one."""
+        masked = batch["masked"]
+        if "unmasked" not in self.streams:
+            return {"masks": self.mask_criterion(self.network(masked["image"]).float(), masked["label"])}
+        images = torch.cat([masked["image"], batch["unmasked"]["weak"]])
+        logits, others = self.network(images).float().split([len(masked["image"]), len(batch["unmasked"]["weak"])])
+        return {"masks": self.mask_criterion(logits, masked["label"]), "consistency": self.consistency(logits, others)}
+
+    @property
+    def joint_network(self) -> nn.Module:
+        """The whole network to deploy, and to predict masks with: the averaged copy if there is one."""
+        return super().inference_network
+
+    @property
+    def inference_network(self) -> nn.Module:
+        """The part of it that classifies, to validate and query with."""
+        classifier: nn.Module = self.joint_network.classifier  # type: ignore[assignment]
+        return classifier
+
+    @property
+    def confidence_threshold(self) -> float | list[float] | None:
+        if "unlabeled" not in self.streams:
+            return None
+        return self.threshold.tolist() if isinstance(self.threshold, Tensor) else self.threshold
