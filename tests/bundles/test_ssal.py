@@ -106,7 +106,7 @@ def test_three_stages_from_no_label_at_all(run_ssal, own_bundle, tmp_path):
     assert "_mask.png" not in page
 
 
-def test_rounds_extend_one_ranking_whatever_the_network_has_learned(run_ssal, tmp_path):
+def test_rounds_extend_one_ranking_whatever_the_network_has_learned(run_ssal, tmp_path, caplog):
     """Of one pool, two rounds of 3 and 4 ask for what one round of 7 asks for."""
     choice = {"labels": 0, "query::budget": 4}
     run_ssal("two", **choice, rounds=2, **{"query::cold_start": 3})
@@ -117,6 +117,12 @@ def test_rounds_extend_one_ranking_whatever_the_network_has_learned(run_ssal, tm
 
     in_two = asked("two", "queries", "cold_start.json") | asked("two", "queries", "round_00.json")
     assert in_two == asked("one", "queries", "cold_start.json")
+    assert "clusters are made with an untrained network" in caplog.text
+
+
+def test_other_strategies_do_not_warn_of_an_untrained_network(run_ssal, caplog):
+    run_ssal(**{"query::strategy": "@strategies::random"})
+    assert "untrained" not in caplog.text
 
 
 def test_a_run_that_was_stopped_ends_bit_equal(run_ssal, tmp_path):
@@ -227,7 +233,7 @@ def test_a_model_is_measured_on_the_spacing_that_it_was_trained_on(run_ssal, vol
     assert "was trained on volumes of [1.0, 1.0, 3.0] mm" in said
 
 
-def test_an_empty_mask_as_the_only_label(run_ssal, toy_masks, tmp_path):
+def test_an_empty_mask_as_the_only_label(run_ssal, toy_masks, tmp_path, caplog):
     content = json.loads(toy_masks.read_text())
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "empty.png")
     for section in ("training", "validation", "testing"):
@@ -239,6 +245,7 @@ def test_an_empty_mask_as_the_only_label(run_ssal, toy_masks, tmp_path):
                 item["labeled"] = number == 0
     (tmp_path / "empty.json").write_text(json.dumps(content))
     run_ssal(datalist=str(tmp_path / "empty.json"), labels="null")
+    assert "none of the 1 masks that are known shows anything but background" in caplog.text
     evaluation = record(tmp_path / "run")["evaluation"]
     assert np.isfinite(record(tmp_path / "run")["training"]["loss"])
     assert 0 <= evaluation["metrics"]["dice"]["value"] <= 1
