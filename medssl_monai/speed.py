@@ -484,8 +484,8 @@ def cases_of(bundle: str | None, overrides: Mapping[str, Any]) -> dict[str, dict
     """Arguments of `step_of_bundle` for the steps of a bundle; see `speed`.
 
     ``bundle`` as it is configured; ``bundle with FixMatch``, if it has ``@methods::fixmatch``; ``pre-training``, if it
-    has a ``pretrain.yaml``; these ``on volumes`` as well, if it has a ``train_3d.yaml``. A step of pre-training reads no
-    labels, and no FixMatch could stand in its place: its floor is forward and backward of the query network on the
+    has a ``pretrain.yaml``; these ``on volumes`` as well, if it has a ``train_3d.yaml``. A step of pre-training reads
+    no labels, and no FixMatch could stand in its place: its floor is forward and backward of the query network on the
     query views, and forward of the key network on the key views; of restoration, of the network on distorted images.
     """
     from monai.bundle import ConfigParser
