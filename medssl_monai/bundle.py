@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import logging
 import os
 import re
 import sys
@@ -15,6 +16,8 @@ from typing import Any
 from medssl_monai.data.datalist import Datalist, load_datalist, write_datalist
 from medssl_monai.distributed import is_first, wait_for_all
 from medssl_monai.files import sha256, write_json
+
+logger = logging.getLogger(__name__)
 
 
 def load_data(
@@ -167,6 +170,15 @@ def check_trained(weights: str | Path, classes: Sequence[str], spacing: Sequence
         raise ValueError(
             f"{weights} was trained on the classes {trained}, the datalist has {list(classes)}; use a datalist with "
             "the same classes in the same order."
+        )
+
+
+def warn_untrained(pretrained: str | Path | None) -> None:
+    """Say that clusters are about to be made of what an untrained network shows, if `pretrained` names no weights."""
+    if not pretrained:
+        logger.warning(
+            "clusters are made with an untrained network, and are little better than random: run configs/pretrain.yaml "
+            "first, and name its models/pretrained.pt with `pretrained`."
         )
 
 

@@ -258,7 +258,7 @@ def _loop(arguments: argparse.Namespace) -> int:
     from medssl_monai.data import load_datalist
     from medssl_monai.query.record import read_query
 
-    query = max(arguments.folder.glob("round_*/queries/round_00.json"))
+    query = max(arguments.folder.glob("round_*/queries/*.json"))
     print(f"a query waits for labels in {query.with_suffix('.csv')}")
     if arguments.overrides.get("datalist"):  # which file an id is stands here, in the terminal, and in no result
         settings = {name: arguments.overrides.get(name) for name in ("dataset_dir", "allow_leaks")}

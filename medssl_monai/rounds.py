@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from medssl_monai.bundle import workflow
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.pool import NOTHING, LabelPool, annotate_from_table, read_annotations
-from medssl_monai.handlers.query import Oracle
+from medssl_monai.handlers.query import Oracle, write_one_query
 from medssl_monai.handlers.rounds import write_report
 from medssl_monai.query.record import read_query
 
@@ -37,7 +37,7 @@ def run_loop(
         output_dir: folder of the loop.
         rounds: runs in all.
         annotator: ``oracle`` answers from the labels that the datalist hides; ``person``: the loop stops after each
-            query until the column ``label`` of its table is filled in.
+            query, that of a cold start included, until the column ``label`` of its table is filled in.
         weights: every round starts from ``fresh`` weights, or from the model of the round before.
         overrides: values of the bundle's configuration.
 
@@ -54,29 +54,33 @@ def run_loop(
     queries: list[dict[str, Any]] = []
     for number in range(rounds):
         folder, before = (output_dir / f"round_{n:02d}" for n in (number, number - 1))
+        labels = folder / "labels.json"  # those that the round starts with, if there was a query before it
         values: dict[str, Any] = {
             **(overrides or {}),
             "output_dir": str(folder),
             "ckpt_dir": str(folder / "models"),
             "rounds": 1,
         }
-        if annotator == "person":  # nobody else answers a cold start
-            values["query::annotator"] = "@annotators::nobody"
-        if number:
-            values["labels"] = str(folder / "labels.json")
-            if weights == "continued":
-                values["pretrained"] = str(before / "models" / "model.pt")
-                if "init" in config:
-                    values["init"] = "continue"
-        run = workflow([bundle / "configs" / "train.yaml"], bundle_root=str(bundle), **values)
-        run.initialize()
+        if number or labels.exists():
+            values["labels"] = str(labels)
+        if number and weights == "continued":  # `pretrained` stays what it is: SSAL's clusters are made with it
+            values["network::pretrained"] = str(before / "models" / "model.pt")
+            if "part" in config["network"]:
+                values["network::part"] = "continue"
+        run = _start(bundle, values)
         if not run.parser.get_parsed_content("query::budget"):
             raise ValueError("`query::budget` is 0, and a loop has to ask for something; set it to 1 or more.")
-        if number and not (folder / "labels.json").exists():
-            data, classes = (run.parser.get_parsed_content(name) for name in ("train::dataset::data", "classes"))
-            pool = LabelPool(data, labels=before / "pool.json", classes=classes)
-            if not hand_over(before, folder, pool, data, annotator):
-                return False
+        if not labels.exists():
+            query = before / "queries" / "round_00.json" if number else _cold_start(run, folder, annotator)
+            if query is not None:
+                data, classes = (run.parser.get_parsed_content(name) for name in ("train::dataset::data", "classes"))
+                if number:
+                    pool = LabelPool(data, labels=before / "pool.json", classes=classes)
+                else:
+                    pool = run.parser.get_parsed_content("pool")
+                if not hand_over(query, labels, pool, data, annotator):
+                    return False
+                run = _start(bundle, {**values, "labels": str(labels)})
         if not (folder / "report.html").exists():  # the last file that a round writes
             run.run()
             run.finalize()
@@ -88,22 +92,41 @@ def run_loop(
     return True
 
 
+def _start(bundle: Path, values: Mapping[str, Any]) -> Any:
+    run = workflow([bundle / "configs" / "train.yaml"], bundle_root=str(bundle), **values)
+    run.initialize()
+    return run
+
+
+def _cold_start(run: Any, folder: Path, annotator: str) -> Path | None:
+    """The query for the first labels that a person has to answer, asked if it is not there; None if there is none."""
+    names = ("pool", "query::cold_start", "train::dataset", "method_def", "query::strategy", "seed", "device")
+    pool, budget, dataset, method, strategy, seed, device = (run.parser.get_parsed_content(name) for name in names)
+    if annotator == "oracle" or not budget or len(pool.indices("labeled")):  # the oracle answers during the round
+        return None
+    path = folder / "queries" / "cold_start.json"
+    if not path.exists():
+        pool.exclude(dataset.unreadable)
+        write_one_query(path, method, dataset, pool, strategy, budget, seed, device)
+    return path
+
+
 def hand_over(
-    before: Path, after: Path, pool: LabelPool, datalist: Sequence[Item], annotator: Literal["oracle", "person"]
+    query: Path, labels: Path, pool: LabelPool, datalist: Sequence[Item], annotator: Literal["oracle", "person"]
 ) -> bool:
     """Write the labels that the next round starts with.
 
     Args:
-        before: folder of the round that asked.
-        after: folder of the round that begins; ``labels.json`` is written to it.
-        pool: labels of the round that asked; changed.
+        query: what was asked for; a person's answers are in the table beside it.
+        labels: file to write.
+        pool: the labels before that; changed.
         datalist: what the oracle knows.
         annotator: see `run_loop`.
 
     Returns:
         False if a person has not filled in anything yet.
     """
-    record, table = read_query(before / "queries" / "round_00.json"), before / "queries" / "round_00.csv"
+    record, table = read_query(query), query.with_suffix(".csv")
     if annotator == "oracle":
         known = Oracle(datalist)(item["id"] for item in record["items"])
         pool.annotate([pool.position[name] for name in known], list(known.values()))
@@ -115,9 +138,11 @@ def hand_over(
             how = ""
             if pool.task == "multilabel":
                 how = f" with what is there, separated by semicolons, with '?' before what is unknown, or {NOTHING!r}"
+            elif pool.task == "segmentation":
+                how = " with paths of masks, from the folder of that table"
             logger.info(f"Fill in the column 'label' of {table}{how}, then start the same command again.")
             return False
         logger.info(f"{len(accepted)} of {len(record['items'])} queried images have a label now.")
     pool.query_size = tuple(record["query_size"])
-    pool.save(after / "labels.json")
+    pool.save(labels)
     return True

@@ -341,6 +341,8 @@ def step_of_bundle(
         for position, handler in enumerate(run.parser["train::handlers"]):
             if handler["_target_"].rpartition(".")[2] in PARTS:
                 run.parser[f"train::handlers::{position}::_disabled_"] = True
+        if run.parser.get("labels") == 0:  # a cold start's answer, without its query
+            run.parser["labels"] = run.parser["query::cold_start"]
         run.initialize()
         pool, dataset, trainer = (
             run.parser.get_parsed_content(f) for f in ("pool", "train::dataset", "train::trainer")
@@ -482,8 +484,9 @@ def cases_of(bundle: str | None, overrides: Mapping[str, Any]) -> dict[str, dict
     """Arguments of `step_of_bundle` for the steps of a bundle; see `speed`.
 
     ``bundle`` as it is configured; ``bundle with FixMatch``, if it has ``@methods::fixmatch``; ``pre-training``, if it
-    has a ``pretrain.yaml``. A step of pre-training reads no labels, and no FixMatch could stand in its place: its floor
-    is forward and backward of the query network on the query views, and forward of the key network on the key views.
+    has a ``pretrain.yaml``; these ``on volumes`` as well, if it has a ``train_3d.yaml``. A step of pre-training reads
+    no labels, and no FixMatch could stand in its place: its floor is forward and backward of the query network on the
+    query views, and forward of the key network on the key views; of restoration, of the network on distorted images.
     """
     from monai.bundle import ConfigParser
 
@@ -495,6 +498,11 @@ def cases_of(bundle: str | None, overrides: Mapping[str, Any]) -> dict[str, dict
     if (configs / "pretrain.yaml").exists():
         own = {key: value for key, value in overrides.items() if key != "method_def"}  # it brings its method
         cases["pre-training"] = {"overrides": own, "overlays": ["pretrain.yaml"]}
+    if (configs / "train_3d.yaml").exists():
+        cases |= {
+            f"{name} on volumes": {**case, "overlays": ["train_3d.yaml", *case.get("overlays", ())]}
+            for name, case in cases.items()
+        }
     return {name: {"bundle": bundle, **arguments} for name, arguments in cases.items()}
 
 

@@ -54,6 +54,22 @@ def clinic(tmp_path):
     return folder
 
 
+@pytest.fixture
+def clinic_with_masks(tmp_path):
+    """PNG files of ten patients and their masks, in folders with names, with a table of names."""
+    folder = tmp_path / "in" / "Mustermann_Erika"
+    rows = ["image,patient,mask"]
+    for k in range(20):
+        patient = folder / f"Mustermann{k // 2}"
+        patient.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(k).integers(0, 255, (32, 32), dtype=np.uint8)
+        Image.fromarray(pixels).save(patient / f"Erika_{k}.png")
+        Image.fromarray(255 * (pixels > 128).astype(np.uint8)).save(patient / f"Erika_{k}_mask.png")
+        rows.append(f"{patient.name}/Erika_{k}.png,MRN4711-{k // 2},{patient.name}/Erika_{k}_mask.png")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    return folder
+
+
 def search(folder):
     """Files below a folder that say a name, in their own name or content, with the name."""
     found = []
@@ -62,6 +78,32 @@ def search(folder):
         text = str(path.relative_to(folder)).encode() + content
         found += [(path.name, secret) for secret in SECRETS if secret.lower().encode() in text.lower()]
     return found
+
+
+def test_masks_do_not_say_whose_they_are(clinic_with_masks, own_bundle, tiny, tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "out" / "cache"))
+    out, bundle = tmp_path / "out", own_bundle("ssal")
+    flags = ["--masks", "mask", "--classes", "background", "lesion", "--split", "0.5", "0.25", "0.25"]
+    assert main(["prepare", str(clinic_with_masks), str(out / "data"), *flags]) == 0
+    settings = tiny("train", "ssal", labels=0, output_dir=str(out / "train"), ckpt_dir=str(out / "train" / "models"))
+    settings |= {"datalist": str(out / "data" / "datalist.json"), "query::cold_start": 4}
+    settings |= {
+        "logging_file": False,
+        "bundle_root": str(bundle),
+        "rounds": 1,
+        "strategies::clusters::num_clusters": 2,
+    }
+    for files, folder in (("train",), "train"), (("train", "query"), "query"), (("train", "evaluate"), "evaluate"):
+        configs = [bundle / "configs" / f"{file}.yaml" for file in files]
+        flow = workflow(configs, **{**settings, "output_dir": str(out / folder)})
+        flow.initialize()
+        flow.run()
+    known = json.loads((out / "train" / "pool.json").read_text())["labels"]
+    assert list(known.values()) == [True] * 4
+    assert (out / "evaluate" / "cases.csv").exists()
+    assert search(out) == []
+    assert [secret for secret in SECRETS if secret in caplog.text] == []
 
 
 def test_nothing_that_is_written_or_logged_says_who_it_was(clinic, own_bundle, tiny, tmp_path, caplog, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from support import outputs_of
 
 from medssl_monai.data import Datalist, LabelPool
-from medssl_monai.networks import weights_metadata
+from medssl_monai.networks import small_unet, weights_metadata
 from medssl_monai.query import PoolOutputs, Query
 from medssl_monai.query.record import query_record, write_query
 from medssl_monai.rounds import hand_over, run_loop
@@ -139,23 +140,23 @@ def asked(tmp_path):
     pool = LabelPool(Datalist(items, classes=FINDINGS), labels=0)
     outputs = PoolOutputs(torch.arange(3), torch.zeros(3, dtype=torch.bool), torch.rand(3, 2), task="multilabel")
     record = query_record(Query(torch.arange(3), ["random"] * 3), outputs, pool, strategy="random")
-    write_query(tmp_path / "before" / "queries" / "round_00.json", record)
-    return pool, items, tmp_path / "before", tmp_path / "after"
+    write_query(tmp_path / "query.json", record)
+    return pool, items, tmp_path / "query.json", tmp_path / "labels.json"
 
 
 def test_an_oracle_gives_the_findings_that_it_knows(asked):
-    pool, items, before, after = asked
-    assert hand_over(before, after, pool, items, "oracle")
-    assert json.loads((after / "labels.json").read_text())["labels"] == {"a": [1, -1], "b": [0, 0]}
-    assert LabelPool(Datalist(items, classes=FINDINGS), labels=after / "labels.json").task == "multilabel"
+    pool, items, query, labels = asked
+    assert hand_over(query, labels, pool, items, "oracle")
+    assert json.loads(labels.read_text())["labels"] == {"a": [1, -1], "b": [0, 0]}
+    assert LabelPool(Datalist(items, classes=FINDINGS), labels=labels).task == "multilabel"
 
 
 def test_a_person_gives_findings_by_name_or_number_and_bad_rows_are_named(asked, caplog):
-    pool, items, before, after = asked
+    pool, items, query, labels = asked
     with caplog.at_level("INFO", logger="medssl_monai.rounds"):
-        assert not hand_over(before, after, pool, items, "person")  # nothing was filled in, so it waits
+        assert not hand_over(query, labels, pool, items, "person")  # nothing was filled in, so it waits
     assert "with what is there, separated by semicolons, with '?' before what is unknown, or 'none'" in caplog.text
-    table = before / "queries" / "round_00.csv"
+    table = query.with_suffix(".csv")
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert {row["choices"] for row in rows} == {"none; effusion; mass"}
     with table.open("w", newline="") as file:
@@ -163,6 +164,64 @@ def test_a_person_gives_findings_by_name_or_number_and_bad_rows_are_named(asked,
         writer.writeheader()
         for row, answer in zip(rows, ["mass; ?effusion", "0 1", "efusion"], strict=True):
             writer.writerow({**row, "label": answer})
-    assert hand_over(before, after, pool, items, "person")
-    assert json.loads((after / "labels.json").read_text())["labels"] == {"a": [-1, 1], "b": [0, 1]}
+    assert hand_over(query, labels, pool, items, "person")
+    assert json.loads(labels.read_text())["labels"] == {"a": [-1, 1], "b": [0, 1]}
     assert "the label of 'c' is 'efusion'; write what is there, separated by ';', out of ['effusion'" in caplog.text
+
+
+# ---- masks, from a cold start ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def masks_loop(own_bundle, tiny, toy_masks, tmp_path):
+    """Starts a loop of SSAL for a person, on images of which no training mask is known to the datalist."""
+    content = json.loads(toy_masks.read_text())
+    for item in content["training"]:
+        del item["label"]
+    (tmp_path / "unlabeled.json").write_text(json.dumps(content))
+    torch.save(small_unet(num_classes=1, in_channels=1, spatial_dims=2, width=4).state_dict(), tmp_path / "stage_1.pt")
+    own = {"datalist": str(tmp_path / "unlabeled.json"), "dataset_dir": str(toy_masks.parent), "labels": 0}
+    own["pretrained"] = str(tmp_path / "stage_1.pt")
+    values = {**tiny(name="ssal", **own), "networks::small_unet::width": 4}
+    values = {key: value for key, value in values.items() if key not in ("output_dir", "ckpt_dir", "rounds")}
+    cold = {"query::cold_start": 4, "strategies::clusters::num_clusters": 2}
+
+    def _loop(folder="loop", **overrides):
+        arguments = {"rounds": 2, "annotator": "person", "weights": "continued"}
+        return run_loop(own_bundle("ssal"), tmp_path / folder, **arguments, overrides={**values, **cold, **overrides})
+
+    return _loop
+
+
+def answer(table: Path, folder: Path) -> list[str]:
+    """Fill in a table of queried images with the paths of their masks, from the table's folder."""
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "label": os.path.relpath(folder / f"{row['id']}_mask.png", table.parent)})
+    return ids_of(table)
+
+
+def ids_of(table: Path) -> list[str]:
+    return [row["id"] for row in csv.DictReader(table.read_text().splitlines())]
+
+
+def test_a_person_answers_a_cold_start_with_masks(masks_loop, toy_masks, tmp_path, capsys):
+    folder = tmp_path / "loop"
+    assert not masks_loop()
+    assert not masks_loop()  # nothing was filled in, so it waits, and asks nothing else
+    assert "with paths of masks, from the folder of that table" in capsys.readouterr().out
+    first = answer(folder / "round_00" / "queries" / "cold_start.csv", toy_masks.parent)
+    assert len(first) == 4
+    assert not masks_loop()  # round 0 has run, and its query waits
+    assert labels_of(folder / "round_00" / "labels.json") == set(first)
+    second = answer(folder / "round_00" / "queries" / "round_00.csv", toy_masks.parent)
+    assert masks_loop()
+    assert labels_of(folder / "round_01" / "labels.json") == {*first, *second}
+    assert f"tensors from {folder / 'round_00' / 'models' / 'model.pt'}" in capsys.readouterr().out
+    assert labels_of(folder / "round_01" / "pool.json") == {*first, *second}
+    third = ids_of(folder / "round_01" / "queries" / "round_00.csv")
+    assert not masks_loop("one", **{"query::cold_start": 10})  # clusters do not move with the weights of the rounds
+    assert {*first, *second, *third} == {*ids_of(tmp_path / "one" / "round_00" / "queries" / "cold_start.csv")}

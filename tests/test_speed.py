@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from medssl_monai import speed
-from medssl_monai.bundle import copy_bundle
+from medssl_monai.bundle import copy_bundle, shipped_bundles
 from medssl_monai.data import LabelPool
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.methods import FixMatch, MeanTeacher
@@ -301,6 +301,18 @@ def test_the_steps_of_pre_training(toy_datalist):
     assert report["method"] == "JointContrastive"
     assert [tuple(p.values()) for p in report["passes"]] == [(6, True, "train"), (12, False, "train")]
     assert (report["rounds"], report["views_per_step"]) == (2, 18)
+
+
+def test_the_steps_of_a_bundle_that_starts_without_labels(toy_masks):
+    bundle = str(shipped_bundles() / "ssal")
+    small = {"device": "cpu", "image_size": [16, 16], "datalist": str(toy_masks), "cache_dir": None}
+    small |= {"networks::small_unet::width": 4, "query::cold_start": 6, "batch_size::labeled": 4}
+    report = speed.step_of_bundle(bundle, small, rounds=2, steps=2)
+    assert (report["method"], [p["images"] for p in report["passes"]]) == ("Supervised", [4])
+    stage_1 = speed.step_of_bundle(bundle, {**small, "batch_size::unlabeled": 6}, 2, 2, ["pretrain.yaml"])
+    assert (stage_1["method"], [p["images"] for p in stage_1["passes"]]) == ("Restoration", [6])
+    on_volumes = [case["overlays"] for name, case in speed.cases_of(bundle, {}).items() if "on volumes" in name]
+    assert on_volumes == [["train_3d.yaml"], ["train_3d.yaml"], ["train_3d.yaml", "pretrain.yaml"]]
 
 
 def test_what_is_measured_of_a_bundle_is_what_it_has(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from medssl_monai.data.datalist import Item
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.task import UNKNOWN
 from medssl_monai.transforms.masks import UNLABELED
+
+logger = logging.getLogger(__name__)
 
 
 class Masks:
@@ -55,7 +58,16 @@ class Masks:
         new = [i for i, path in paths.items() if self._rows.get(i, ("",))[0] != path]
         if new:
             self._decode(paths, new)
+            self._warn_of_nothing(paths)
         self._read = paths
+
+    def _warn_of_nothing(self, paths: Mapping[int, str]) -> None:
+        rows = [self._rows[i][1] for i in paths if i in self._rows]
+        if rows and not any(((row > 0) & (row < UNLABELED)).any() for row in rows):
+            logger.warning(
+                f"none of the {len(rows)} masks that are known shows anything but background: there is nothing to "
+                "learn but that. Label an image that shows a class, or see whether the files are the right ones."
+            )
 
     def _decode(self, paths: Mapping[int, str], new: Sequence[int]) -> None:
         data = [{**self.datalist[i], "image": [paths[i], self.datalist[i]["image"]]} for i in new]

@@ -95,6 +95,7 @@ class LabelPool:
         self._counts: Tensor | None = None
         self._mask_paths: dict[int, str] | None = None
         known = {position: item["label"] for position, item in enumerate(datalist) if is_known(item.get("label"))}
+        self._listed_masks = {position: label for position, label in known.items() if isinstance(label, str)}
         self._task = task or task_of(known.values())
         if task_of(known.values()) == "multilabel":
             self.num_classes = self.num_classes or len(next(iter(known.values())))
@@ -273,8 +274,12 @@ class LabelPool:
         return None
 
     def save(self, path: str | Path) -> None:
-        """Write the known labels by id, with the datalist's hash; `LabelPool(labels=path)` reads the file."""
-        labels = {name: label for name, label in zip(self.ids, self._labels, strict=True) if label is not None}
+        """Write the known labels by id, with the datalist's hash; `LabelPool(labels=path)` reads the file.
+
+        Of a mask that the datalist names it says no more than that: ``true``. Paths of files may name patients, and
+        files may be moved together with their datalist. Other masks are written by their paths.
+        """
+        labels = {name: label for name, label in zip(self.ids, self._kept(), strict=True) if label is not None}
         write_json(
             path,
             {
@@ -291,7 +296,7 @@ class LabelPool:
     def state_dict(self) -> dict[str, Any]:
         return {
             "ids": list(self.ids),
-            "labels": [list(label) if isinstance(label, list) else label for label in self._labels],
+            "labels": [list(label) if isinstance(label, list) else label for label in self._kept()],
             "query_size": list(self.query_size),
         }
 
@@ -302,10 +307,32 @@ class LabelPool:
             ValueError: if the datalist lacks a sample that the state knows.
         """
         self._check_known(state["ids"], "the checkpoint")
-        for name, label in zip(state["ids"], state["labels"], strict=True):
+        known = dict(zip(state["ids"], state["labels"], strict=True))
+        for name, label in self._found(known, "the checkpoint").items():
             self._set(self.position[name], label)
         self.exclude(self.unreadable)
         self.query_size = (int(state["query_size"][0]), int(state["query_size"][1]))
+
+    def _kept(self) -> list[Label | bool | None]:
+        """The labels as files have them, see `save`."""
+        return [
+            True if label is not None and self._listed_masks.get(i) == label else label
+            for i, label in enumerate(self._labels)
+        ]
+
+    def _found(self, table: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """Labels by id, as files have them, with the datalist's masks."""
+        lost = [
+            name for name, label in table.items() if label is True and self.position[name] not in self._listed_masks
+        ]
+        if lost:
+            raise ValueError(
+                f"{source} says that the datalist names masks of {len(lost)} samples, and it does not, the first is "
+                f"{lost[0]!r}; use the datalist that it was written with, or a longer one."
+            )
+        return {
+            name: self._listed_masks[self.position[name]] if label is True else label for name, label in table.items()
+        }
 
     def _check_known(self, names: Iterable[str], source: str) -> None:
         lost = [name for name in names if name not in self.position]
@@ -330,6 +357,7 @@ class LabelPool:
             if self.classes and content["classes"] and list(self.classes) != content["classes"]:
                 table = {name: self._translate(label, content["classes"], path) for name, label in table.items()}
         self._check_known(table, str(path))
+        table = self._found(table, str(path))
         self._set_all({self.position[name]: label for name, label in table.items()}, labeled=False, source=f"{path}: ")
 
     def _translate(self, label: Label, names: Sequence[str], path: Path) -> Label:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from monai.networks import eval_mode
 from torch import Tensor, nn
@@ -13,10 +16,10 @@ from medssl_monai.data.datalist import SYNTHETIC
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool, is_known
 from medssl_monai.engines.pool import as_whole, at_once, predict, weights_sha256
-from medssl_monai.files import write_json
+from medssl_monai.files import write_json, write_text
 from medssl_monai.losses.pseudo_label import Threshold, confident
 from medssl_monai.metrics.classification import evaluate_predictions
-from medssl_monai.metrics.segmentation import CaseScores, case_scores, evaluate_masks
+from medssl_monai.metrics.segmentation import CaseScores, case_scores, class_names, evaluate_masks
 from medssl_monai.metrics.targets import pseudo_finding_accuracy, pseudo_label_accuracy
 from medssl_monai.transforms.augment import to_unit
 
@@ -58,13 +61,21 @@ def evaluate(
     Raises:
         ValueError: if no sample has a label.
     """
+    return _evaluate(network, dataset, pool, device, batch_size)[0]
+
+
+def _evaluate(
+    network: nn.Module, dataset: ImageDataset, pool: LabelPool, device: torch.device | str, batch_size: int = 128
+) -> tuple[dict[str, Any], CaseScores | None]:
+    """`evaluate`, and of masks the scores of each labeled sample."""
     index = pool.indices("labeled")
     if len(index) == 0:
         raise ValueError("no image of this list has a label: there is nothing to measure; add labels to the datalist.")
     group = [str(dataset.data[i].get("group", pool.ids[i])) for i in index.tolist()]
+    scores = None
     if pool.task == "segmentation":
         scores = score_masks(network, dataset, pool, device, batch_size, index)
-        figures = evaluate_masks(scores, group, pool.classes, "pixels" if dataset.spacing is None else "mm")
+        figures = evaluate_masks(scores, group, pool.classes, unit_of(dataset))
     else:
         probs, _ = predict(network, dataset, device, batch_size, index, pool.task)
         figures = evaluate_predictions(probs.numpy(), pool.targets(index).numpy(), group, classes=pool.classes)
@@ -75,7 +86,12 @@ def evaluate(
         "datalist_sha256": pool.datalist_sha256,
         "model_sha256": weights_sha256(network),
         **figures,
-    }
+    }, scores
+
+
+def unit_of(dataset: ImageDataset) -> Literal["mm", "pixels"]:
+    """What distances on the grid of the images are in."""
+    return "pixels" if dataset.spacing is None else "mm"
 
 
 def score_masks(
@@ -97,11 +113,42 @@ def score_masks(
     return CaseScores.join(parts)
 
 
-def write_evaluation(path: str | Path, **arguments: Any) -> dict[str, Any]:
-    """`evaluate`, written as JSON."""
-    figures = evaluate(**arguments)
+def write_evaluation(
+    path: str | Path, network: nn.Module, dataset: ImageDataset, pool: LabelPool, device: torch.device | str
+) -> dict[str, Any]:
+    """`evaluate`, written as JSON; of masks with ``cases.csv`` beside it, see `write_cases`."""
+    figures, scores = _evaluate(network, dataset, pool, device)
     write_json(path, figures)
+    if scores is not None:
+        write_cases(Path(path).with_name("cases.csv"), scores, dataset, pool)
     return figures
+
+
+def write_cases(path: str | Path, scores: CaseScores, dataset: ImageDataset, pool: LabelPool) -> None:
+    """Write a table with a row for each labeled sample and each class but the background.
+
+    Its columns are ``id``, ``class``, ``labeled`` and ``predicted`` (whether the class is there, in the mask and in the
+    prediction), ``dice``, ``hd95`` and ``asd``, these with their unit; undefined values are empty. Rows of synthetic
+    images say so.
+
+    Args:
+        path: file to write.
+        scores: of the labeled samples, in their order.
+        dataset: knows the unit.
+        pool: knows the ids and the classes.
+    """
+    unit, names = unit_of(dataset), class_names(scores, pool.classes)
+    note = {"data": "SYNTHETIC"} if pool.synthetic else {}
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["id", "class", "labeled", "predicted", "dice", f"hd95_{unit}", f"asd_{unit}", *note])
+    for case, index in enumerate(pool.indices("labeled").tolist()):
+        for k, name in enumerate(names):
+            found = [column[case, k] for column in (scores.dice, scores.hd95, scores.asd)]
+            there = [int(scores.truth[case, k]), int(scores.predicted[case, k])]
+            values = [f"{value:.6g}" if np.isfinite(value) else "" for value in found]
+            table.writerow([pool.ids[index], name, *there, *values, *note.values()])
+    write_text(path, text.getvalue())
 
 
 def check_pseudo_labels(

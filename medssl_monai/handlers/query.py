@@ -189,15 +189,18 @@ def write_one_query(
     budget: int,
     seed: int,
     device: torch.device | str,
-    weights: str | Path,
+    weights: str | Path | None = None,
 ) -> None:
     """`ask` outside of a run, and write the query; see `QueryHandler` for the arguments.
 
-    `weights` is the file that the method's network was loaded from; it knows the threshold at which it was saved.
+    `weights` is the file that the method's network was loaded from; it knows the threshold and the epoch at which it
+    was saved. None: training has not begun.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003)
-    threshold = weights_metadata(weights).get("threshold")
-    write_query(path, ask(method.to(device), dataset, pool, strategy, budget, generator, device, threshold=threshold))
+    saved = weights_metadata(weights) if weights else {}
+    threshold = saved.get("threshold")
+    record = ask(method.to(device), dataset, pool, strategy, budget, generator, device, threshold=threshold)
+    write_query(path, {**record, "epoch": saved.get("epoch", 0)})
 
 
 def annotate(pool: LabelPool, method: SSLMethod, record: Mapping[str, Any], labels: Mapping[str, Label]) -> None:

@@ -1,6 +1,6 @@
 """Query strategies for active learning."""
 
-from medssl_monai.query.base import PoolOutputs, Query, QueryStrategy, top_unlabeled
+from medssl_monai.query.base import EmbeddingQuery, PoolOutputs, Query, QueryStrategy, top_unlabeled
 from medssl_monai.query.boostmis import BoostMISQuery, DensityEntropy, Instability
 from medssl_monai.query.clusters import Clusters
 from medssl_monai.query.coreset import CoreSet
@@ -15,6 +15,7 @@ __all__ = [
     "Clusters",
     "CoreSet",
     "DensityEntropy",
+    "EmbeddingQuery",
     "Instability",
     "Mixed",
     "PoolOutputs",

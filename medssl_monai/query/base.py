@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -102,8 +104,8 @@ class PoolOutputs:
         """Embeddings ``(N, D)`` in float64, row r of sample ``index[r]``: what representativeness is measured in.
 
         Args:
-            encoder: embeds the images in place of the network (`embed`), in evaluation mode and one after the other in
-                the order of their index, so that equal images have equal rows in every round.
+            encoder: embeds the images in place of the network (`embed`), in evaluation mode and in the order of their
+                index, so that a sample has the same row in every round; moved to the device of the images.
             batch_size: images at once; fewer if they are large, see `VOXELS`.
 
         Raises:
@@ -185,3 +187,49 @@ def top_unlabeled(outputs: PoolOutputs, score: Tensor, budget: int, name: str) -
     rows = outputs.unlabeled
     rows = rows[score[rows].argsort(descending=True, stable=True)[:budget]]
     return Query(outputs.index[rows], [name] * len(rows), {name: score[rows]})
+
+
+Chosen = tuple[Tensor, list[str], Tensor]
+"""Rows ``(n,)`` in the order of the query, why each was chosen, and scores ``(n,)``."""
+
+
+class EmbeddingQuery(ABC):
+    """A strategy that looks at embeddings and at what is labeled, and at no prediction; a subclass says what to choose.
+
+    Args:
+        encoder: a pre-trained network with `embed`, which embeds in place of the one that is queried; copied, so that
+            training changes nothing. Images go in as they are, without distortion and in the order of their index.
+
+    Attributes:
+        score: what the query calls its scores.
+    """
+
+    score: ClassVar[str]
+
+    def __init__(self, encoder: nn.Module | None = None) -> None:
+        self.encoder = deepcopy(encoder)
+
+    def __call__(self, outputs: PoolOutputs, budget: int, generator: torch.Generator) -> Query:
+        """The query, of `budget` samples or of all that are unlabeled.
+
+        Raises:
+            ValueError: if there are no embeddings, see `PoolOutputs.features`.
+        """
+        budget = min(budget, len(outputs.unlabeled))
+        if budget <= 0:
+            return Query(torch.zeros(0, dtype=torch.long), [], {self.score: torch.zeros(0)})
+        order = outputs.index.argsort()
+        features, labeled = outputs.features(self.encoder)[order], outputs.labeled[order]
+        rows, reason, scores = self.choose(features, labeled, budget, generator)
+        return Query(outputs.index[order[rows]], reason, {self.score: scores})
+
+    @abstractmethod
+    def choose(self, features: Tensor, labeled: Tensor, budget: int, generator: torch.Generator) -> Chosen:
+        """Choose unlabeled samples, given in the order of their index.
+
+        Args:
+            features: ``(N, D)``, float64.
+            labeled: ``(N,)`` bool.
+            budget: n, at least 1, and at most as many as are unlabeled.
+            generator: where chance decides.
+        """

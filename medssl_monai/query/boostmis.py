@@ -294,11 +294,9 @@ class BoostMISQuery:
             ValueError: for masks.
         """
         refuse_masks(outputs, "BoostMISQuery")
-        candidate = ~outputs.labeled
+        rows = outputs.unlabeled
         if self.pool == "unselected":
-            candidate &= outputs.doubtful
-        rows = candidate.nonzero().squeeze(1)
-        rows = rows[outputs.index[rows].argsort()]
+            rows = rows[outputs.doubtful[rows]]
         budget = min(budget, len(rows))
         lists: dict[str, Tensor] = {}  # positions in `rows`, best first
         rankings: dict[str, Tensor] = {}

@@ -6,20 +6,19 @@ It needs no label and no trained classifier, only embeddings, and so can ask for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medssl_monai.clustering import nearest_center
-from medssl_monai.query.base import PoolOutputs, Query
+from medssl_monai.query.base import Chosen, EmbeddingQuery
 
 
 def fit_centers(
     features: Tensor, num_clusters: int, seed: int = 0, restarts: int = 1, start: Tensor | None = None
 ) -> tuple[Tensor, int]:
-    """Centers of scikit-learn's k-means, iterated until no sample changes its cluster, in one thread.
+    """Centers of scikit-learn's k-means, iterated until no sample changes its cluster or 300 times, in one thread.
 
     Args:
         features: ``(N, D)``.
@@ -89,7 +88,7 @@ def nearest_members(cluster: Tensor, distance: Tensor, counts: Sequence[int], ta
     return torch.cat([order[cluster[order] == k][:count] for k, count in enumerate(counts)])
 
 
-class Clusters:
+class Clusters(EmbeddingQuery):
     """SSAL: the samples nearest to the centers of k-means, of each cluster in proportion to its size.
 
     Members of a cluster only, each once, and exactly as many as the budget; the released code ranks the whole pool for
@@ -101,12 +100,13 @@ class Clusters:
     Args:
         num_clusters: K; cut to the number of distinct embeddings. The released code has 10; how it was chosen is not
             known.
-        encoder: a pre-trained network with `embed`, which embeds in place of the one that is queried; copied, so that
-            training changes nothing. Images go in as they are, without distortion and in the order of their index.
+        encoder: see `medssl_monai.query.EmbeddingQuery`.
         min_per_cluster: labels that each cluster gets first, as far as the budget goes; 0: small ones may get none.
         restarts: of k-means.
         seed: of k-means; not the generator's, which is another one in every round.
     """
+
+    score = "distance"
 
     def __init__(
         self,
@@ -121,21 +121,15 @@ class Clusters:
         ):  # fmt: skip
             if value < smallest:
                 raise ValueError(f"`{name}` must be at least {smallest}, got {value}.")
+        super().__init__(encoder)
         self.num_clusters, self.min_per_cluster = num_clusters, min_per_cluster
-        self.encoder = deepcopy(encoder)
         self.restarts, self.seed = restarts, seed
 
-    def __call__(self, outputs: PoolOutputs, budget: int, generator: torch.Generator) -> Query:
-        """The query, in the order of the clusters; reads no label, and nothing of `generator`.
+    def choose(self, features: Tensor, labeled: Tensor, budget: int, generator: torch.Generator) -> Chosen:
+        """In the order of the clusters; reads which samples are labeled and no label, and nothing of `generator`.
 
-        Raises:
-            ValueError: if there are no embeddings, see `PoolOutputs.features`.
+        The score is the distance to the center of the cluster.
         """
-        budget = min(budget, len(outputs.unlabeled))
-        if budget <= 0:
-            return Query(torch.zeros(0, dtype=torch.long), [], {"distance": torch.zeros(0)})
-        order = outputs.index.argsort()
-        features, labeled = outputs.features(self.encoder)[order], outputs.labeled[order]
         centers, _ = fit_centers(features, self.num_clusters, self.seed, self.restarts)
         distance, cluster = nearest_center(features, centers)  # of the final centers, not of those one step before
         sizes = cluster.bincount(minlength=len(centers)).tolist()
@@ -143,4 +137,4 @@ class Clusters:
         least = [min(self.min_per_cluster, size) for size in sizes]
         rows = nearest_members(cluster, distance, apportion(sizes, budget, known, least), labeled)
         reason = [f"cluster {k}" for k in cluster[rows].tolist()]
-        return Query(outputs.index[order[rows]], reason, {"distance": distance[rows]})
+        return rows, reason, distance[rows]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medssl_monai.clustering import nearest_center
-from medssl_monai.query.base import PoolOutputs, Query
+from medssl_monai.query.base import Chosen, EmbeddingQuery
 
 
-class CoreSet:
+class CoreSet(EmbeddingQuery):
     """k-center greedy (Sener & Savarese 2018, Alg. 1): always the sample that is farthest from all that are labeled.
 
     The distance is Euclidean, between embeddings. The largest distance left is at most twice the smallest that any
@@ -19,23 +17,14 @@ class CoreSet:
     first sample is the one nearest to the mean of the pool. One distance per sample is kept, never N x N.
 
     Args:
-        encoder: embeds in place of the network, see `medssl_monai.query.Clusters`.
+        encoder: see `medssl_monai.query.EmbeddingQuery`.
     """
 
-    def __init__(self, encoder: nn.Module | None = None) -> None:
-        self.encoder = deepcopy(encoder)
+    score = "distance"
 
-    def __call__(self, outputs: PoolOutputs, budget: int, generator: torch.Generator) -> Query:
-        """The query; its score is the distance to what was labeled or chosen before, of a first sample to the mean.
-
-        Raises:
-            ValueError: if there are no embeddings, see `PoolOutputs.features`.
-        """
-        budget = min(budget, len(outputs.unlabeled))
-        if budget <= 0:
-            return Query(torch.zeros(0, dtype=torch.long), [], {"distance": torch.zeros(0)})
-        order = outputs.index.argsort()
-        features, taken = outputs.features(self.encoder)[order], outputs.labeled[order].clone()
+    def choose(self, features: Tensor, labeled: Tensor, budget: int, generator: torch.Generator) -> Chosen:
+        """The score is the distance to what was labeled or chosen before, of a first sample to the mean."""
+        taken = labeled.clone()
         nearest = torch.full((len(features),), torch.inf, dtype=features.dtype)
         for centers in torch.split(features[taken], 256) if bool(taken.any()) else ():
             nearest = torch.minimum(nearest, nearest_center(features, centers)[0])
@@ -52,7 +41,8 @@ class CoreSet:
             rows.append(row)
             taken[row] = True
             nearest = torch.minimum(nearest, _distance(features, features[row]))
-        return Query(outputs.index[order[rows]], ["far from labels"] * budget, {"distance": torch.stack(scores)})
+        first = [] if bool(labeled.any()) else ["nearest to the mean"]
+        return torch.tensor(rows), first + ["far from labels"] * (budget - len(first)), torch.stack(scores)
 
 
 def _distance(features: Tensor, point: Tensor) -> Tensor:

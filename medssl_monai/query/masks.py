@@ -1,15 +1,14 @@
 """Queries for masks: which images, volumes, or slices of volumes to segment by hand next.
 
-A slice is an image like any other where the datalist has an item for it (``slice``). Scores are of whole images, means
-or sums over their voxels; padding counts, as the background that it is predicted to be. The images are predicted
-again, a few at a time, since nobody keeps the probabilities of every voxel of a pool. Uncertainty means nothing before
-the network has learned something: ask for the first masks by `medssl_monai.query.Clusters`, and then change
-(`AfterColdStart`).
+A slice is an image like any other where the datalist has an item for it (``slice``). Scores are of whole images, and
+padding counts, as the background that it is predicted to be. The images are predicted again, a few at a time, since
+nobody keeps the probabilities of every voxel of a pool. Uncertainty means nothing before the network has learned
+something: ask for the first masks by `medssl_monai.query.Clusters`, and then change (`AfterColdStart`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -65,16 +64,12 @@ def mask_entropy(outputs: PoolOutputs, budget: int, generator: torch.Generator) 
     A mean over all of them: images with much of an uncertain structure come first. `generator` is not used.
     """
     _only_masks(outputs, "mask_entropy", "entropy")
-
-    def scores() -> Iterator[tuple[Tensor, Tensor]]:
-        for rows, probs in outputs.maps(outputs.unlabeled):
-            yield rows, _mean(predictive_entropy(probs, outputs.task))
-
-    return _highest(outputs, budget, "mask_entropy", scores())
+    maps = outputs.maps(outputs.unlabeled)
+    return _highest(outputs, budget, "mask_entropy", maps, lambda probs: _mean(predictive_entropy(probs, outputs.task)))
 
 
 def boundary_band(predicted: Tensor, width: int) -> Tensor:
-    """Voxels with another class within `width` voxels along every axis, bool.
+    """Voxels with another class in the box that reaches `width` voxels to every side, bool.
 
     Args:
         predicted: classes, ``(B, *spatial)``.
@@ -106,14 +101,13 @@ def boundary_entropy(outputs: PoolOutputs, budget: int, generator: torch.Generat
         raise ValueError(f"`width` counts voxels and must be at least 1, got {width}.")
     _only_masks(outputs, "boundary_entropy", "entropy")
 
-    def scores() -> Iterator[tuple[Tensor, Tensor]]:
-        for rows, probs in outputs.maps(outputs.unlabeled):
-            entropy = predictive_entropy(probs, outputs.task).flatten(1)
-            band = boundary_band(probs.argmax(dim=1), width).flatten(1)
-            band = band | ~band.any(dim=1, keepdim=True)
-            yield rows, (entropy * band).sum(dim=1) / band.sum(dim=1)
+    def score(probs: Tensor) -> Tensor:
+        entropy = predictive_entropy(probs, outputs.task).flatten(1)
+        band = boundary_band(probs.argmax(dim=1), width).flatten(1)
+        band = band | ~band.any(dim=1, keepdim=True)
+        return (entropy * band).sum(dim=1) / band.sum(dim=1)
 
-    return _highest(outputs, budget, "boundary_entropy", scores())
+    return _highest(outputs, budget, "boundary_entropy", outputs.maps(outputs.unlabeled), score)
 
 
 def bald(outputs: PoolOutputs, budget: int, generator: torch.Generator, passes: int = 20, batch_size: int = 4) -> Query:
@@ -134,13 +128,12 @@ def bald(outputs: PoolOutputs, budget: int, generator: torch.Generator, passes: 
         ValueError: if the network has no dropout, or fewer than two passes are asked for.
     """
 
-    def scores() -> Iterator[tuple[Tensor, Tensor]]:
-        for rows, samples in dropout_samples(outputs, passes, generator, batch_size):
-            each = torch.stack([predictive_entropy(sample, outputs.task) for sample in samples]).mean(dim=0)
-            information = predictive_entropy(samples.mean(dim=0), outputs.task) - each
-            yield rows, _mean(information).clamp_min(0.0)
+    def information(samples: Tensor) -> Tensor:
+        each = torch.stack([predictive_entropy(sample, outputs.task) for sample in samples]).mean(dim=0)
+        return _mean(predictive_entropy(samples.mean(dim=0), outputs.task) - each).clamp_min(0.0)
 
-    return _highest(outputs, budget, "bald", scores())
+    samples = dropout_samples(outputs, passes, generator, batch_size)
+    return _highest(outputs, budget, "bald", samples, information)
 
 
 def distance_weight(mask: Tensor) -> Tensor:
@@ -182,27 +175,21 @@ def ceal(outputs: PoolOutputs, budget: int, generator: torch.Generator, passes: 
     """CEAL for masks (Gorriz et al. 2017, https://arxiv.org/abs/1711.09168): highest `ceal_uncertainty`.
 
     Its pseudo-labels are left to the learner. The foreground are all classes but 0, predicted by the mean of the
-    passes. An image with none has the score 0. A sum over voxels: large structures come first.
-
-    Args:
-        outputs: see `PoolOutputs`.
-        budget: how many.
-        generator: seeds the dropout.
-        passes: T, at least 2.
-        batch_size: images at once, see `PoolOutputs.maps`; T times as many predictions are held.
+    passes. An image with none has the score 0. A sum over voxels: large structures come first. For the arguments see
+    `bald`.
 
     Raises:
-        ValueError: see `bald`; or if the task is another than segmentation.
+        ValueError: as `bald`; or if the task is another than segmentation.
     """
     _only_masks(outputs, "ceal", "bald")
 
-    def scores() -> Iterator[tuple[Tensor, Tensor]]:
-        for rows, samples in dropout_samples(outputs, passes, generator, batch_size):
-            masks = samples.mean(dim=0).argmax(dim=1) != 0
-            foreground = 1.0 - samples[:, :, 0]
-            yield rows, torch.stack([ceal_uncertainty(foreground[:, i], mask) for i, mask in enumerate(masks)])
+    def uncertainty(samples: Tensor) -> Tensor:
+        masks = samples.mean(dim=0).argmax(dim=1) != 0
+        foreground = 1.0 - samples[:, :, 0]
+        return torch.stack([ceal_uncertainty(foreground[:, i], mask) for i, mask in enumerate(masks)])
 
-    return _highest(outputs, budget, "ceal", scores())
+    samples = dropout_samples(outputs, passes, generator, batch_size)
+    return _highest(outputs, budget, "ceal", samples, uncertainty)
 
 
 def pairwise_dice(masks: Tensor, num_classes: int) -> Tensor:
@@ -231,25 +218,18 @@ def dice_disagreement(
     """Lowest mean Dice between the masks of several passes with dropout, see `pairwise_dice`.
 
     A relative measure: a doubtful small structure counts as much as a doubtful large one. Where no pass predicts
-    foreground, all agree, and the score is 0.
-
-    Args:
-        outputs: see `PoolOutputs`.
-        budget: how many.
-        generator: seeds the dropout.
-        passes: T, at least 2.
-        batch_size: images at once, see `PoolOutputs.maps`; T times as many predictions are held.
+    foreground, all agree, and the score is 0. For the arguments see `bald`.
 
     Raises:
-        ValueError: see `bald`; or if the task is another than segmentation.
+        ValueError: as `bald`; or if the task is another than segmentation.
     """
     _only_masks(outputs, "dice_disagreement", "bald")
 
-    def scores() -> Iterator[tuple[Tensor, Tensor]]:
-        for rows, samples in dropout_samples(outputs, passes, generator, batch_size):
-            yield rows, 1.0 - pairwise_dice(samples.argmax(dim=2), samples.shape[2])
+    def disagreement(samples: Tensor) -> Tensor:
+        return 1.0 - pairwise_dice(samples.argmax(dim=2), samples.shape[2])
 
-    return _highest(outputs, budget, "dice_disagreement", scores())
+    samples = dropout_samples(outputs, passes, generator, batch_size)
+    return _highest(outputs, budget, "dice_disagreement", samples, disagreement)
 
 
 def dropout_samples(
@@ -296,13 +276,27 @@ def _mean(of_voxels: Tensor) -> Tensor:
     return of_voxels.reshape(len(of_voxels), -1).mean(dim=1)
 
 
-def _highest(outputs: PoolOutputs, budget: int, name: str, scores: Iterable[tuple[Tensor, Tensor]]) -> Query:
-    """The unlabeled samples with the highest of `scores`, rows and values; nothing is computed for a budget of 0."""
-    score = torch.zeros(len(outputs), dtype=torch.double)
+def _highest(
+    outputs: PoolOutputs,
+    budget: int,
+    name: str,
+    predictions: Iterable[tuple[Tensor, Tensor]],
+    score: Callable[[Tensor], Tensor],
+) -> Query:
+    """The unlabeled samples whose predictions have the highest score.
+
+    Args:
+        outputs: see `PoolOutputs`.
+        budget: how many; for 0 nothing is predicted.
+        name: of the score.
+        predictions: batches of rows ``(b,)`` and what is predicted for them: `PoolOutputs.maps` or `dropout_samples`.
+        score: of such a batch, ``(b,)``.
+    """
+    scores = torch.zeros(len(outputs), dtype=torch.double)
     if budget > 0:
-        for rows, values in scores:
-            score[rows] = values.double().cpu()
-    return top_unlabeled(outputs, score, budget, name)
+        for rows, predicted in predictions:
+            scores[rows] = score(predicted).double().cpu()
+    return top_unlabeled(outputs, scores, budget, name)
 
 
 def _only_masks(outputs: PoolOutputs, name: str, other: str) -> None:

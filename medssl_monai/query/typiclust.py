@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl_monai.clustering import nearest_center
-from medssl_monai.query.base import PoolOutputs, Query
+from medssl_monai.query.base import Chosen, EmbeddingQuery
 from medssl_monai.query.boostmis import nearest_neighbors
 from medssl_monai.query.clusters import fit_centers
 
@@ -29,7 +27,7 @@ def typicality(features: Tensor, neighbors: int, tiny: float = 1e-5) -> Tensor:
     return 1.0 / (distance.sum(dim=1) / max(1, distance.shape[1]) + tiny)
 
 
-class TypiClust:
+class TypiClust(EmbeddingQuery):
     """The most typical sample of the largest cluster that has the fewest labels, one after the other.
 
     There are as many clusters as there will be labels, so that each query of a cold start covers as many different
@@ -40,8 +38,10 @@ class TypiClust:
         neighbors: of the typicality.
         max_clusters: limit of the number of clusters, as in the released code.
         min_size: clusters smaller than this come last; the released code leaves them out.
-        encoder: embeds in place of the network, see `medssl_monai.query.Clusters`.
+        encoder: see `medssl_monai.query.EmbeddingQuery`.
     """
+
+    score = "typicality"
 
     def __init__(
         self, neighbors: int = 20, max_clusters: int = 500, min_size: int = 5, encoder: nn.Module | None = None
@@ -49,20 +49,12 @@ class TypiClust:
         for name, value in (("neighbors", neighbors), ("max_clusters", max_clusters)):
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        super().__init__(encoder)
         self.neighbors, self.max_clusters, self.min_size = neighbors, max_clusters, min_size
-        self.encoder = deepcopy(encoder)
 
-    def __call__(self, outputs: PoolOutputs, budget: int, generator: torch.Generator) -> Query:
-        """The query; its score is the typicality.
-
-        Raises:
-            ValueError: if there are no embeddings, see `PoolOutputs.features`.
-        """
-        budget = min(budget, len(outputs.unlabeled))
-        if budget <= 0:
-            return Query(torch.zeros(0, dtype=torch.long), [], {"typicality": torch.zeros(0)})
-        order = outputs.index.argsort()
-        features, labeled = F.normalize(outputs.features(self.encoder)[order], dim=1), outputs.labeled[order]
+    def choose(self, features: Tensor, labeled: Tensor, budget: int, generator: torch.Generator) -> Chosen:
+        """The score is the `typicality`; `generator` seeds k-means."""
+        features = F.normalize(features, dim=1)
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         centers, _ = fit_centers(features, min(int(labeled.sum()) + budget, self.max_clusters), seed)
         _, cluster = nearest_center(features, centers)
@@ -79,4 +71,4 @@ class TypiClust:
             rows.append(left[k].pop())
             labels[k] += 1
         reason = [f"typical of {sizes[k]} images" for k in cluster[rows].tolist()]
-        return Query(outputs.index[order[rows]], reason, {"typicality": typical[rows]})
+        return torch.tensor(rows), reason, typical[rows]

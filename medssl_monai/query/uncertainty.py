@@ -37,7 +37,7 @@ def entropy(outputs: PoolOutputs, budget: int, generator: torch.Generator, findi
 def margin(outputs: PoolOutputs, budget: int, generator: torch.Generator, findings: Findings = "sum") -> Query:
     """Smallest gap between the two most probable classes (Scheffer et al. 2001).
 
-    Multi-label: the gap of a finding is that between present and absent; see `entropy` for the arguments.
+    Multi-label: the gap of a finding is that between present and absent; see `entropy` for the arguments and errors.
     """
     refuse_masks(outputs, "margin")
     if outputs.task == "multilabel":

@@ -58,7 +58,7 @@ def test_interrupted_in_the_middle_of_an_epoch(run_bundle, cut_off, tmp_path, na
     assert len(outputs_of(whole)) == 8
 
 
-@pytest.mark.parametrize("name", ["s2mts2", "boostmis"])
+@pytest.mark.parametrize("name", ["s2mts2", "boostmis", "ssal"])
 def test_interrupted_in_the_middle_of_an_epoch_of_pre_training(pretrain, cut_off, tmp_path, name):
     pretrain(name, folder="whole")
     cut_off(lambda: pretrain(name, folder="parts"), 5)

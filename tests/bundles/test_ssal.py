@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import zoom
 from support import assert_same_state
 
 from medssl_monai.bundle import workflow
@@ -106,7 +107,7 @@ def test_three_stages_from_no_label_at_all(run_ssal, own_bundle, tmp_path):
     assert "_mask.png" not in page
 
 
-def test_rounds_extend_one_ranking_whatever_the_network_has_learned(run_ssal, tmp_path):
+def test_rounds_extend_one_ranking_whatever_the_network_has_learned(run_ssal, tmp_path, caplog):
     """Of one pool, two rounds of 3 and 4 ask for what one round of 7 asks for."""
     choice = {"labels": 0, "query::budget": 4}
     run_ssal("two", **choice, rounds=2, **{"query::cold_start": 3})
@@ -117,6 +118,12 @@ def test_rounds_extend_one_ranking_whatever_the_network_has_learned(run_ssal, tm
 
     in_two = asked("two", "queries", "cold_start.json") | asked("two", "queries", "round_00.json")
     assert in_two == asked("one", "queries", "cold_start.json")
+    assert "clusters are made with an untrained network" in caplog.text
+
+
+def test_other_strategies_do_not_warn_of_an_untrained_network(run_ssal, caplog):
+    run_ssal(**{"query::strategy": "@strategies::random"})
+    assert "untrained" not in caplog.text
 
 
 def test_a_run_that_was_stopped_ends_bit_equal(run_ssal, tmp_path):
@@ -227,7 +234,7 @@ def test_a_model_is_measured_on_the_spacing_that_it_was_trained_on(run_ssal, vol
     assert "was trained on volumes of [1.0, 1.0, 3.0] mm" in said
 
 
-def test_an_empty_mask_as_the_only_label(run_ssal, toy_masks, tmp_path):
+def test_an_empty_mask_as_the_only_label(run_ssal, toy_masks, tmp_path, caplog):
     content = json.loads(toy_masks.read_text())
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "empty.png")
     for section in ("training", "validation", "testing"):
@@ -239,6 +246,7 @@ def test_an_empty_mask_as_the_only_label(run_ssal, toy_masks, tmp_path):
                 item["labeled"] = number == 0
     (tmp_path / "empty.json").write_text(json.dumps(content))
     run_ssal(datalist=str(tmp_path / "empty.json"), labels="null")
+    assert "none of the 1 masks that are known shows anything but background" in caplog.text
     evaluation = record(tmp_path / "run")["evaluation"]
     assert np.isfinite(record(tmp_path / "run")["training"]["loss"])
     assert 0 <= evaluation["metrics"]["dice"]["value"] <= 1
@@ -275,3 +283,56 @@ def test_train_evaluate_infer_export(run_ssal, own_bundle, toy_masks, tmp_path):
     )  # fmt: skip
     images = torch.rand(2, 1, 16, 16)
     assert torch.jit.load(bundle / "models" / "model.ts").eval()(images).shape == (2, 2, 16, 16)
+
+
+# ---- defects of the published scripts, as the bundle has them repaired ----------------------------------------------
+
+
+def test_trap_3_training_starts_from_the_weights_of_stage_1(run_ssal, own_bundle):
+    """The released script names no weights, so that stage 1 is without effect."""
+    models = own_bundle("ssal") / "models"
+    run_ssal("pretrain", ("pretrain.yaml",), **STAGE_1, ckpt_dir=str(models))
+    run_ssal(ckpt_dir=str(models), pretrained=str(models / "pretrained.pt"), **{"optimizer::lr": 0.0})
+    first, last = (torch.load(models / name, weights_only=True) for name in ("pretrained.pt", "model.pt"))
+    other = {key for key in last if not torch.equal(first[key], last[key])}
+    assert other
+    assert all("output_block" in key for key in other)
+
+
+def test_trap_5_a_smaller_mask_keeps_its_border(run_ssal, toy_masks, tmp_path):
+    """The released code resizes with cubic splines and takes for lesion what is exactly 255: the border is lost."""
+    row, column = np.mgrid[:45, :45]
+    inside = np.hypot(row - 22, column - 22) < 15
+    Image.fromarray((255 * inside).astype(np.uint8)).save(tmp_path / "mask.png")
+    Image.fromarray((90 + 90 * inside).astype(np.uint8)).save(tmp_path / "image.png")
+    run = run_ssal(**{"query::budget": 0})
+    item = {"image": str(tmp_path / "image.png"), "label": str(tmp_path / "mask.png"), "id": "one"}
+    ours = run.parser.get_parsed_content("mask_preprocessing")(item)["label"]
+    assert ours.unique().tolist() == [0, 1]
+    assert float(ours.float().mean()) == pytest.approx(inside.mean(), rel=0.05)
+    released = zoom(255.0 * inside, 16 / 45, order=3).round().clip(0, 255) == 255
+    assert released.mean() < 0.85 * inside.mean()
+
+
+def test_trap_7_random_images_are_others_with_another_seed(run_ssal, tmp_path):
+    """The released baseline takes the first images of the pool, the same ones in every repeat."""
+    drawn = []
+    for seed in (0, 1):
+        choice = {"labels": 0, "seed": seed, "query::strategy": "@strategies::random", "query::cold_start": 6}
+        run_ssal(f"seed{seed}", **choice)
+        query = json.loads((tmp_path / f"seed{seed}" / "queries" / "cold_start.json").read_text())
+        drawn.append({item["id"] for item in query["items"]})
+    assert drawn[0] != drawn[1]
+    assert all(ids != {f"training_{number}" for number in range(6)} for ids in drawn)
+
+
+def test_trap_14_stage_1_sees_training_images_alone(run_ssal, toy_masks, tmp_path):
+    """The released stage 1 stops early by the images that the segmentation is tested on."""
+    content = json.loads(toy_masks.read_text())
+    for section in ("validation", "testing"):
+        for item in content[section]:
+            item["image"] = "not there.png"
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    where = {"datalist": str(tmp_path / "list.json"), "dataset_dir": str(toy_masks.parent)}
+    run_ssal("pretrain", ("pretrain.yaml",), **STAGE_1, **where)
+    assert (tmp_path / "pretrain" / "models" / "pretrained.pt").exists()

@@ -68,3 +68,12 @@ def test_torchrun_pre_trains_one_network_with_one_queue(train_twice, tmp_path):
     kept = torch.load(tmp_path / "run" / "models" / "pretrained.pt", weights_only=True)
     assert_same_state(common(kept), {name: method[f"network.{name}"] for name in common(kept)})
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["method"]["queue.pointer"] == 36
+
+
+@pytest.mark.slow
+def test_torchrun_restores_with_one_network(train_twice, tmp_path):
+    stage_1 = {"max_epochs": 2, "batch_size::unlabeled": 3, "labels": 0}
+    (_, method), (_, other) = train_twice("ssal", ["train", "pretrain", "multi_gpu_train"], **stage_1)
+    assert_same_state(common(method), common(other))
+    kept = torch.load(tmp_path / "run" / "models" / "pretrained.pt", weights_only=True)
+    assert_same_state(common(kept), {name: method[f"network.{name}"] for name in common(kept)})

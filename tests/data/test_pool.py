@@ -237,6 +237,25 @@ def test_masks_are_drawn_by_the_seed_and_not_by_their_paths(draw):
     assert [0, 1, 2, 3, 4] not in drawn
 
 
+def test_masks_that_the_datalist_names_move_with_it(tmp_path):
+    pool = LabelPool(items("old/0.nii", "old/1.nii", None, None), labels=1)
+    pool.annotate([2], ["mine/2.nii"])
+    pool.save(tmp_path / "pool.json")
+    saved = json.loads((tmp_path / "pool.json").read_text())["labels"]
+    assert sorted(map(str, saved.values())) == ["True", "mine/2.nii"]
+    moved = items("new/0.nii", "new/1.nii", None, None)
+    read, resumed = LabelPool(moved, labels=tmp_path / "pool.json"), LabelPool(moved, labels=0)
+    resumed.load_state_dict(pool.state_dict())
+    drawn = int(pool.indices("labeled")[0])
+    for other in (read, resumed):
+        assert {int(i): other.label(int(i)) for i in other.indices("labeled")} == {
+            drawn: f"new/{drawn}.nii",
+            2: "mine/2.nii",
+        }
+    with pytest.raises(ValueError, match="says that the datalist names masks of 1 samples, and it does not"):
+        LabelPool(items(None, None, None, None), labels=tmp_path / "pool.json", task="segmentation")
+
+
 def test_targets_of_masks_are_files_and_no_numbers():
     pool = LabelPool(items("a.nii", None))
     assert pool.label(0) == "a.nii"

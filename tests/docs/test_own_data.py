@@ -23,7 +23,7 @@ def sections(page):
         for line in match["text"].splitlines():
             if line.startswith("$ "):
                 steps.append((line[2:], []))
-            elif line.startswith("> "):
+            elif line == ">" or line.startswith("> "):
                 steps[-1] = (f"{steps[-1][0]}\n{line[2:]}", steps[-1][1])
             else:
                 steps[-1][1].append(line)

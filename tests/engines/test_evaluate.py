@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from medssl_monai.data import Datalist, ImageDataset, LabelPool
 from medssl_monai.data.masks import Masks
-from medssl_monai.engines.evaluate import JoinLabels, check_pseudo_labels, evaluate, hidden_labels
+from medssl_monai.engines.evaluate import (
+    JoinLabels,
+    check_pseudo_labels,
+    evaluate,
+    hidden_labels,
+    write_evaluation,
+)
 
 
 class Reads(nn.Module):
@@ -170,6 +178,21 @@ def test_masks_are_scored_by_case_and_those_without_a_label_left_out():
     assert figures["per_class"]["lesion"]["missed"] == 1
     assert figures["metrics"]["hd95"]["value"] > 0
     json.dumps(figures, allow_nan=False)
+
+
+def test_each_case_has_its_row_in_a_table(tmp_path):
+    dataset, pool = make_masks(spacing=(2.0, 1.0))
+    figures = write_evaluation(tmp_path / "metrics.json", ReadsMasks(), dataset, pool, "cpu")
+    assert json.loads((tmp_path / "metrics.json").read_text()) == figures
+    rows = list(csv.DictReader((tmp_path / "cases.csv").read_text().splitlines()))
+    assert [(row["id"], row["class"], row["labeled"], row["predicted"]) for row in rows] == [
+        ("0", "lesion", "1", "1"), ("1", "lesion", "1", "1"), ("3", "lesion", "1", "0")
+    ]  # fmt: skip
+    assert [float(row["dice"]) for row in rows] == pytest.approx([1, 0.4, 0])
+    assert [row["hd95_mm"] for row in rows][::2] == ["0", ""]  # a surface that is not there is no distance
+    assert np.mean([float(row["asd_mm"]) for row in rows[:2]]) == pytest.approx(
+        figures["metrics"]["asd"]["value"], rel=1e-5
+    )
 
 
 def test_distances_are_in_pixels_without_a_spacing():

@@ -432,3 +432,20 @@ def test_two_processes_have_one_queue_and_one_key_network(tmp_path):
     assert first == second
     assert first["queue.pointer"] == 12
     assert first["queue.keys"][:12] == [*means[0], *others[0], *means[1], *others[1]]
+
+
+SHUFFLED = """
+import torch
+from methods.test_s2mts2 import key_batch, stage_a
+
+batch, result = key_batch(3, seed=rank), []
+for shuffle in (True, False):
+    method = stage_a(shuffle=shuffle).train()
+    result.append(method(batch)["mean_key"].tolist())
+"""
+
+
+@pytest.mark.slow
+def test_shuffling_gives_keys_the_batch_statistics_of_all_processes(tmp_path):
+    for shuffled, alone in in_two_processes(SHUFFLED, tmp_path):
+        assert not torch.allclose(torch.tensor(shuffled), torch.tensor(alone), atol=1e-3)

@@ -46,6 +46,7 @@ def test_a_cold_start_begins_in_the_middle():
     points = torch.tensor([[0.0], [10.0], [4.0], [5.5], [1.0]])  # mean 4.1
     query = CoreSet()(pool_of(points), 3, seeded())
     assert query.index.tolist() == [2, 1, 0]
+    assert query.reason == ["nearest to the mean", "far from labels", "far from labels"]
     torch.testing.assert_close(query.scores["distance"], torch.tensor([0.1, 6.0, 4.0]).double())
 
 

@@ -275,6 +275,15 @@ def test_a_strategy_that_needs_embeddings_says_so():
             strategy(outputs, 4, seeded(0))
 
 
+@pytest.mark.parametrize("strategy", [Clusters, CoreSet, TypiClust])
+def test_an_encoder_embeds_in_place_of_the_network(strategy):
+    encoder, outputs = classifier(3, seed=7), make_example(torch.arange(40) < 5)
+    by_encoder = replace(outputs, embedding=outputs.features(encoder))
+    chosen = strategy(encoder=encoder)(replace(outputs, embedding=None), 6, seeded(0))
+    assert chosen.index.tolist() == strategy()(by_encoder, 6, seeded(0)).index.tolist()
+    assert chosen.index.tolist() != strategy()(outputs, 6, seeded(0)).index.tolist()
+
+
 def test_random_depends_on_the_seed_and_on_nothing_else():
     """Trap: the published baseline takes the first samples of the pool, the same ones in every repeat."""
     outputs = nothing_labeled()

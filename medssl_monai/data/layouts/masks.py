@@ -73,14 +73,15 @@ def read_masks(found: Found, request: Request) -> None:
     """Put masks in place as labels if they fit their images; `found` has them by absolute path until then.
 
     The mask's pixels are read: shape (and place, as far as both files tell) must be the image's, and the values whole
-    numbers, which are the classes; -1, or the first number that is no class, are voxels that nobody labeled. If there
-    are no values but 0 and 255, 255 is the foreground.
+    numbers, which are the classes; -1, or the first number that is no class, are voxels that nobody labeled, and a
+    slice of nothing else has no label. If there are no values but 0 and 255, 255 is the foreground.
 
     Raises:
         ValueError: if the values are too large to be classes.
     """
     values: set[int] = set()
     problems: dict[str, str | None] = {}
+    blank: dict[str, set[int]] = {}
     for item in found.items:
         path = item.get("label")
         if path is None:
@@ -88,10 +89,13 @@ def read_masks(found: Found, request: Request) -> None:
             continue
         if path not in problems:
             image = None if item["image"] in found.copies else request.out_dir / item["image"]
-            problems[path], held = _check(image, Path(path), "slice" in item, len(request.classes))
+            problems[path], held, blank[path] = _check(image, Path(path), "slice" in item, len(request.classes))
             values.update(held)
         if problems[path]:
             found.add("noted", f"mask {problems[path]}", item["id"])
+            del item["label"]
+        elif item.get("slice") in blank[path]:
+            found.add("noted", "slice that nobody labeled", item["id"])
             del item["label"]
         else:
             item["label"] = relative(Path(path), request.out_dir)
@@ -115,8 +119,8 @@ def classes_of(values: set[int]) -> tuple[str, ...]:
     return tuple(str(k) for k in range(max(known) + 1))
 
 
-def _check(image: Path | None, mask: Path, one_slice: bool, classes: int) -> tuple[str | None, list[int]]:
-    """What is wrong with a mask, and its values.
+def _check(image: Path | None, mask: Path, one_slice: bool, classes: int) -> tuple[str | None, list[int], set[int]]:
+    """What is wrong with a mask, its values, and the slices of a volume of which nobody labeled anything.
 
     Args:
         image: None: it is still to be put together.
@@ -125,7 +129,7 @@ def _check(image: Path | None, mask: Path, one_slice: bool, classes: int) -> tup
         classes: how many there are; 0: not known.
     """
     if not mask.is_file() and not mask.is_dir():
-        return "whose file is missing", []
+        return "whose file is missing", [], set()
     reader = ClinicalReader()
     try:
         pixels, meta = reader.get_data([mask])
@@ -133,19 +137,22 @@ def _check(image: Path | None, mask: Path, one_slice: bool, classes: int) -> tup
             picture, grid = reader.get_data([image])
             shape, own = picture.shape[1:], pixels.shape[1:]
             if own != shape and not (one_slice and own == shape[:2]):
-                return "of another shape than its image", []
+                return "of another shape than its image", [], set()
             if own == shape and elsewhere(meta, grid, shape):
-                return "that lies elsewhere than its image: the affines differ", []
+                return "that lies elsewhere than its image: the affines differ", [], set()
     except UnreadableImageError as error:
-        return f"that {error.reason}", []
+        return f"that {error.reason}", [], set()
+    if (pixels != pixels[:1]).any():
+        return "with channels that differ", [], set()
     values = np.unique(pixels)
     if not np.isfinite(values).all() or (values != np.round(values)).any() or values.min() < -1:
-        return "with values that are no whole numbers from 0", []
+        return "with values that are no whole numbers from 0", [], set()
     if len(values) > 256:
-        return f"with {len(values)} different values; it seems to be an image", []
+        return f"with {len(values)} different values; it seems to be an image", [], set()
     if classes and values.max() > classes and not (classes == 2 and set(values.tolist()) <= {0, UNLABELED}):
-        return f"with values that are none of the {classes} classes", []
-    return None, [int(value) for value in values]
+        return f"with values that are none of the {classes} classes", [], set()
+    unknown = np.isin(pixels, [-1, classes] if classes else [-1]).all(axis=(0, 1, 2))  # of each slice of a volume
+    return None, [int(value) for value in values], set(np.flatnonzero(unknown).tolist()) if unknown.ndim else set()
 
 
 def _stem(name: str) -> str:

@@ -175,7 +175,7 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
         raise ValueError(f"column {columns.id!r} has {twice[0]!r} for several images; ids must be unique.")
     if columns.group:
         found.grouping = f"column {columns.group!r}"
-    elif any(item["group"] != item["id"].partition("#")[0] for item in found.items):
+    elif any(unit.group != unit.id for unit in units):
         found.grouping = "PatientID of DICOM files, as a pseudonym; every other file its own"
     return found
 

@@ -90,7 +90,8 @@ def make_phantom(
         folder: where to write; made if needed.
         kind: ``spine2`` (low and high grade), ``spine6`` (the same images with all six grades), ``chest``, ``chest14``
             (the findings of ChestX-ray14, several per image), ``chest14_unknown`` (the same images; in the training
-            section nobody looked for three findings in ten) or ``lesion7``.
+            section nobody looked for three findings in ten), ``lesion7``, ``lesion_mask`` (lesions with their masks) or
+            ``spine_cord`` (the volumes of ``spine2`` with masks of canal and cord).
         patients: number of patients (skin lesions) per section; a section that is not named is left out. Default:
             enough to train and to tell methods apart.
         seed: another seed gives other patients.

@@ -130,6 +130,30 @@ def test_masks_of_slices_alone(tmp_path):
     ]
 
 
+def test_slices_that_nobody_labeled_have_no_label(tmp_path):
+    volume(tmp_path / "in" / "images" / "case.nii.gz", 100)
+    mask = np.zeros((4, 5, 3), np.uint8)
+    mask[..., 1], mask[0, 0, 2] = 2, 2  # of two classes: nothing of slice 1 is labeled, of slice 2 all but one voxel
+    (tmp_path / "in" / "masks").mkdir()
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "in" / "masks" / "case.nii.gz")
+    options = {"split": (1, 0, 0), "clear_names": True, "masks": "masks", "classes": ["background", "lesion"]}
+    path = prepare(tmp_path / "in", tmp_path / "out", **options)
+    assert [(item["slice"], "label" in item) for item in load_datalist(path)] == [(0, True), (1, False), (2, True)]
+    noted = json.loads((path.parent / "prepare_report.json").read_text())["noted"]
+    assert noted["slice that nobody labeled"]["count"] == 1
+
+
+def test_masks_in_colour(tmp_path):
+    (tmp_path / "in" / "masks").mkdir(parents=True)
+    Image.fromarray(np.ones((4, 6), np.uint8)).save(tmp_path / "in" / "a.png")
+    Image.fromarray(np.eye(4, 6, dtype=np.uint8)[..., None] * np.array([1, 0, 0], np.uint8)).save(
+        tmp_path / "in" / "masks" / "a.png"
+    )
+    data, noted = run(tmp_path, masks="masks")
+    assert names(data) == [("a.png", None)]
+    assert list(noted) == ["mask with channels that differ"]
+
+
 @pytest.mark.parametrize(
     ("values", "classes"),
     [((0, 1), 2), ((0, 255), 2), ((0, -1), 2), ((0, 2), 3), ((0, 3, -1), 4)],
