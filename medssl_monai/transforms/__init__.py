@@ -27,7 +27,7 @@ from medssl_monai.transforms.restoration import (
     RestorationViews,
 )
 from medssl_monai.transforms.views_contrastive import KeyViews, ResizedCrop
-from medssl_monai.transforms.views_masks import MaskViews
+from medssl_monai.transforms.views_masks import JointViews, MaskViews
 
 __all__ = [
     "UNLABELED",
@@ -46,6 +46,7 @@ __all__ = [
     "GaussianNoise",
     "InPainting",
     "InvertProbabilitiesd",
+    "JointViews",
     "KeyViews",
     "KnownSpacingd",
     "LoadFeaturesd",

@@ -264,8 +264,7 @@ class Views:
         """Replace the images of every stream, without gradient and in float32.
 
         Args:
-            batch: streams ``labeled`` and, if there is one, ``unlabeled``, with ``image`` ``(B, C, *spatial)``, uint8
-                or in [0, 1].
+            batch: streams with ``image`` ``(B, C, *spatial)``, uint8 or in [0, 1]; those with ``label`` are labeled.
             generator: on the device of the images.
         """
         result: dict[str, Any] = {}
@@ -273,7 +272,7 @@ class Views:
             for name, stream in batch.items():
                 images = to_unit(stream["image"])
                 rest = {key: value for key, value in stream.items() if key != "image"}
-                if name == "labeled":
+                if "label" in stream:
                     result[name] = {**rest, "image": self.weak(images, generator)}
                 elif self.strong is None:
                     result[name] = {**rest, "weak": self.weak(images, generator)}

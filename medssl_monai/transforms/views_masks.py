@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl_monai.task import UNKNOWN
-from medssl_monai.transforms.augment import Affine, affine_grid, to_unit
+from medssl_monai.transforms.augment import Affine, Views, affine_grid, to_unit
 
 
 class MaskViews:
@@ -32,8 +32,8 @@ class MaskViews:
         """Replace the images of every stream, without gradient and in float32, and the masks of labeled ones.
 
         Args:
-            batch: streams ``labeled`` (with ``label`` ``(B, *spatial)``, -1 where nobody labeled) and, if there is one,
-                ``unlabeled``, with ``image`` ``(B, C, *spatial)``, uint8 or in [0, 1].
+            batch: streams with ``image`` ``(B, C, *spatial)``, uint8 or in [0, 1]; those with ``label``
+                ``(B, *spatial)``, -1 where nobody labeled, are labeled.
             generator: on the device of the images.
         """
         result: dict[str, Any] = {}
@@ -43,7 +43,7 @@ class MaskViews:
                 rest = {key: value for key, value in stream.items() if key != "image"}
                 grid = affine_grid(self.weak.matrix(images, generator), images.shape[2:])
                 weak = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-                if name == "labeled":
+                if "label" in stream:
                     result[name] = {**rest, "image": weak, "label": _moved(stream["label"], grid)}
                 elif self.strong is None:
                     result[name] = {**rest, "weak": weak}
@@ -57,3 +57,21 @@ def _moved(masks: Tensor, grid: Tensor) -> Tensor:
     known = (masks - UNKNOWN).unsqueeze(1).float()  # what is outside becomes 0, which is then unknown
     moved = F.grid_sample(known, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return moved.squeeze(1).round().long() + UNKNOWN
+
+
+class JointViews:
+    """Views of images with classes, and others of images with masks, for methods that learn both.
+
+    Args:
+        classes: of the streams ``labeled`` and ``unlabeled``.
+        masks: of the streams ``masked`` and ``unmasked``.
+    """
+
+    def __init__(self, classes: Views, masks: MaskViews) -> None:
+        self.classes, self.masks = classes, masks
+
+    def __call__(self, batch: Mapping[str, Mapping[str, Tensor]], generator: torch.Generator) -> dict[str, Any]:
+        """Replace the images of every stream, see `MaskViews`; those of classes draw first."""
+        of_masks = {name: stream for name, stream in batch.items() if name in ("masked", "unmasked")}
+        of_classes = {name: stream for name, stream in batch.items() if name not in of_masks}
+        return {**self.classes(of_classes, generator), **self.masks(of_masks, generator)}

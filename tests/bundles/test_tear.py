@@ -207,8 +207,8 @@ def test_images_too_small_for_the_convnet_are_refused(run_tear):
 
 def test_a_pool_in_which_all_is_labeled_is_said_to_be_one(run_tear, caplog, tmp_path):
     run_tear(labels="null")
-    assert "No image is unlabeled, and TEAR learns from unlabeled ones" in caplog.text
+    assert "No image is without labels, and TEAR learns from such" in caplog.text
     assert json.loads((tmp_path / "run" / "queries" / "round_00.json").read_text())["items"] == []
     caplog.clear()
     run_tear(folder="supervised", labels="null", method_def="@methods::supervised")
-    assert "No image is unlabeled" not in caplog.text
+    assert "No image is without" not in caplog.text
