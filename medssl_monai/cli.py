@@ -53,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     phantom = commands.add_parser("phantom", help="make synthetic images with a datalist")
     phantom.add_argument(
-        "kind", help="spine2, spine6, spine_cord, chest, chest14, chest14_unknown, lesion7 or lesion_mask"
+        "kind",
+        help="spine2, spine6, spine_cord, chest, chest14, chest14_unknown, chest_joint, chest_joint_far, lesion7 or "
+        "lesion_mask",
     )
     phantom.add_argument("folder", type=Path)
     phantom.add_argument("--seed", type=int, default=0)
