@@ -448,12 +448,12 @@ def balanced_draw(labels: Sequence[Label], count: int, seed: int, key: Key = "la
     for position in reversed(order):  # popped from the end
         label = labels[position]
         present = [k for k, value in enumerate(label) if value == 1] if isinstance(label, list) else [_class(label)]
-        for key in present or ["none"]:
-            queues.setdefault(key, []).append(position)
+        for finding in present or ["none"]:
+            queues.setdefault(finding, []).append(position)
     chosen: set[int] = set()
     while len(chosen) < count:
-        for key in sorted(queues, key=str):
-            queue = queues[key]
+        for finding in sorted(queues, key=str):
+            queue = queues[finding]
             while queue and queue[-1] in chosen:
                 queue.pop()
             if queue and len(chosen) < count:
