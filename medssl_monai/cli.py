@@ -53,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     phantom = commands.add_parser("phantom", help="make synthetic images with a datalist")
     phantom.add_argument(
-        "kind", help="spine2, spine6, spine_cord, chest, chest14, chest14_unknown, lesion7 or lesion_mask"
+        "kind",
+        help="spine2, spine6, spine_cord, chest, chest14, chest14_unknown, chest_joint, chest_joint_far, lesion7 or "
+        "lesion_mask",
     )
     phantom.add_argument("folder", type=Path)
     phantom.add_argument("--seed", type=int, default=0)
@@ -70,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--masks", help="column of mask paths, folder of masks, what ends their names (_seg), or array of an .npz"
     )
+    prepare.add_argument(
+        "--mask_classes", nargs="+", metavar="CLASS", help="masks stand beside classes; their names, background first"
+    )
     prepare.add_argument("--class_folders", action="store_true", help="the folder of an image names its class")
     prepare.add_argument("--ignore", nargs="+", metavar="PATTERN", help="files to pass over, such as '*_overlay.png'")
     prepare.add_argument("--volumes", action="store_true", help="keep volumes whole, for networks of 3 dimensions")
@@ -82,11 +87,13 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--folds", type=int, help="cross-validation by group: how many folds")
     prepare.add_argument("--fold", type=int, help="which of them, from 0, is for validation")
     prepare.add_argument("--labels", type=_number, help="training items that count as labeled: a number or fraction")
+    prepare.add_argument("--mask_labels", type=_number, help="likewise, training items whose mask counts as known")
     prepare.add_argument(
         "--labels_by", choices=["image", "group"], default="image", help="group: --labels counts groups"
     )
     prepare.add_argument("--label_list", help="published list of the labeled images: its name, or a file")
     prepare.add_argument("--unlabeled", type=Path, help="second source, whose images join the training without a label")
+    prepare.add_argument("--masked", type=Path, help="second source, whose images have --masks and no class")
     prepare.add_argument("--keep_duplicates", action="store_true", help="keep exact copies of an image")
     prepare.add_argument("--allow_leaks", action="store_true", help="keep a split that has patients on both sides")
     prepare.add_argument("--clear_names", action="store_true", help="ids and groups as they are, for public images")
@@ -139,6 +146,9 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--query", type=Path, help="the query that asked (.json): BoostMIS learns its size")
         command.add_argument("--dataset_dir", type=Path, help="folder that paths of the datalist start from")
         command.add_argument("--allow_leaks", action="store_true", help="accept groups in more than one section")
+        command.add_argument(
+            "--key", choices=["label", "mask"], default="label", help="mask: masks beside labels; the column is mask"
+        )
     return parser
 
 
@@ -192,6 +202,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     for name, section in report["sections"].items():
         counts = ", ".join(f"{count} {label}" for label, count in section["classes"].items())
         labels = f"{section['labeled']} labeled" + (f" ({counts} in all)" if counts else "")
+        labels += f", {section['masked']} masked" if "masked" in section else ""
         print(f"{name}: {section['items']} images, {section['groups']} groups, {labels}")
     print(f"groups: {report['groups']}; split: {report['split']}")
     if report["label_list"]:
@@ -201,7 +212,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         print(f"  {bad['id']} is {bad['image']}: {bad['reason']}", file=sys.stderr)
     if len(refused) > SHOWN:
         print(f"  and {len(refused) - SHOWN} more, under 'quarantine' in {path}", file=sys.stderr)
-    if not any(section["labeled"] for section in report["sections"].values()):
+    if not any(section["labeled"] or section.get("masked") for section in report["sections"].values()):
         print("no label: name a table (--table), masks (--masks) or --class_folders, or let `medssl loop` ask for them")
     print(path)
     return 0
@@ -298,15 +309,15 @@ def _change_labels(arguments: argparse.Namespace) -> int:
     if output.suffix != ".json":
         raise ValueError(f"the labels are written as JSON, so {output} must end in .json; name another with --output.")
     data = load_datalist(arguments.datalist, "training", arguments.dataset_dir, arguments.allow_leaks)
-    pool = LabelPool(data, labels=arguments.labels)
+    pool = LabelPool(data, labels=arguments.labels, key=arguments.key)
     if arguments.query:
         pool.query_size = tuple(read_query(arguments.query)["query_size"])
-    rows = read_annotations(arguments.table, pool.classes, pool.task)
+    rows = read_annotations(arguments.table, pool.classes, pool.task, pool.key)
     accepted, refused = annotate_from_table(pool, rows, correct=arguments.command == "correct")
     pool.save(output)
     for reason in refused:
         print(f"refused: {reason}", file=sys.stderr)
-    print(f"{len(accepted)} labels taken, {len(refused)} refused")
+    print(f"{len(accepted)} {pool.key}s taken, {len(refused)} refused")
     return 1 if refused else 0
 
 

@@ -138,6 +138,25 @@ def test_prepare_says_what_it_found_and_where_the_bad_file_is(leaky, tmp_path, c
     assert "`positive` 'c' is none of the classes" in capsys.readouterr().err
 
 
+def test_prepare_and_annotate_masks_beside_classes(leaky, tmp_path, capsys):
+    for k in range(4):
+        Image.fromarray(np.eye(16, dtype=np.uint8)).save(leaky / f"{k}_lungs.png")
+    out, names = tmp_path / "out", ["--masks", "_lungs", "--mask_classes", "background", "lung"]
+    options = [*names, "--labels", "3", "--mask_labels", "1", "--split", "1", "0", "0", "--clear_names"]
+    assert main(["prepare", str(leaky), str(out), *options]) == 0
+    assert "training: 8 images, 4 groups, 3 labeled (4 a, 4 b in all), 1 masked" in capsys.readouterr().out
+    pool = LabelPool(load_datalist(out / "datalist.json"), key="mask", labels=0)
+    pool.save(tmp_path / "masks.json")
+    (leaky / "mine.csv").write_text("id,mask\n7.png,3_lungs.png\n")
+    arguments = ["--datalist", str(out / "datalist.json"), "--labels", str(tmp_path / "masks.json")]
+    assert main(["annotate", str(leaky / "mine.csv"), *arguments]) == 1
+    assert "holds masks, and this is a pool of labels" in capsys.readouterr().err
+    assert main(["annotate", str(leaky / "mine.csv"), *arguments, "--key", "mask"]) == 0
+    assert "1 masks taken, 0 refused" in capsys.readouterr().out
+    again = LabelPool(load_datalist(out / "datalist.json"), labels=tmp_path / "masks.json", key="mask")
+    assert again.label(again.position["7.png"]) == str(leaky / "3_lungs.png")
+
+
 def test_audit_fails_on_leaks_unless_they_are_allowed(leaky, tmp_path, capsys):
     folder = tmp_path / "out"
     main(["prepare", str(leaky), str(folder), "--split_column", "split", "--allow_leaks"])

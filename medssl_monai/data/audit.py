@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from medssl_monai import __version__
 from medssl_monai.data.copies import Picture, near_copies, picture
-from medssl_monai.data.datalist import SECTIONS, Datalist, Item, load_datalist
+from medssl_monai.data.datalist import FLAGS, SECTIONS, Datalist, Item, load_datalist
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
 from medssl_monai.data.shift import intensity_shift, label_shift
 from medssl_monai.files import sha256, write_json
@@ -273,11 +273,12 @@ class _Copies:
         for same in sets:
             by_section = Counter(entry.section for entry in same)
             repeats.update({section: count - 1 for section, count in by_section.items() if count > 1})
-            labels = [_comparable(entry.item.get("label")) for entry in same]
+            answers = [[_comparable(entry.item.get(key)) for entry in same] for key in FLAGS]
+            pairs = itertools.chain(*(itertools.combinations(_distinct(given), 2) for given in answers))
             listed.append(
                 {
                     "crossing": len(by_section) > 1,
-                    "conflict": any(itertools.starmap(_contradict, itertools.combinations(_distinct(labels), 2))),
+                    "conflict": any(itertools.starmap(_contradict, pairs)),
                     "items": [self._name(entry) for entry in same],
                 }
             )
@@ -328,6 +329,8 @@ class _Copies:
 
     def _name(self, entry: _Entry) -> dict[str, Any]:
         label = _label_text(entry.item.get("label"), self.classes)
+        if entry.item.get("mask") is not None:
+            label = f"{label}, mask" if label else "mask"
         return {"id": entry.item["id"], "section": entry.section, "group": entry.item["group"], "label": label}
 
 
@@ -376,10 +379,12 @@ def _label_text(label: Any, classes: Sequence[str]) -> str | None:
 
 def _summary(data: Datalist) -> dict[str, Any]:
     labels = Counter(_label_text(item.get("label"), data.classes) or "none" for item in data)
+    masked = sum(item.get("mask") is not None and item.get("masked", True) for item in data)
     return {
         "items": len(data),
         "groups": len({item["group"] for item in data}),
         "labeled": sum(item.get("label") is not None and item.get("labeled", True) for item in data),
+        **({"masked": masked} if data.mask_classes else {}),
         "labels": dict(labels.most_common()),
     }
 

@@ -41,7 +41,7 @@ Rows = Callable[[Mapping[int, Array]], Iterator[Array | None]]
 
 FORMAT = 1
 LIMIT_GB = 20.0
-HIDDEN = ("group", "label", "labeled")
+HIDDEN = ("group", "label", "labeled", "mask", "masked")
 """Keys of an item that its pixels cannot depend on, since no transform is shown them."""
 DETACHED = (".hdr", ".img", ".mhd", ".nhdr")
 """Formats that keep their pixels in another file."""

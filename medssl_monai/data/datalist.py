@@ -9,20 +9,25 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medssl_monai.files import write_json
 
 Item = dict[str, Any]
 """One sample: ``image`` (path), ``id`` (unique), ``group`` (patient or lesion), and optionally ``label`` (class index,
 multi-hot list of 1, 0 and -1 for unknown, or path of a mask), ``labeled`` (False hides the label from training),
-``slice`` (index along the last axis of a volume, or frame) and ``meta`` (the user's own columns)."""
+``mask`` (path, of an image that has or may have a class too) and ``masked`` (likewise), ``slice`` (index along the last
+axis of a volume, or frame) and ``meta`` (the user's own columns)."""
+
+Key = Literal["label", "mask"]
+FLAGS: dict[Key, str] = {"label": "labeled", "mask": "masked"}
+"""What may be known of an item, and the flag that hides it."""
 
 SYNTHETIC = "SYNTHETIC DATA: phantoms, not patients"
 """What every output of a run on phantoms says."""
 
 SECTIONS = ("training", "validation", "testing")
-KEYS = {"image", "label", "labeled", "group", "id", "slice", "meta"}
+KEYS = {"image", "label", "labeled", "mask", "masked", "group", "id", "slice", "meta"}
 
 
 class Datalist(list[Item]):
@@ -35,6 +40,7 @@ class Datalist(list[Item]):
         name: name of the data set.
         sha256: hash of what the file says of this section, independent of where the images lie.
         modality: names of the image channels, in their order.
+        mask_classes: names of the classes of ``mask``, background first; empty where masks, if any, are the labels.
     """
 
     def __init__(
@@ -45,9 +51,10 @@ class Datalist(list[Item]):
         name: str = "",
         sha256: str = "",
         modality: Sequence[str] = ("image",),
+        mask_classes: Sequence[str] = (),
     ) -> None:
         super().__init__(items)
-        self.classes, self.modality = tuple(classes), tuple(modality)
+        self.classes, self.modality, self.mask_classes = tuple(classes), tuple(modality), tuple(mask_classes)
         self.synthetic, self.name = synthetic, name
         self.sha256 = sha256 or hash_items(self)
 
@@ -66,7 +73,7 @@ def load_datalist(
     Args:
         path: JSON file in MONAI's layout: lists under ``training``, ``validation`` and ``testing``; ``labels`` maps
             the class index to its name, ``modality`` the channel index to its name, as in the Medical Segmentation
-            Decathlon.
+            Decathlon; ``mask_classes`` those of masks beside labels.
         section: which list to return.
         dataset_dir: folder that relative paths start from; default: the folder of the file.
         allow_leaks: accept groups that are in more than one section.
@@ -86,8 +93,9 @@ def load_datalist(
     root = Path(dataset_dir) if dataset_dir else path.parent
     items = [{**item, "image": os.path.join(root, item["image"])} for item in content[section]]
     for item in items:
-        if isinstance(item.get("label"), str):
-            item["label"] = os.path.abspath(os.path.join(root, item["label"]))  # pools write it down
+        for key in FLAGS:
+            if isinstance(item.get(key), str):
+                item[key] = os.path.abspath(os.path.join(root, item[key]))  # pools write it down
     return Datalist(
         items,
         classes=_names(content.get("labels", {})),
@@ -95,6 +103,7 @@ def load_datalist(
         name=str(content.get("name", path.stem)),
         sha256=hash_items(content[section]),
         modality=_names(content.get("modality", {"0": "image"})),
+        mask_classes=_names(content.get("mask_classes", {})),
     )
 
 
@@ -116,6 +125,7 @@ def write_datalist(
     synthetic: bool = False,
     modality: Sequence[str] = ("image",),
     allow_leaks: bool = False,
+    mask_classes: Sequence[str] = (),
     **header: Any,
 ) -> None:
     """Write a datalist file; paths are written as they are given, relative ones stay relative to the file's folder.
@@ -128,6 +138,7 @@ def write_datalist(
         synthetic: whether the images are phantoms.
         modality: names of the image channels in their order.
         allow_leaks: accept groups that are in more than one section.
+        mask_classes: names of the classes of masks beside labels, background first.
         header: further plain values for the head of the file, such as ``licence`` or ``source``.
 
     Raises:
@@ -139,6 +150,7 @@ def write_datalist(
         **header,
         "modality": {str(index): value for index, value in enumerate(modality)},
         "labels": {str(index): value for index, value in enumerate(classes)},
+        **({"mask_classes": {str(index): value for index, value in enumerate(mask_classes)}} if mask_classes else {}),
         **{section: list(items) for section, items in sections.items()},
     }
     write_json(path, validate_datalist(content, source=str(path), allow_leaks=allow_leaks))
@@ -155,7 +167,9 @@ def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: b
     """
     if not isinstance(content, Mapping) or not any(section in content for section in SECTIONS):
         raise ValueError(f"{source} must be a JSON object with at least one of the lists {list(SECTIONS)}.")
-    num_classes = len(content.get("labels", {}))
+    num_classes, mask_classes = len(content.get("labels", {})), len(content.get("mask_classes", {}))
+    if mask_classes == 1:
+        raise ValueError(f"{source}: 'mask_classes' must name the background and at least one other class.")
     result = dict(content)
     for section in SECTIONS:
         if section not in content:
@@ -164,6 +178,11 @@ def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: b
             raise ValueError(f"{source}: {section!r} must be a list of items, got {type(content[section]).__name__}.")
         where = [f"{source}, {section}[{position}]" for position in range(len(content[section]))]
         result[section] = [_complete(item, at, num_classes) for at, item in zip(where, content[section], strict=True)]
+        for at, item in zip(where, result[section], strict=True):
+            if item.get("mask") is not None and not mask_classes:
+                raise ValueError(
+                    f"{at} has a 'mask', and the file names no classes of masks; add 'mask_classes', background first."
+                )
     _check_ids(result, source)
     if not allow_leaks:
         _check_groups(result, source)
@@ -190,12 +209,19 @@ def _complete(item: Any, where: str, num_classes: int) -> Item:
     for key in ("id", "group"):
         if not isinstance(result[key], str) or not result[key]:
             raise ValueError(f"{where}: key {key!r} must be a non-empty text, got {result[key]!r}.")
-    if "labeled" in item and not isinstance(item["labeled"], bool):
-        raise ValueError(f"{where}: key 'labeled' must be true or false, got {item['labeled']!r}.")
-    if item.get("labeled") and item.get("label") is None:
-        raise ValueError(f"{where}: 'labeled' is true but there is no 'label'; add it or drop the flag.")
+    for key, flag in FLAGS.items():
+        if flag in item and not isinstance(item[flag], bool):
+            raise ValueError(f"{where}: key {flag!r} must be true or false, got {item[flag]!r}.")
+        if item.get(flag) and item.get(key) is None:
+            raise ValueError(f"{where}: {flag!r} is true but there is no {key!r}; add it or drop the flag.")
     if item.get("label") is not None:
         check_label(item["label"], num_classes, f"{where}: key 'label'")
+    if (mask := item.get("mask")) is None:
+        return result
+    if not isinstance(mask, str) or not mask:
+        raise ValueError(f"{where}: key 'mask' must be the path of a file, got {mask!r}.")
+    if isinstance(item.get("label"), str):
+        raise ValueError(f"{where}: beside a 'mask', the 'label' must say the class, and it is a path as well.")
     return result
 
 

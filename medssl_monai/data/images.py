@@ -39,7 +39,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     Args:
         data: items with ``image`` and what else `transform` reads.
         transform: deterministic dictionary transform; its ``image`` must be in [0, 1], ``(C, *spatial)``, of one
-            size for all. It does not see ``label``, ``labeled`` and ``group``, and must not decide by ``id`` or path.
+            size for all. It does not see labels, masks and ``group``, and must not decide by ``id`` or path.
         dtype: how to keep the images: ``uint8`` (256 grey levels, a quarter of the memory), ``float16`` or
             ``float32``.
         on_bad_file: ``stop`` with an error after all files were tried, or ``skip``: list what cannot be read in

@@ -14,7 +14,7 @@ from monai.data import DataLoader, set_rnd
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from medssl_monai.data.datalist import SYNTHETIC, Item, check_label, hash_items
+from medssl_monai.data.datalist import FLAGS, SYNTHETIC, Item, Key, check_label, hash_items
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.masks import Masks
 from medssl_monai.data.patches import PatchDataset
@@ -40,6 +40,9 @@ class LabelPool:
     therefore changes this object and nothing else. A label that is hidden (``"labeled": false``, or left out by
     `labels`) is not in here at all. A multi-hot label of which every finding is unknown counts as none.
 
+    Of a datalist with classes and masks there are two pools, one of each; what is said here of labels then holds for
+    masks, ``masked`` and the names of their classes.
+
     Args:
         datalist: items; position r is the `index` r of everything else.
         labels: which labels are known at the start. None: as the datalist says (an item counts as labeled if its
@@ -54,13 +57,16 @@ class LabelPool:
             ``stratified``, each class at its frequency (`stratified_draw`).
         task: whether labels are class indices or multi-hot lists; None: as the labels of the datalist, known or hidden,
             or as the file says that `save` wrote. To be named where neither tells, since persons give all labels.
+        masks: reads the masks, where labels are masks and `targets` are asked for.
+        key: ``mask``: a pool of the masks that items have beside their ``label``; draws are independent of those of the
+            other pool, and a CSV table of `labels` has the column ``mask``.
 
     Attributes:
         query_size: how many samples the last query returned and how many it could have returned at most.
 
     Raises:
         ValueError: if `labels` asks for more than there is, or names an id that the datalist lacks, or if `draw` is
-            neither, or labels do not fit the `task`.
+            neither, or labels do not fit the `task`; if `key` is no such.
     """
 
     def __init__(
@@ -73,12 +79,18 @@ class LabelPool:
         draw: Draw = "balanced",
         task: Task | None = None,
         masks: Masks | None = None,
+        key: Key = "label",
     ) -> None:
+        if key not in FLAGS:
+            raise ValueError(f"`key` must be one of {tuple(FLAGS)}, got {key!r}.")
+        if key == "mask" and task not in (None, "segmentation"):
+            raise ValueError(f"the task of a pool of masks is 'segmentation', not {task!r}; leave `task` out.")
         if draw not in DRAWS:
             raise ValueError(f"`draw` must be one of {tuple(DRAWS)}, got {draw!r}.")
         if task is not None and task not in TASKS:
             raise ValueError(f"`task` must be one of {TASKS}, or None, got {task!r}.")
-        self.classes = tuple(classes or getattr(datalist, "classes", ()))
+        self.key: Key = key
+        self.classes = tuple(classes or getattr(datalist, "classes" if key == "label" else "mask_classes", ()))
         self.num_classes = num_classes or len(self.classes)
         self.ids = [str(item.get("id", position)) for position, item in enumerate(datalist)]
         self.position = {name: position for position, name in enumerate(self.ids)}
@@ -94,9 +106,9 @@ class LabelPool:
         self._targets: Tensor | None = None
         self._counts: Tensor | None = None
         self._mask_paths: dict[int, str] | None = None
-        known = {position: item["label"] for position, item in enumerate(datalist) if is_known(item.get("label"))}
+        known = {position: item[key] for position, item in enumerate(datalist) if is_known(item.get(key))}
         self._listed_masks = {position: label for position, label in known.items() if isinstance(label, str)}
-        self._task = task or task_of(known.values())
+        self._task = "segmentation" if key == "mask" else task or task_of(known.values())
         if task_of(known.values()) == "multilabel":
             self.num_classes = self.num_classes or len(next(iter(known.values())))
         if labels in ("null", "None"):  # as a command line may pass it
@@ -105,11 +117,11 @@ class LabelPool:
             self._load(Path(labels))
             return
         if labels is None:
-            chosen = [position for position in known if datalist[position].get("labeled", True)]
+            chosen = [position for position in known if datalist[position].get(FLAGS[key], True)]
         else:
             count = round(labels * len(known)) if isinstance(labels, float) and labels <= 1 else int(labels)
             positions = sorted(known)
-            chosen = [positions[i] for i in DRAWS[draw]([known[p] for p in positions], count, seed)]
+            chosen = [positions[i] for i in DRAWS[draw]([known[p] for p in positions], count, seed_of(seed, key), key)]
         self._set_all({position: known[position] for position in chosen}, labeled=False)
 
     def __len__(self) -> int:
@@ -248,16 +260,18 @@ class LabelPool:
             return f"{name!r} is not in the datalist"
         current = self._labels[self.position[name]]
         if (current is not None) != labeled:
-            return f"{name!r} has no label yet" if labeled else f"{name!r} is labeled already; correct it instead"
+            if labeled:
+                return f"{name!r} has no {self.key} yet"
+            return f"{name!r} is {FLAGS[self.key]} already; correct it instead"
         if isinstance(label, str) and self.classes and not {".", "/"} & set(label):
             if self.task == "multilabel":
                 return (
                     f"the label of {name!r} is {label!r}; write what is there, separated by ';', out of "
                     f"{list(self.classes)}, with '?' before what is unknown, or {NOTHING!r}"
                 )
-            return f"the label of {name!r} is {label!r}, which is none of the classes {list(self.classes)}"
+            return f"the {self.key} of {name!r} is {label!r}, which is none of the classes {list(self.classes)}"
         try:
-            check_label(label, self.num_classes, f"the label of {name!r}")
+            check_label(label, self.num_classes, f"the {self.key} of {name!r}")
         except ValueError as error:
             return str(error)
         if not is_known(label):
@@ -265,12 +279,12 @@ class LabelPool:
         if others is None:
             others = next((known for known in self._labels if known is not None), label)
         if type(others) is not type(label):
-            return f"the label of {name!r} is {label!r}, but others are like {others!r}"
+            return f"the {self.key} of {name!r} is {label!r}, but others are like {others!r}"
         if self._task is not None and task_of([label]) != self._task:
             wanted = {"multilabel": "a multi-hot list", "segmentation": "the path of a mask"}.get(
                 self._task, "a class index"
             )
-            return f"the label of {name!r} is {label!r}, and the task of this pool, {self._task}, needs {wanted}"
+            return f"the {self.key} of {name!r} is {label!r}, and the task of this pool, {self._task}, needs {wanted}"
         return None
 
     def save(self, path: str | Path) -> None:
@@ -286,6 +300,7 @@ class LabelPool:
                 "synthetic": self.synthetic,
                 **({"notice": SYNTHETIC} if self.synthetic else {}),
                 "datalist_sha256": self.datalist_sha256,
+                "key": self.key,
                 "classes": list(self.classes),
                 "task": self._task or task_of(self._labels),
                 "query_size": list(self.query_size),
@@ -347,13 +362,15 @@ class LabelPool:
             raise FileNotFoundError(f"`labels` names {path}, and there is no such file.")
         table: dict[str, Any] = {}
         if path.suffix == ".csv":
-            for name, label in read_annotations(path, self.classes, self.task):
+            for name, label in read_annotations(path, self.classes, self.task, self.key):
                 if label is not None and table.setdefault(name, label) != label:
-                    raise ValueError(f"{path} has two labels for {name!r}: {table[name]!r} and {label!r}.")
+                    raise ValueError(f"{path} has two {self.key}s for {name!r}: {table[name]!r} and {label!r}.")
         else:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if (kept := content.get("key", "label")) != self.key:  # files from before have none
+                raise ValueError(f"{path} holds {kept}s, and this is a pool of {self.key}s; make one of key={kept!r}.")
             table, self.query_size = content["labels"], tuple(content["query_size"])
-            self._task = self._task or content.get("task")  # files from before have none
+            self._task = self._task or content.get("task")
             if self.classes and content["classes"] and list(self.classes) != content["classes"]:
                 table = {name: self._translate(label, content["classes"], path) for name, label in table.items()}
         self._check_known(table, str(path))
@@ -411,7 +428,12 @@ def task_of(labels: Iterable[Label | None]) -> Task | None:
     return "segmentation" if isinstance(first, str) else "multilabel" if isinstance(first, list) else "multiclass"
 
 
-def balanced_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
+def seed_of(seed: int, key: Key) -> int:
+    """Of a draw of labels or masks: with one seed for both, the same images would be drawn."""
+    return seed + 1_000_003 * list(FLAGS).index(key)
+
+
+def balanced_draw(labels: Sequence[Label], count: int, seed: int, key: Key = "label") -> list[int]:
     """Positions of `count` labels, as many of each class as there are, in ascending order.
 
     A class with too few gives all it has, and the others fill up. Multi-hot labels are drawn for each finding in turn
@@ -419,19 +441,19 @@ def balanced_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
     others are chosen more often.
 
     Raises:
-        ValueError: if `count` is negative or there are fewer labels than `count`.
+        ValueError: if `count` is negative or there are fewer labels (`key`) than `count`.
     """
-    order = _shuffled(len(labels), count, seed)
+    order = _shuffled(len(labels), count, seed, key)
     queues: dict[Any, list[int]] = {}
     for position in reversed(order):  # popped from the end
         label = labels[position]
         present = [k for k, value in enumerate(label) if value == 1] if isinstance(label, list) else [_class(label)]
-        for key in present or ["none"]:
-            queues.setdefault(key, []).append(position)
+        for finding in present or ["none"]:
+            queues.setdefault(finding, []).append(position)
     chosen: set[int] = set()
     while len(chosen) < count:
-        for key in sorted(queues, key=str):
-            queue = queues[key]
+        for finding in sorted(queues, key=str):
+            queue = queues[finding]
             while queue and queue[-1] in chosen:
                 queue.pop()
             if queue and len(chosen) < count:
@@ -439,15 +461,15 @@ def balanced_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
     return sorted(chosen)
 
 
-def stratified_draw(labels: Sequence[Label], count: int, seed: int) -> list[int]:
+def stratified_draw(labels: Sequence[Label], count: int, seed: int, key: Key = "label") -> list[int]:
     """Positions of `count` labels, of each class its share (largest remainders), in ascending order.
 
     A class whose share is less than one label has one, as long as there are as many labels as classes.
 
     Raises:
-        ValueError: if `count` is negative or there are fewer labels than `count`; if the labels are multi-hot.
+        ValueError: if `count` is negative or there are fewer labels (`key`) than `count`; if labels are multi-hot.
     """
-    order = _shuffled(len(labels), count, seed)
+    order = _shuffled(len(labels), count, seed, key)
     if any(isinstance(label, list) for label in labels):
         raise ValueError("a stratified draw needs one class per image, and the labels are multi-hot; draw balanced.")
     of_class: dict[Any, list[int]] = {}
@@ -471,14 +493,14 @@ def _class(label: Any) -> Any:
 DRAWS = {"balanced": balanced_draw, "stratified": stratified_draw}
 
 
-def _shuffled(size: int, count: int, seed: int) -> list[int]:
+def _shuffled(size: int, count: int, seed: int, key: Key) -> list[int]:
     if not 0 <= count <= size:
-        raise ValueError(f"`labels` asks for {count} items, and the training section has {size} with a label.")
+        raise ValueError(f"`labels` asks for {count} items, and the training section has {size} with a {key}.")
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def read_annotations(
-    path: str | Path, classes: Sequence[str] = (), task: Task = "multiclass"
+    path: str | Path, classes: Sequence[str] = (), task: Task = "multiclass", key: Key = "label"
 ) -> list[tuple[str, Label | None]]:
     """Read a table with the columns ``id`` and ``label``, as a person filled it in; an empty label is None.
 
@@ -488,15 +510,16 @@ def read_annotations(
         task: ``multilabel``: a multi-hot label may also be written as the names of the findings that are there,
             separated by semicolons; all others are absent. ``none``: all are. A finding with a question mark before it
             is unknown: ``effusion; ?mass``. ``segmentation``: a label is the path of a mask, relative to the table.
+        key: name of the column; ``mask`` of masks beside labels, which may be in the same table.
 
     Raises:
         ValueError: if the file lacks one of the columns.
     """
     names, rows = read_table(path)
-    if not {"id", "label"} <= set(names):
-        raise ValueError(f"{path} must have the columns 'id' and 'label', got {names}.")
+    if not {"id", key} <= set(names):
+        raise ValueError(f"{path} must have the columns 'id' and {key!r}, got {names}.")
     parse = _parse_findings if task == "multilabel" else _parse_label
-    annotations = [(row["id"].strip(), parse((row["label"] or "").strip(), classes)) for row in rows]
+    annotations = [(row["id"].strip(), parse((row[key] or "").strip(), classes)) for row in rows]
     if task == "segmentation":  # relative to the table, as a person who fills it in sees it
         return [
             (name, str(Path(path).parent / label) if isinstance(label, str) else label) for name, label in annotations
@@ -628,8 +651,8 @@ class PoolSampler(Sampler[int]):
             lost = len(self.pool) - len(self.pool.indices("all"))
             raise ValueError(
                 f"no {self.subset} samples to draw from; the pool has {len(self.pool)} samples"
-                f"{f', {lost} of them unreadable' if lost else ''}. Give some items a label, or name a table of labels "
-                "with `labels`."
+                f"{f', {lost} of them unreadable' if lost else ''}. Give some items a {self.pool.key}, or name a table "
+                f"of {self.pool.key}s with `labels`."
             )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         rank, world_size = idist.get_rank(), idist.get_world_size()

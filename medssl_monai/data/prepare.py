@@ -14,24 +14,25 @@ import math
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from medssl_monai.data.copies import near_copies, picture
-from medssl_monai.data.datalist import SECTIONS, Item, write_datalist
+from medssl_monai.data.datalist import FLAGS, SECTIONS, Item, Key, write_datalist
 from medssl_monai.data.layouts import LAYOUTS, Layout, lists
 from medssl_monai.data.layouts.base import Array, Findings, Found, Names, Policy, Request, relative
 from medssl_monai.data.layouts.files import find_units, image_files
-from medssl_monai.data.pool import balanced_draw, is_known
+from medssl_monai.data.pool import balanced_draw, is_known, seed_of
 from medssl_monai.data.reader import ClinicalReader
 from medssl_monai.files import sha256, write_json
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SPLIT = (0.8, 0.2, 0.0)
-UNLABELED = "unlabeled"
+UNLABELED, MASKED = "unlabeled", "masked"
 """Folder of a second source's files, and before the slash in its ids."""
 LabelsBy = Literal["image", "group"]
 
@@ -47,6 +48,7 @@ def prepare(
     image_column: str = "image",
     split_column: str | None = None,
     masks: str | None = None,
+    mask_classes: Sequence[str] | None = None,
     class_folders: bool = False,
     ignore: Sequence[str] = (),
     volumes: bool = False,
@@ -59,9 +61,11 @@ def prepare(
     fold: int | None = None,
     seed: int = 0,
     labels: int | float | None = None,
+    mask_labels: int | float | None = None,
     labels_by: LabelsBy = "image",
     label_list: str | Path | None = None,
     unlabeled: str | Path | None = None,
+    masked: str | Path | None = None,
     keep_duplicates: bool = False,
     allow_leaks: bool = False,
     clear_names: bool = False,
@@ -90,6 +94,8 @@ def prepare(
         masks: masks as labels: a column with their paths, a folder below `source` with files of the same names, or
             what ends their names (``_seg``); in a ``.npz`` the name of an array. They must have their image's shape and
             affine.
+        mask_classes: names of the classes of masks, background first. With them, masks are not the labels but stand
+            beside them: images have a class, a mask, both or neither, for training of both tasks at once.
         class_folders: the folder of an image names its class; folders ``train``, ``val`` and ``test`` above it its
             section.
         ignore: patterns of files of a folder to pass over, such as ``*_overlay.png``.
@@ -107,12 +113,19 @@ def prepare(
         seed: decides split, folds and hidden labels.
         labels: how many items of the training section, or which fraction of them up to 1.0, count as labeled, balanced
             by class; the others get ``"labeled": false``. None: all that have a label.
-        labels_by: ``group``: `labels` counts groups (patients), of which all labels are shown or none. Each class or
-            finding is in about its share of the groups; with the same seed, more of them include the fewer.
+        mask_labels: likewise, how many masks beside labels count as known, drawn independently of `labels`; the others
+            get ``"masked": false``.
+        labels_by: ``group``: `labels` counts groups (patients), of which all labels are shown or none; so does
+            `mask_labels`. Each class or finding is in about its share of the groups; with the same seed, more of them
+            include the fewer.
         label_list: name or path of a published list of the labeled images; see `medssl_monai.data.layouts.lists`.
         unlabeled: a second source, in any layout, whose images join the training section without a label, whatever it
             says of them; a folder needs no table. Left out are those of groups that are in another section, and copies
             of images there, near ones too (see `medssl_monai.data.copies.near_copies`; all files are read for it).
+        masked: a second source, in any layout, of other images, whose masks are those that `masks` and `mask_classes`
+            tell of, whatever else it says of them; its folder's only table is read. The two are split each by itself,
+            by the same rules; images of a group of the first source go to the section where that is. An exact copy of
+            an image of the first source hands its mask to that.
         keep_duplicates: keep exact copies of images, which by default are dropped but for the first.
         allow_leaks: keep a split of the publisher that has groups in several sections.
         clear_names: keep paths as ids and groups as the table has them, for images that are public anyway. Default:
@@ -133,6 +146,7 @@ def prepare(
         raise ValueError(f"`labels_by` must be one of {get_args(LabelsBy)}, got {labels_by!r}.")
     if label_list is not None and labels is not None:
         raise ValueError("give either `labels` (how many to draw) or `label_list` (which ones), not both.")
+    _check_joint(masks, mask_classes, mask_labels, masked)
     request = Request(
         source=Path(source),
         out_dir=Path(out_dir),
@@ -143,6 +157,7 @@ def prepare(
         group_column=group_column,
         split_column=split_column,
         masks=masks,
+        mask_classes=tuple(mask_classes or ()),
         class_folders=class_folders,
         ignore=tuple(ignore),
         volumes=volumes,
@@ -153,10 +168,15 @@ def prepare(
         keep_duplicates=keep_duplicates,
         names=Names(clear_names, key_file),
     )
-    second = _second_request(request, Path(unlabeled)) if unlabeled is not None else None
+    second = _second_request(request, Path(unlabeled), UNLABELED) if unlabeled is not None else None
+    third = None
+    if masked is not None:  # its masks are its labels, until it joins
+        third = _second_request(request, Path(masked), MASKED)
+        third = replace(third, label_column="label", masks=masks, classes=request.mask_classes)
+        request = replace(request, masks=None, mask_classes=())
     layout = _layout(request)
-    if second is not None:
-        _layout(second)
+    for other in filter(None, (second, third)):
+        _layout(other)
     request.out_dir.mkdir(parents=True, exist_ok=True)  # items are found from here
     found = layout.read(request)
     listed = lists.read(request.label_list, found) if request.label_list else None
@@ -165,20 +185,25 @@ def prepare(
         listed.apply_split(found)
     if positive is not None:
         _one_against_rest(found, positive, classes)
+    if third is not None:
+        _join(found, third, request, MASKED)
     if second is not None:
-        _join_unlabeled(found, second, request)
+        _join(found, second, request, UNLABELED)
     if not keep_duplicates:
         _drop_copies(found, request.out_dir)
     if not found.items:
         raise ValueError(f"{source} holds no usable image; dropped: {_counts(found.dropped)}.")
-    if folds is not None and fold is not None:
-        sections, how = _cross_validation(found, folds, fold, seed, allow_leaks)
-    else:
-        sections, how = _split(found, split, bool(split_column) or own_split, seed, allow_leaks)
-    how = how.replace("the source", listed.name) if listed and own_split else how
+    if mask_classes and any(isinstance(item.get("label"), str) for item in found.items):
+        raise ValueError(f"the labels of {source} are masks, and classes are wanted; leave `mask_classes` out.")
+    if mask_classes and not any("mask" in item for item in found.items):
+        raise ValueError(f"{masked or source} holds no usable mask; noted: {_counts(found.noted)}.")
+    sections, how = _all_sections(found, split, bool(split_column) or own_split, folds, fold, seed, allow_leaks)
+    how = how.replace("the source", listed.name, 1) if listed and own_split else how
     label_list_line = listed.hide_others(sections["training"]) if listed else None
     if labels is not None:
         hide_labels(sections["training"], labels, labels_by, seed)
+    if mask_labels is not None:
+        hide_labels(sections["training"], mask_labels, labels_by, seed, "mask")
     _write_images(found, request.out_dir)
     if second is not None and not found.features:
         _drop_recurring(found, sections, request.out_dir)
@@ -188,21 +213,24 @@ def prepare(
         sections,
         classes=found.classes,
         name=request.source.stem if request.source.is_file() else request.out_dir.resolve().name,
-        synthetic=found.synthetic or any(_is_synthetic(each.source) for each in (request, second) if each),
+        synthetic=found.synthetic or any(_is_synthetic(each.source) for each in (request, second, third) if each),
         modality=("feature",) if found.features else _modality(request.out_dir, sections["training"]),
         allow_leaks=allow_leaks,
+        mask_classes=mask_classes or (),
         quarantine=found.quarantine,
     )
     report = {
         "layout": layout.name,
         "source_sha256": _source_sha256(request),
         "unlabeled_sha256": _source_sha256(second) if second else None,
+        **({"masked_sha256": _source_sha256(third)} if third else {}),
         "seed": seed,
         "groups": found.grouping,
         "split": how,
         "label_list": label_list_line,
         "classes": list(found.classes),
-        "sections": {name: _summary(items, found.classes) for name, items in sections.items()},
+        **({"mask_classes": list(mask_classes)} if mask_classes else {}),
+        "sections": {name: _summary(items, found.classes, bool(mask_classes)) for name, items in sections.items()},
         "dropped": {why: {"count": len(what), "items": what} for why, what in found.dropped.items()},
         "noted": {why: {"count": len(what), "items": what} for why, what in found.noted.items()},
     }
@@ -252,6 +280,18 @@ def _check_folds(folds: int | None, fold: int | None, split: Sequence[float] | N
         raise ValueError(f"`folds` must be at least 2, and `fold` from 0 to one less, got fold {fold} of {folds}.")
 
 
+def _check_joint(
+    masks: str | None, classes: Sequence[str] | None, known: int | float | None, source: str | Path | None
+) -> None:
+    """Of masks beside labels, whether all is said that belongs together."""
+    if not classes and (known is not None or source is not None):
+        raise ValueError("`mask_labels` and `masked` are for masks beside labels; name their classes, `mask_classes`.")
+    if classes and len(classes) < 2:
+        raise ValueError(f"`mask_classes` names the background and at least one other class, got {list(classes)}.")
+    if classes and masks is None and source is None:
+        raise ValueError("`mask_classes` are given, and no masks; say where they are with `masks`, or `masked`.")
+
+
 def _layout(request: Request) -> Layout:
     for path in filter(None, (request.source, request.table)):
         if not path.exists():
@@ -263,14 +303,14 @@ def _layout(request: Request) -> Layout:
     return layout
 
 
-# a second source without labels
+# a second source, without labels or of masks
 
 
-def _second_request(request: Request, source: Path) -> Request:
+def _second_request(request: Request, source: Path, name: str) -> Request:
     """The same, but of nothing that the caller said about the first source's labels and tables."""
     return Request(
         source=source,
-        out_dir=request.out_dir / UNLABELED,  # files of the two may have the same names
+        out_dir=request.out_dir / name,  # files of the two may have the same names
         label_column="",
         ignore=request.ignore,
         volumes=request.volumes,
@@ -279,31 +319,37 @@ def _second_request(request: Request, source: Path) -> Request:
     )
 
 
-def _join_unlabeled(found: Found, second: Request, request: Request) -> None:
+def _join(found: Found, second: Request, request: Request, name: str) -> None:
     """Add the images of the second source, with names that the first cannot have; patients keep theirs."""
+    if name == MASKED:
+        second.out_dir.mkdir(parents=True, exist_ok=True)  # images are found from here, to compare masks with them
     other = _layout(second).read(second)
     if other.features != found.features:
         raise ValueError(f"one of {request.source.name} and {second.source.name} holds images, the other features.")
     for item in other.items:
-        item.pop("label", None)
+        label = item.pop("label", None)
         item.pop("labeled", None)
         own, image = item["id"], item["image"]
         new = relative(second.out_dir / image, request.out_dir)
         if item["group"] == own.partition("#")[0]:
-            item["group"] = f"{UNLABELED}/{item['group']}"
-        item |= {"id": f"{UNLABELED}/{own}", "image": new}
+            item["group"] = f"{name}/{item['group']}"
+        item |= {"id": f"{name}/{own}", "image": new}
+        if name == MASKED and isinstance(label, str):
+            item["mask"] = relative(second.out_dir / label, request.out_dir)
+        if name == MASKED and own in other.sections:
+            found.sections[item["id"]] = other.sections[own]
         if own in other.pixels:
             found.pixels[item["id"]] = other.pixels[own]
         if image in other.copies:
             found.copies[new] = other.copies[image]
-        found.unlabeled.add(item["id"])
+        getattr(found, name).add(item["id"])
         found.items.append(item)
-    found.quarantine += [{**bad, "id": f"{UNLABELED}/{bad['id']}"} for bad in other.quarantine]
+    found.quarantine += [{**bad, "id": f"{name}/{bad['id']}"} for bad in other.quarantine]
     for reason, what in other.dropped.items():
-        found.add("dropped", f"{UNLABELED}: {reason}", *what)
+        found.add("dropped", f"{name}: {reason}", *what)
     for reason, what in other.noted.items():
-        found.add("noted", f"{UNLABELED}: {reason}", *what)
-    found.grouping += f"; of the unlabeled source: {other.grouping}"
+        found.add("noted", f"{name}: {reason}", *what)
+    found.grouping += f"; of the {name} source: {other.grouping}"
 
 
 def _drop_recurring(found: Found, sections: dict[str, list[Item]], root: Path) -> None:
@@ -344,7 +390,10 @@ def _arrays(items: Iterable[Item], root: Path) -> Iterator[tuple[Item, Array]]:
 
 
 def _drop_copies(found: Found, root: Path) -> None:
-    """Keep the first of equal images, or the first that has a label; of copies with different labels keep none."""
+    """Keep the first of equal images, or the first that has a label; of copies with different labels keep none.
+
+    A mask beside the label of any of them is a mask of the one that is kept.
+    """
     groups: dict[str, list[Item]] = defaultdict(list)
     for item, digest in zip(found.items, _digests(found, root), strict=True):
         groups[digest].append(item)
@@ -355,6 +404,8 @@ def _drop_copies(found: Found, root: Path) -> None:
         reason = "exact copy of another image"
         if len(labels) > 1:
             keep, reason = {}, "exact copies with different labels"
+        if mask := next((item["mask"] for item in copies if item.get("mask") is not None), None):
+            keep.setdefault("mask", mask)
         for item in copies:
             if item is not keep:
                 found.add("dropped", reason, item["id"])
@@ -384,10 +435,44 @@ def _parts(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(part for part in path.iterdir() if part.is_file())) if path.is_dir() else (path,)
 
 
+def _all_sections(
+    found: Found,
+    split: Sequence[float] | None,
+    fixed: bool,
+    folds: int | None,
+    fold: int | None,
+    seed: int,
+    allow_leaks: bool,
+) -> tuple[dict[str, list[Item]], str]:
+    """Items by section, and how they came there; a source of masks is split by itself, but for groups of the other."""
+    section_of: dict[str, str] = {}
+    of_group: dict[str, str] = {}
+    names: set[str] = set()
+    hows = []
+    for masked in (False, True):
+        own = {name: section for name, section in found.sections.items() if (name in found.masked) == masked}
+        items = [item for item in found.items if (item["id"] in found.masked) == masked]
+        if masked and not items:
+            continue
+        part = replace(found, items=items, sections=own)
+        if folds is not None and fold is not None:
+            placed, there, how = _cross_validation(part, folds, fold, seed, allow_leaks)
+        else:
+            placed, there, how = _split(part, split, fixed and not masked, seed, allow_leaks)
+        for item in items:
+            section = of_group.get(item["group"]) if masked else None
+            section_of[item["id"]] = section or placed.get(item["id"], "training")
+        of_group = {i["group"]: section_of[i["id"]] for i in reversed(items) if i["id"] not in found.unlabeled}
+        names |= set(there)
+        hows.append(f"of the {MASKED} source: {how}" if masked else how)
+    return _sections(found, section_of, [name for name in SECTIONS if name in names]), "; ".join(hows)
+
+
 def _split(
     found: Found, split: Sequence[float] | None, fixed: bool, seed: int, allow_leaks: bool
-) -> tuple[dict[str, list[Item]], str]:
-    labeled = [item for item in found.items if item.get("label") is not None]
+) -> tuple[dict[str, str], list[str], str]:
+    """Section by id, the sections that there are, and how they came about."""
+    labeled = [item for item in found.items if _is_labeled(item)]
     torn = _torn_groups(found)
     if fixed and torn and not allow_leaks:
         raise ValueError(
@@ -407,13 +492,13 @@ def _split(
         place = _stratify(labeled, dict(zip(SECTIONS, shares, strict=True)), names, seed)
         section_of = {item["id"]: place.get(item["group"], "training") for item in found.items}
         how = f"new, by group, shares {shares}" + (", since the source's tears groups apart" if torn else "")
-    return _sections(found, section_of, names), how
+    return section_of, names, how
 
 
 def _cross_validation(
     found: Found, folds: int, fold: int, seed: int, allow_leaks: bool
-) -> tuple[dict[str, list[Item]], str]:
-    """One fold for validation, the others for training."""
+) -> tuple[dict[str, str], list[str], str]:
+    """One fold for validation, the others for training; see `_split`."""
     testing = {name: "testing" for name, section in found.sections.items() if section == "testing"}
     rest = [item for item in found.items if item["id"] not in testing]
     own = {item["group"] for item in rest if item["id"] not in found.unlabeled}
@@ -423,7 +508,7 @@ def _cross_validation(
             f"the source has {len(torn)} groups in its testing section and elsewhere, for example {min(torn)!r}; give "
             "`split` for a new split by group, or pass `allow_leaks`."
         )
-    labeled = [item for item in rest if item.get("label") is not None]
+    labeled = [item for item in rest if _is_labeled(item)]
     groups = {item["group"] for item in labeled}
     if len(groups) < folds:
         raise ValueError(f"{len(groups)} groups with a label cannot fill {folds} folds; ask for fewer `folds`.")
@@ -434,7 +519,7 @@ def _cross_validation(
     } | testing
     there = [name for name in SECTIONS if name != "testing" or testing]
     how = f"fold {fold} of {folds}, by group, for validation" + ("; testing as given by the source" if testing else "")
-    return _sections(found, section_of, there), how
+    return section_of, there, how
 
 
 def _sections(found: Found, section_of: Mapping[str, str], names: Sequence[str]) -> dict[str, list[Item]]:
@@ -444,7 +529,7 @@ def _sections(found: Found, section_of: Mapping[str, str], names: Sequence[str])
     for item in found.items:
         joined = item["id"] in found.unlabeled
         section = of_group.get(item["group"], "training") if joined else section_of.get(item["id"], "training")
-        if section != "training" and item.get("label") is None:
+        if section != "training" and not _is_labeled(item):
             found.add("dropped", "no label, and its group is not in the training section", item["id"])
         else:
             sections.setdefault(section, []).append(item)
@@ -460,7 +545,7 @@ def _with_validation(found: Found, seed: int) -> tuple[dict[str, str], list[str]
     """The publisher's sections, with part of the training section for validation in the default proportion."""
     training = [item for item in found.items if found.sections.get(item["id"]) == "training"]
     shares = dict(zip(SECTIONS[:2], DEFAULT_SPLIT, strict=False))
-    place = _stratify([item for item in training if item.get("label") is not None], shares, SECTIONS[:2], seed)
+    place = _stratify([item for item in training if _is_labeled(item)], shares, SECTIONS[:2], seed)
     new = {item["id"]: place.get(item["group"], "training") for item in training}
     section_of = found.sections | new
     return section_of, [name for name in SECTIONS if name in section_of.values()]
@@ -517,15 +602,20 @@ def _stratify(
     return place
 
 
+def _is_labeled(item: Item) -> bool:
+    """Whether it has a label, or a mask beside it, be it hidden."""
+    return any(item.get(key) is not None for key in FLAGS)
+
+
 def _present(item: Item) -> list[int]:
-    """Class, or findings, of an item; -1 for a multi-hot label without any, 0 for a mask."""
-    label = item.get("label")
+    """Class, or findings, of an item; -1 for a multi-hot label without any, 0 for a mask; and -2 for one beside it."""
+    label, beside = item.get("label"), [-2] * (item.get("mask") is not None)
     if isinstance(label, list):
-        return [k for k, value in enumerate(label) if value == 1] or [-1]
-    return [] if label is None else [0 if isinstance(label, str) else label]
+        return ([k for k, value in enumerate(label) if value == 1] or [-1]) + beside
+    return beside if label is None else [0 if isinstance(label, str) else label, *beside]
 
 
-def hide_labels(items: list[Item], labels: int | float, by: LabelsBy, seed: int) -> None:
+def hide_labels(items: list[Item], labels: int | float, by: LabelsBy, seed: int, key: Key = "label") -> None:
     """Let as many `labels` count as known, in place; the other items get ``"labeled": false``. See `prepare`.
 
     Args:
@@ -533,24 +623,29 @@ def hide_labels(items: list[Item], labels: int | float, by: LabelsBy, seed: int)
         labels: how many images or groups, or which fraction of them.
         by: what is counted and drawn.
         seed: decides the draw.
+        key: ``mask``: of the masks beside labels; the others get ``"masked": false``.
 
     Raises:
         ValueError: if there are fewer, or a fraction is not in (0, 1].
     """
-    known = [item for item in items if item.get("label") is not None]
+    name = "labels" if key == "label" else "mask_labels"
+    known = [item for item in items if item.get(key) is not None]
     units = list(dict.fromkeys(item["group"] if by == "group" else item["id"] for item in known))
     if isinstance(labels, float) and not (0 < labels <= 1):
-        raise ValueError(f"`labels` must be a whole number of items or a fraction up to 1.0, got {labels}.")
+        raise ValueError(f"`{name}` must be a whole number of items or a fraction up to 1.0, got {labels}.")
     count = round(labels * len(units)) if isinstance(labels, float) else labels
+    if not 0 <= count <= len(units):
+        what = "groups" if by == "group" else "items"
+        raise ValueError(f"`{name}` asks for {count} {what}; the training section has {len(units)} with a {key}.")
+    seed = seed_of(seed, key)
     if by == "group":
-        if not 0 <= count <= len(units):
-            raise ValueError(f"`labels` asks for {count} groups; the training section has {len(units)} with a label.")
         chosen = set(_spread(known, seed)[:count])
     else:
-        chosen = {units[position] for position in balanced_draw([_class(item) for item in known], count, seed)}
+        classes = [_class(item) if key == "label" else 0 for item in known]
+        chosen = {units[position] for position in balanced_draw(classes, count, seed)}
     for item in known:
         if item["group" if by == "group" else "id"] not in chosen:
-            item["labeled"] = False
+            item[FLAGS[key]] = False
 
 
 def _spread(items: Sequence[Item], seed: int, choice: int = 32) -> list[str]:
@@ -640,16 +735,18 @@ def _write_png(path: Path, pixels: Array) -> None:
     Image.fromarray(pixels).save(path, format="PNG", compress_level=1)
 
 
-def _summary(items: Sequence[Item], classes: Sequence[str]) -> dict[str, Any]:
+def _summary(items: Sequence[Item], classes: Sequence[str], beside: bool) -> dict[str, Any]:
     count = Counter(k for item in items for k in _present(item) if k >= 0)
     nothing = sum(isinstance(label := item.get("label"), list) and not any(label) for item in items)
     masks = any(isinstance(item.get("label"), str) for item in items)
     per_class = {} if masks else {name: count[k] for k, name in enumerate(classes)}
+    masked = sum(item.get("mask") is not None and item.get("masked", True) for item in items)
     return {
         "items": len(items),
         "groups": len({item["group"] for item in items}),
         "labeled": sum(is_known(item.get("label")) and item.get("labeled", True) for item in items),
         "classes": {**per_class, "no finding": nothing} if nothing else per_class,
+        **({"masked": masked} if beside else {}),
     }
 
 

@@ -207,6 +207,6 @@ def hidden_labels(dataset: ImageDataset, pool: LabelPool) -> tuple[Tensor, Tenso
         Positions ``(n,)``, and class indices ``(n,)`` or multi-hot labels ``(n, K)``.
     """
     kind = list if pool.task == "multilabel" else int
-    labels = {i: dataset.data[i].get("label") for i in pool.indices("unlabeled").tolist()}
+    labels = {i: dataset.data[i].get(pool.key) for i in pool.indices("unlabeled").tolist()}
     hidden = {i: label for i, label in labels.items() if isinstance(label, kind) and is_known(label)}
     return torch.tensor(list(hidden), dtype=torch.long), torch.tensor(list(hidden.values())).long()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from ignite.engine import Engine, Events
 
-from medssl_monai.data.datalist import Item
+from medssl_monai.data.datalist import Item, Key
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import Label, LabelPool, is_known
 from medssl_monai.distributed import from_first, is_first
@@ -34,13 +34,14 @@ class Oracle:
     Args:
         datalist: items; those with a ``label`` can be answered, whatever their ``labeled`` flag says. What is
             unknown of a multi-hot label stays so.
+        key: ``mask``: it knows masks beside labels, whatever their ``masked`` flag says.
     """
 
-    def __init__(self, datalist: Sequence[Item]) -> None:
+    def __init__(self, datalist: Sequence[Item], key: Key = "label") -> None:
         self.labels: dict[str, Label] = {
-            str(item.get("id", position)): item["label"]
+            str(item.get("id", position)): item[key]
             for position, item in enumerate(datalist)
-            if is_known(item.get("label"))
+            if is_known(item.get(key))
         }
 
     def __call__(self, ids: Iterable[str]) -> dict[str, Label]:

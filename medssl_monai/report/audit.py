@@ -72,11 +72,13 @@ def _verdicts(result: Result) -> str:
 
 def _sections(result: Result) -> str:
     names = list(dict.fromkeys(name for section in result["sections"].values() for name in section["labels"]))
-    head = ["section", "images", "groups", "labeled", *names[:LISTED]]
+    counts = ["items", "groups", "labeled"]
+    counts += ["masked"] * any("masked" in section for section in result["sections"].values())
+    head = ["section", "images", *counts[1:], *names[:LISTED]]
     rows = [
         [
             section,
-            *(str(content[key]) for key in ("items", "groups", "labeled")),
+            *(str(content[key]) for key in counts),
             *(str(content["labels"].get(name, 0)) for name in names[:LISTED]),
         ]
         for section, content in result["sections"].items()

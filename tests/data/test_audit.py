@@ -30,7 +30,7 @@ def pixels(seed, size=40):
 def folder(tmp_path):
     """Writes a datalist of PNG files: per section, a list of items with ``seed`` in place of ``image``."""
 
-    def _write(allow_leaks=True, classes=("benign", "malignant"), **sections):
+    def _write(allow_leaks=True, classes=("benign", "malignant"), mask_classes=(), **sections):
         written = {}
         for section, items in sections.items():
             written[section] = []
@@ -41,7 +41,7 @@ def folder(tmp_path):
                     Image.fromarray(pixels(item.pop("seed"))).save(tmp_path / item["image"])
                 written[section].append({"group": item["id"], **item})
         path = tmp_path / "datalist.json"
-        write_datalist(path, written, classes=classes, name="made", allow_leaks=allow_leaks)
+        write_datalist(path, written, classes=classes, name="made", allow_leaks=allow_leaks, mask_classes=mask_classes)
         return path
 
     return _write
@@ -200,6 +200,31 @@ def test_masks_of_exact_copies_are_compared_by_their_pixels(folder, tmp_path, sa
     assert result["exact_copies"]["conflict"] == (not same)
     assert result["exact_copies"]["list"][0]["items"][0]["label"] == "mask"
     assert "a.png" not in json.dumps(result)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_classes_and_masks_beside_them_are_counted_and_compared(folder, tmp_path, same):
+    for name, level in (("a.png", 0), ("b.png", 1)):
+        Image.fromarray(pixels(50 if same else 50 + level) > 120).save(tmp_path / name, compress_level=level)
+    training = [
+        {"seed": 0, "mask": "a.png"},
+        {"seed": 0, "label": None, "mask": "b.png"},
+        {"seed": 1, "label": 1, "labeled": False},
+        {"seed": 2, "label": 1, "mask": "a.png", "masked": False},
+    ]
+    validation = [{"seed": 3}, {"seed": 0, "label": None, "mask": "a.png"}]
+    path = folder(training=training, validation=validation, mask_classes=["skin", "lesion"])
+    result = audit(path, tmp_path)
+    summary = result["sections"]["training"]
+    assert {kind: summary[kind] for kind in ("items", "labeled", "masked")} == {"items": 4, "labeled": 2, "masked": 2}
+    assert summary["labels"] == {"malignant": 2, "benign": 1, "none": 1}
+    assert result["sections"]["validation"]["masked"] == 1
+    assert "<th>labeled</th><th>masked</th>" in re.sub(r"<th[^>]*>", "<th>", (tmp_path / "audit.html").read_text())
+    assert result["exact_copies"]["conflict"] == (not same)
+    assert [item["label"] for item in result["exact_copies"]["list"][0]["items"]] == ["benign, mask", "mask", "mask"]
+    assert result["leaks"] == ["exact copies in training of validation images: 1 of 2 images, 2 copies."]
+    with pytest.raises(ValueError, match="exact copies in training of validation images"):
+        check_leaks(path)
 
 
 def test_images_of_one_grey_value_are_no_copies(folder, tmp_path):

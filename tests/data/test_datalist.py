@@ -132,3 +132,43 @@ def test_a_plain_list_is_a_datalist_too():
     datalist = Datalist([item("a")])
     assert datalist.sha256 == hash_items([item("a")])
     assert datalist.classes == ()
+
+
+def test_masks_beside_labels(tmp_path):
+    items = [
+        item("a", label=1, mask="masks/a.png", masked=False),
+        item("b", mask="/masks/b.png"),
+        item("c", label=0, labeled=False),
+    ]
+    names = {"classes": ["normal", "pneumonia"], "mask_classes": ["background", "lung"]}
+    write_datalist(tmp_path / "d.json", {"training": items}, **names)
+    read = load_datalist(tmp_path / "d.json", dataset_dir="/data")
+    assert [i.get("mask") for i in read] == ["/data/masks/a.png", "/masks/b.png", None]
+    assert [i.get("masked") for i in read] == [False, None, None]
+    assert (read.classes, read.mask_classes) == (("normal", "pneumonia"), ("background", "lung"))
+    assert hash_items([{**items[0], "mask": "other.png"}]) != hash_items(items[:1]) != hash_items([item("a", label=1)])
+    write_datalist(tmp_path / "d.json", {"training": items[2:]})
+    assert "mask_classes" not in json.loads((tmp_path / "d.json").read_text())
+    assert load_datalist(tmp_path / "d.json").mask_classes == ()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"mask": 1}, "key 'mask' must be the path of a file, got 1"),
+        ({"mask": ""}, "key 'mask' must be the path of a file, got ''"),
+        ({"mask": "m", "label": "n"}, "beside a 'mask', the 'label' must say the class, and it is a path as well"),
+        ({"masked": True}, "'masked' is true but there is no 'mask'"),
+        ({"mask": "m", "masked": 0}, "key 'masked' must be true or false, got 0"),
+    ],
+)
+def test_every_problem_of_masks_beside_labels_is_named(keys, message):
+    content = {"mask_classes": {"0": "background", "1": "lung"}, "training": [{"image": "a", **keys}]}
+    with pytest.raises(ValueError, match=message):
+        validate_datalist(content)
+
+
+@pytest.mark.parametrize(("classes", "message"), [({}, "names no classes of masks"), ({"0": "lung"}, "at least one")])
+def test_masks_beside_labels_need_the_names_of_their_classes(classes, message):
+    with pytest.raises(ValueError, match=message):
+        validate_datalist({"mask_classes": classes, "training": [{"image": "a", "mask": "m.png"}]})

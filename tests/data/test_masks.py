@@ -158,3 +158,17 @@ def test_state_brings_masks_back(pool, data):
     other = LabelPool(data, labels=0, masks=Masks(data, Read()))
     other.load_state_dict(pool.state_dict())
     assert torch.equal(other.targets(torch.arange(N)), pool.targets(torch.arange(N)))
+
+
+def test_masks_beside_labels_are_targets_of_a_pool_of_their_own(data):
+    both = Datalist(
+        [{**item, "label": 1, "mask": item["label"], "masked": i == 2} for i, item in enumerate(data)],
+        classes=["normal", "ill"],
+        mask_classes=data.classes,
+    )
+    read = Read()
+    pool = LabelPool(both, key="mask", masks=Masks(both, read))
+    targets = pool.targets(torch.arange(N))
+    assert torch.equal(targets[2], mask_of(data, 2))
+    assert (targets[[0, 1, 3]] == -1).all()
+    assert read.paths == [data[2]["label"]], "a hidden mask is not even read"

@@ -923,3 +923,103 @@ def test_a_command_line_may_say_null(word):
 def test_a_fraction_of_one_is_all_and_a_count_of_one_is_one():
     assert labels_of(LabelPool(items(0, 1, 1), labels=1.0)) == [0, 1, 1]
     assert len(LabelPool(items(0, 1, 1), labels=1).indices("labeled")) == 1
+
+
+# ---- masks beside labels ----------------------------------------------------------------------------------------
+
+
+def joint():
+    """s0 has both; s1 and s2 have one that is hidden; s3 has no class, s4 nothing."""
+    items = [
+        {"label": 0, "mask": "m/0.png"},
+        {"label": 1, "mask": "m/1.png", "masked": False},
+        {"label": 1, "labeled": False},
+        {"mask": "m/3.png"},
+        {},
+    ]
+    return Datalist(
+        [{"image": f"{i}.png", "id": f"s{i}", **item} for i, item in enumerate(items)],
+        classes=["normal", "pneumonia"],
+        mask_classes=["background", "lung"],
+    )
+
+
+def test_two_pools_of_one_datalist_know_nothing_of_each_other():
+    classes, masks = LabelPool(joint()), LabelPool(joint(), key="mask")
+    assert labels_of(classes) == [0, 1, None, None, None]
+    assert labels_of(masks) == ["m/0.png", None, None, "m/3.png", None]
+    assert (classes.task, masks.task) == ("multiclass", "segmentation")
+    assert (classes.classes, masks.classes) == (("normal", "pneumonia"), ("background", "lung"))
+    masks.annotate([2], ["m/2.png"])
+    classes.correct([0], [1])
+    assert labels_of(classes) == [1, 1, None, None, None]
+    assert labels_of(masks) == ["m/0.png", None, "m/2.png", "m/3.png", None]
+    assert LabelPool(items(0, 1), key="mask").task == "segmentation", "also where no mask is known"
+
+
+def test_draws_of_classes_and_masks_are_independent():
+    both = Datalist([{"image": f"{i}.png", "id": f"s{i}", "label": 0, "mask": f"m{i}.png"} for i in range(60)])
+    same = [
+        set(LabelPool(both, labels=20, seed=seed).indices("labeled").tolist())
+        & set(LabelPool(both, labels=20, seed=seed, key="mask").indices("labeled").tolist())
+        for seed in range(5)
+    ]
+    assert 3 < sum(map(len, same)) / 5 < 11  # 20 * 20 / 60 is expected
+
+
+@pytest.mark.parametrize(
+    ("index", "labels", "match"),
+    [
+        ([0], ["m.png"], "'s0' is masked already; correct it instead"),
+        ([1], [1], "the mask of 's1' is 1, but others are like 'm/0.png'"),
+        ([1], [""], "the mask of 's1' is '', which is none of"),
+    ],
+)
+def test_refusals_name_the_mask(index, labels, match):
+    with pytest.raises(ValueError, match=match):
+        LabelPool(joint(), key="mask").annotate(index, labels)
+    with pytest.raises(ValueError, match="'s1' has no mask yet"):
+        LabelPool(joint(), key="mask").correct([1], ["m.png"])
+    with pytest.raises(ValueError, match="the mask of 's1' is 0, and the task of this pool, segmentation, needs"):
+        LabelPool(joint(), key="mask", labels=0).annotate([1], [0])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"key": "masks"}, r"`key` must be one of \('label', 'mask'\), got 'masks'"),
+        ({"task": "multiclass"}, "the task of a pool of masks is 'segmentation', not 'multiclass'"),
+        ({"labels": 4}, "`labels` asks for 4 items, and the training section has 3 with a mask"),
+    ],
+)
+def test_errors_of_a_pool_of_masks(options, match):
+    with pytest.raises(ValueError, match=match):
+        LabelPool(joint(), **{"key": "mask", **options})
+
+
+def test_no_mask_to_draw_from():
+    pool = LabelPool(joint(), key="mask", labels=0)
+    with pytest.raises(ValueError, match="Give some items a mask, or name a table of masks with `labels`"):
+        list(PoolSampler(pool, "labeled", num_samples=1))
+
+
+def test_files_and_states_of_masks_beside_labels(tmp_path):
+    pool = LabelPool(joint(), key="mask")
+    pool.annotate([4], ["mine/4.png"])
+    pool.save(tmp_path / "masks.json")
+    assert json.loads((tmp_path / "masks.json").read_text())["labels"] == {"s0": True, "s3": True, "s4": "mine/4.png"}
+    again, resumed = LabelPool(joint(), labels=tmp_path / "masks.json", key="mask"), LabelPool(joint(), key="mask")
+    resumed.load_state_dict(pool.state_dict())
+    assert labels_of(again) == labels_of(resumed) == labels_of(pool)
+    with pytest.raises(ValueError, match=r"masks.json holds masks, and this is a pool of labels"):
+        LabelPool(joint(), labels=tmp_path / "masks.json")
+
+
+def test_one_table_may_hold_classes_and_masks(tmp_path):
+    (tmp_path / "t.csv").write_text("id,label,mask\ns2,pneumonia,\ns4,normal,m4.png\n")
+    classes, masks = (LabelPool(joint(), labels=tmp_path / "t.csv", key=key) for key in ("label", "mask"))
+    assert labels_of(classes) == [None, None, 1, None, 0]
+    assert labels_of(masks) == [None] * 4 + [str(tmp_path / "m4.png")]
+    (tmp_path / "t.csv").write_text("id,label\ns2,1\n")
+    with pytest.raises(ValueError, match="must have the columns 'id' and 'mask'"):
+        LabelPool(joint(), labels=tmp_path / "t.csv", key="mask")

@@ -3,6 +3,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections import Counter
@@ -495,6 +496,246 @@ def test_the_second_source_must_be_there_and_of_the_same_kind(first, tmp_path):
     assert not (tmp_path / "out" / "datalist.json").exists()
 
 
+# masks beside labels
+
+
+LUNGS = {"mask_classes": ["background", "lung"]}
+
+
+def draw(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def lungs(size=40):
+    return np.pad(np.full((size // 2, size // 2), 255, dtype=np.uint8), size // 4)
+
+
+@pytest.fixture
+def both(folder):
+    """As `folder`; images 0, 1, 4, 5, 8, 9, 12 and 13 have masks, which are those of every other patient."""
+    for k in range(16):
+        if k % 4 < 2:
+            draw(folder / "masks" / f"im{k}.png", lungs(4))
+    return folder
+
+
+def test_masks_beside_classes_are_spread_over_the_sections(both, tmp_path):
+    options = {**COLUMNS, "masks": "masks", "split": (0.5, 0.5, 0)}
+    path = prepare(both, tmp_path / "out", **options, **LUNGS)
+    data = load_datalist(path)
+    assert (data.classes, data.mask_classes) == (("ill", "normal"), ("background", "lung"))
+    for name in ("training", "validation"):
+        items = section(path, name).values()
+        assert len(items) == 8
+        assert Counter(item["label"] for item in items) == {0: 4, 1: 4}
+        masks = {Path(item["image"]).name: Path(item["mask"]) for item in items if "mask" in item}
+        assert len(masks) == 4
+        assert all(mask.name == image and mask.is_file() for image, mask in masks.items())
+        assert report(path)["sections"][name]["masked"] == 4
+    assert report(path)["mask_classes"] == ["background", "lung"]
+    instead = load_datalist(prepare(both, tmp_path / "instead", **options))
+    assert instead.classes == ("background", "foreground") and instead.mask_classes == ()
+    assert all(isinstance(item.get("label", ""), str) for item in instead), "a class is no label beside masks as labels"
+
+
+def test_what_has_only_a_mask_is_of_use_for_validation(both, tmp_path):
+    table = both / "labels.csv"
+    header, *rows = re.sub("(im[02].png),normal", r"\1,", table.read_text()).split()
+    rows = [f"{row},{'val' if k < 4 else 'train'}" for k, row in enumerate(rows)]
+    table.write_text("\n".join([f"{header},split", *rows]))
+    path = prepare(both, tmp_path / "out", **COLUMNS, masks="masks", **LUNGS)
+    items = section(path, "validation")
+    assert list(items) == ["sub/im0.png", "sub/im1.png", "sub/im3.png"]
+    assert "label" not in items["sub/im0.png"] and "mask" in items["sub/im0.png"]
+    assert found(path, "dropped") == {"no label, and its group is not in the training section": ["sub/im2.png"]}
+
+
+def test_classes_and_masks_have_budgets_of_their_own(both, tmp_path):
+    options = {**COLUMNS, **LUNGS, "masks": "masks", "split": (1, 0, 0)}
+    path = prepare(both, tmp_path / "out", **options, labels=6, mask_labels=3)
+    items = section(path).values()
+    assert sum(item.get("labeled", True) for item in items) == 6
+    assert sum(item.get("masked", True) for item in items if "mask" in item) == 3
+    assert not any("masked" in item for item in items if "mask" not in item)
+    assert [report(path)["sections"]["training"][kind] for kind in ("labeled", "masked")] == [6, 3]
+    path = prepare(both, tmp_path / "by_group", **options, labels=0.5, mask_labels=2, labels_by="group")
+    shown = {item["group"] for item in section(path).values() if "mask" in item and item.get("masked", True)}
+    hidden = {item["group"] for item in section(path).values() if not item.get("masked", True)}
+    assert (len(shown), len(hidden)) == (2, 2) and not shown & hidden
+    assert report(path)["sections"]["training"]["masked"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask_labels": 3}, "`mask_labels` and `masked` are for masks beside labels; name their classes"),
+        ({"masked": "elsewhere"}, "`mask_labels` and `masked` are for masks beside labels; name their classes"),
+        ({"mask_classes": ["lung"], "masks": "masks"}, r"the background and at least one other class, got \['lung'\]"),
+        (LUNGS, "`mask_classes` are given, and no masks; say where they are with `masks`, or `masked`"),
+        (
+            {**LUNGS, "masks": "masks", "mask_labels": 9},
+            "`mask_labels` asks for 9 items; the training section has 8",
+        ),
+        (
+            {**LUNGS, "masks": "masks", "mask_labels": 1.5},
+            "`mask_labels` must be a whole number of items or a fraction",
+        ),
+        ({**LUNGS, "masks": "_lungs"}, "`masks` '_lungs' is no column of the table, no folder"),
+    ],
+)
+def test_errors_of_masks_beside_labels(both, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(both, tmp_path / "out", **COLUMNS, split=(1, 0, 0), **options)
+    assert not (tmp_path / "out" / "datalist.json").exists()
+
+
+def test_masks_that_do_not_fit_are_no_masks(both, tmp_path):
+    for mask in (both / "masks").iterdir():
+        draw(mask, lungs(8))
+    with pytest.raises(ValueError, match="holds no usable mask; noted: 8 x mask of another shape"):
+        prepare(both, tmp_path / "out", **COLUMNS, masks="masks", **LUNGS)
+
+
+def test_a_column_of_paths_is_none_of_classes(both, tmp_path):
+    (both / "labels.csv").write_text("image,label\nsub/im0.png,masks/im0.png\n")
+    with pytest.raises(
+        ValueError, match="the column 'label' holds names of files, and with `mask_classes` the classes"
+    ):
+        prepare(both, tmp_path / "out", masks="masks", **LUNGS)
+
+
+def test_masks_beside_the_folders_of_classes(tmp_path):
+    for k in range(4):
+        paint(tmp_path / "in" / "ab"[k % 2] / f"{k}.png", 50 * k)
+        draw(tmp_path / "in" / "masks" / f"{k}.png", lungs(4))
+    options = {"class_folders": True, "masks": "masks", "split": (1, 0, 0), "clear_names": True}
+    data = load_datalist(prepare(tmp_path / "in", tmp_path / "out", **options, **LUNGS))
+    assert data.classes == ("a", "b")
+    assert [(item["label"], Path(item["mask"]).name) for item in data] == [
+        (0, "0.png"),
+        (0, "2.png"),
+        (1, "1.png"),
+        (1, "3.png"),
+    ]
+
+
+# masks of a second source
+
+
+@pytest.fixture
+def films(tmp_path):
+    """Eight films of four patients, each with its lungs beside it, and a table."""
+    rows = ["image,patient"]
+    for k, pixels in enumerate(radiographs(8, seed=2)):
+        draw(tmp_path / "films" / f"f{k}.png", pixels)
+        draw(tmp_path / "films" / f"f{k}_lungs.png", lungs())
+        rows.append(f"f{k}.png,q{k // 2}")
+    (tmp_path / "films" / "t.csv").write_text("\n".join(rows))
+    return tmp_path / "films"
+
+
+def from_films(path, name="training"):
+    return {name: item for name, item in section(path, name).items() if name.startswith("masked/")}
+
+
+def test_masks_of_a_second_source_are_split_by_themselves(first, films, tmp_path):
+    options = {"split": (0.5, 0.25, 0.25), "clear_names": True}
+    path = prepare(first, tmp_path / "out", masked=films, masks="_lungs", **LUNGS, **options, labels=4, mask_labels=2)
+    data = load_datalist(path)
+    assert (data.classes, data.mask_classes) == (("mass", "nodule"), ("background", "lung"))
+    alone = prepare(first, tmp_path / "alone", **options)
+    for name, count in (("training", 4), ("validation", 2), ("testing", 2)):
+        second = from_films(path, name)
+        assert len(second) == count
+        for item in second.values():
+            assert "label" not in item
+            assert Path(item["mask"]).samefile(str(item["image"]).replace(".png", "_lungs.png"))
+        rest = [item for key, item in section(path, name).items() if key not in second]
+        assert [item["id"] for item in rest] == list(section(alone, name))
+        assert not any("mask" in item for item in rest)
+    assert sum(item.get("masked", True) for item in from_films(path).values()) == 2
+    assert sum("label" in item and item.get("labeled", True) for item in data) == 4
+    assert report(path)["masked_sha256"]
+    assert "of the masked source: column 'patient'" in report(path)["groups"]
+    assert "of the masked source: new, by group" in report(path)["split"]
+
+
+@pytest.mark.parametrize("name", ["training", "validation"])
+def test_patients_of_both_sources_are_where_the_first_has_them(first, films, tmp_path, name):
+    own = next(iter(section(prepare(first, tmp_path / "alone"), name).values()))["group"]
+    table = films / "t.csv"
+    table.write_text(re.sub("q[012]", own, table.read_text()))
+    path = prepare(first, tmp_path / "out", masked=films, masks="_lungs", clear_names=True, **LUNGS)
+    assert sum(item["group"] == own for item in from_films(path, name).values()) == 6
+
+
+def test_each_source_keeps_its_publishers_split(films, tmp_path):
+    arrays = {"ids": np.array(list("abcdef")), "labels": np.arange(6) % 2}
+    split = np.array(["train", "train", "val", "val", "test", "test"])
+    np.savez(tmp_path / "a.npz", images=radiographs(6), split=split, **arrays)
+    path = prepare(tmp_path / "a.npz", tmp_path / "out", masked=films, masks="_lungs", split=None, **LUNGS)
+    assert [len(from_films(path, name)) for name in ("training", "validation", "testing")] == [6, 2, 0]
+    assert [len(section(path, name)) for name in ("training", "validation", "testing")] == [8, 4, 2]
+    rows = (films / "t.csv").read_text().splitlines()
+    sections = ["split", *["train"] * 4, *["val"] * 2, *["test"] * 2]
+    (films / "t.csv").write_text("\n".join(f"{row},{name}" for row, name in zip(rows, sections, strict=True)))
+    path = prepare(tmp_path / "a.npz", tmp_path / "out", masked=films, masks="_lungs", **LUNGS)
+    assert [len(from_films(path, name)) for name in ("training", "validation", "testing")] == [4, 2, 2]
+
+
+def test_each_source_is_dealt_to_the_folds(first, films, tmp_path):
+    paths = [
+        prepare(first, tmp_path / str(k), masked=films, masks="_lungs", folds=2, fold=k, **LUNGS) for k in range(2)
+    ]
+    held_out = [set(section(path, "validation")) for path in paths]
+    assert not held_out[0] & held_out[1]
+    assert len(held_out[0] | held_out[1]) == 20
+    assert [len(from_films(path, "validation")) for path in paths] == [4, 4]
+
+
+def test_a_copy_hands_its_mask_to_the_image_with_the_class(films, tmp_path):
+    draw(films / "f0.png", radiographs(12)[5])
+    for k, pixels in enumerate(radiographs(12)):
+        draw(tmp_path / "classes" / f"a{k}.png", pixels)
+    table = "\n".join(["image,label", *(f"a{k}.png,{k % 2}" for k in range(12))])
+    (tmp_path / "classes" / "t.csv").write_text(table)
+    options = {"split": (1, 0, 0), "clear_names": True, "masks": "_lungs", **LUNGS}
+    path = prepare(tmp_path / "classes", tmp_path / "files", masked=films, **options)
+    assert found(path, "dropped") == {"exact copy of another image": ["masked/f0.png"]}
+    item = section(path)["a5.png"]
+    assert item["label"] == 1
+    assert Path(item["mask"]).samefile(films / "f0_lungs.png")
+
+
+def test_three_sources(first, films, tmp_path):
+    np.savez(tmp_path / "more.npz", images=radiographs(4, seed=5), ids=np.array(list("uvwx")))
+    options = {"masks": "_lungs", "clear_names": True, "split": (0.5, 0.5, 0), **LUNGS}
+    path = prepare(first, tmp_path / "out", masked=films, unlabeled=tmp_path / "more.npz", **options)
+    kinds = Counter(name.partition("/")[0] for name in section(path) if "/" in name)
+    assert kinds == {"masked": 4, "unlabeled": 4}
+    assert len(section(path, "validation")) == 6 + 4
+
+
+def test_a_second_source_without_masks(first, films, tmp_path):
+    for file in films.glob("*_lungs.png"):
+        file.unlink()
+    with pytest.raises(ValueError, match="`masks` '_lungs' is no column of the table, no folder"):
+        prepare(first, tmp_path / "out", masked=films, masks="_lungs", **LUNGS)
+    (films / "t.csv").write_text("image,label\nf0.png,1\nf1.png,0\n")
+    with pytest.raises(ValueError, match="films holds no usable mask; noted: "):
+        prepare(first, tmp_path / "out", masked=films, **LUNGS)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        prepare(first, tmp_path / "out", masked=tmp_path / "nowhere", masks="_lungs", **LUNGS)
+
+
+def test_a_first_source_whose_labels_are_masks(both, films, tmp_path):
+    (both / "labels.csv").write_text("image,label\nsub/im0.png,masks/im0.png\n")
+    with pytest.raises(ValueError, match="cxr are masks, and classes are wanted; leave `mask_classes` out"):
+        prepare(both, tmp_path / "out", masked=films, masks="_lungs", **LUNGS)
+
+
 # archives made here
 
 
@@ -575,6 +816,16 @@ def test_ham10000_keeps_lesions_together(tmp_path, name):
     assert load_datalist(path).classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
     assert sections[0]["ISIC_0024306"]["group"] == "HAM_0000550"
     assert all(Path(item["image"]).is_file() for items in sections for item in items.values())
+
+
+@pytest.mark.slow
+def test_ham10000_has_classes_and_masks(tmp_path):
+    options = {"masks": "mask", "mask_classes": ["background", "lesion"], "split": (0.8, 0.2, 0)}
+    path = prepare(real("ham10000_200x150_trainval.zip"), tmp_path / "out", **options, labels=100, mask_labels=10)
+    assert load_datalist(path).classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+    sections = report(path)["sections"]
+    assert [sections["training"][kind] for kind in ("labeled", "masked")] == [100, 10]
+    assert sections["validation"]["masked"] == sections["validation"]["items"] > 1500
 
 
 @pytest.mark.slow

@@ -150,4 +150,4 @@ def test_amp_on_cuda(amp_dtype):
 def test_a_pool_without_unlabeled_images_is_said_to_be_one(make, caplog, labels):
     """It is no error: the last round of a loop may have nothing left to label."""
     make(labels=labels).run()
-    assert ("FixMatch learns from unlabeled ones: labeled images stand in" in caplog.text) == (labels == 12)
+    assert ("FixMatch learns from such: labeled images stand in" in caplog.text) == (labels == 12)

@@ -198,6 +198,8 @@ def test_budget_and_rounds_are_checked(handler, arguments):
 
 def test_the_oracle_answers_what_the_datalist_hides_and_nothing_else(data):
     assert Oracle(data)(["id3", "id9", "elsewhere"]) == {"id3": 1}
+    both = [{"id": "a", "label": 1, "mask": "a.png", "masked": False}, {"id": "b", "label": 0}]
+    assert Oracle(both, key="mask")("ab") == {"a": "a.png"}
 
 
 def test_the_oracle_leaves_unknown_what_is_unknown_and_gives_no_label_that_says_nothing():

@@ -28,7 +28,9 @@ def read(request: Request) -> Found:
     with zipfile.ZipFile(request.source) as archive:
         table = Table.parse(archive.read(MANIFEST), f"{request.source.name}/{MANIFEST}")
         wanted = first(table.header, "image", "file") if request.image_column == "image" else request.image_column
-        masks = request.label_column if holds_paths(table, request.label_column) else request.masks
+        masks = request.masks
+        if not request.mask_classes and holds_paths(table, request.label_column):
+            masks = request.label_column
         columns = [column for column in (wanted, masks) if column in table.header]
         names = set(archive.namelist())
         files = sorted(

@@ -50,7 +50,8 @@ def read_medmnist(request: Request) -> Found:
 def read_arrays(request: Request) -> Found:
     """``images``, ``ids``, and optionally ``labels``, ``label_names``, ``split`` and an array of groups.
 
-    If an array of masks is asked for, these are the labels, and the classes of images go to ``meta``.
+    If an array of masks is asked for, these are the labels, and the classes of images go to ``meta``, unless masks are
+    to be beside labels.
     """
     arrays, found = _arrays(request), Found()
     ids = arrays["ids"]
@@ -64,10 +65,10 @@ def read_arrays(request: Request) -> Found:
         found.add_pixels(pixels, str(name), str(owner), label, place)
     found.grouping = EACH_ITS_OWN if group == "ids" else f"array {group!r}"
     names = tuple(str(name) for name in arrays.get("label_names", ()))
+    if not request.masks or request.mask_classes:
+        found.classes = request.classes or names or numbered(found.items)
     if request.masks:
         _add_masks(found, arrays, names, request)
-    else:
-        found.classes = request.classes or names or numbered(found.items)
     return found
 
 
@@ -82,16 +83,18 @@ def _add_masks(found: Found, arrays: dict[str, Array], names: tuple[str, ...], r
             f"{ {name: array.shape for name, array in arrays.items()} }."
         )
     values = {int(value) for value in np.unique(masks)}
-    found.classes = request.classes or classes_of(values)
-    visible = 255 if len(found.classes) == 2 and values <= {0, 1} else 1
+    classes, key = request.mask_classes or request.classes or classes_of(values), request.mask_key
+    if key == "label":
+        found.classes = classes
+    visible = 255 if len(classes) == 2 and values <= {0, 1} else 1
     (request.out_dir / "masks").mkdir(parents=True, exist_ok=True)
     for item, mask in zip(found.items, masks, strict=True):
         label = item.get("label")
-        if isinstance(label, int):
+        if isinstance(label, int) and key == "label":
             item["meta"] = {"label": names[label] if names else str(label)}
-        item["label"] = item["image"].replace("images/", "masks/", 1)
+        item[key] = item["image"].replace("images/", "masks/", 1)
         pixels = mask.reshape(mask.shape[:2]).astype(np.uint8) * visible
-        Image.fromarray(pixels).save(request.out_dir / item["label"], compress_level=1)
+        Image.fromarray(pixels).save(request.out_dir / item[key], compress_level=1)
 
 
 def _arrays(request: Request) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medssl_monai.data.datalist import Item
+from medssl_monai.data.datalist import Item, Key
 from medssl_monai.data.pseudonym import load_key, pseudonym
 
 Array = NDArray[Any]
@@ -75,6 +75,7 @@ class Request:
     group_column: str | None = None
     split_column: str | None = None
     masks: str | None = None
+    mask_classes: tuple[str, ...] = ()
     class_folders: bool = False
     ignore: tuple[str, ...] = ()
     volumes: bool = False
@@ -85,6 +86,11 @@ class Request:
     keep_duplicates: bool = False
     names: Names = field(default_factory=Names)
 
+    @property
+    def mask_key(self) -> Key:
+        """Where masks go: with names for their classes beside the labels, else in their place."""
+        return "mask" if self.mask_classes else "label"
+
 
 @dataclass
 class Found:
@@ -92,7 +98,7 @@ class Found:
 
     Attributes:
         items: ``image`` relative to the output folder, ``id``, ``group`` and, where known, ``label``, ``labeled``,
-            ``slice`` and ``meta``.
+            ``mask``, ``slice`` and ``meta``.
         classes: names in the order of their index.
         sections: the publisher's section by id.
         pixels: images to write, by id; the others lie where their item says.
@@ -106,6 +112,7 @@ class Found:
         features: the items are rows of feature tables, not images.
         synthetic: the images are phantoms.
         unlabeled: ids of items of a second source, which are for training only.
+        masked: ids of items of a second source, which is split by itself.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -121,6 +128,7 @@ class Found:
     features: bool = False
     synthetic: bool = False
     unlabeled: set[str] = field(default_factory=set)
+    masked: set[str] = field(default_factory=set)
 
     def add(self, kind: Literal["dropped", "noted"], reason: str, *what: str) -> None:
         """Add to a list of the report."""

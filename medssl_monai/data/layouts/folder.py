@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medssl_monai.data.layouts.base import KERMANY, SECTION_NAMES, Found, Request
 from medssl_monai.data.layouts.files import image_files
+from medssl_monai.data.layouts.masks import MaskFinder
 from medssl_monai.data.layouts.table import Table, join
 
 
@@ -20,7 +21,8 @@ def read(request: Request) -> Found:
     if request.class_folders:
         if request.table:
             raise ValueError("give either a `table` or `class_folders`, not both.")
-        table = _folders_as_table(files)
+        masks = MaskFinder(request.source, request.masks, Table(), files).files
+        table = _folders_as_table([name for name in files if name not in masks])
     else:
         path = find_table(request)
         table = Table.parse(path.read_bytes(), path.name) if path else Table()

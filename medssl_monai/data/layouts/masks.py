@@ -70,7 +70,7 @@ class MaskFinder:
 
 
 def read_masks(found: Found, request: Request) -> None:
-    """Put masks in place as labels if they fit their images; `found` has them by absolute path until then.
+    """Put masks in place if they fit their images; `found` has them by absolute path until then.
 
     The mask's pixels are read: shape (and place, as far as both files tell) must be the image's, and the values whole
     numbers, which are the classes; -1, or the first number that is no class, are voxels that nobody labeled, and a
@@ -79,27 +79,29 @@ def read_masks(found: Found, request: Request) -> None:
     Raises:
         ValueError: if the values are too large to be classes.
     """
+    key, classes = request.mask_key, request.mask_classes or request.classes
     values: set[int] = set()
     problems: dict[str, str | None] = {}
     blank: dict[str, set[int]] = {}
     for item in found.items:
-        path = item.get("label")
+        path = item.get(key)
         if path is None:
             found.add("noted", "no mask", item["id"])
             continue
         if path not in problems:
             image = None if item["image"] in found.copies else request.out_dir / item["image"]
-            problems[path], held, blank[path] = _check(image, Path(path), "slice" in item, len(request.classes))
+            problems[path], held, blank[path] = _check(image, Path(path), "slice" in item, len(classes))
             values.update(held)
         if problems[path]:
             found.add("noted", f"mask {problems[path]}", item["id"])
-            del item["label"]
+            del item[key]
         elif item.get("slice") in blank[path]:
             found.add("noted", "slice that nobody labeled", item["id"])
-            del item["label"]
+            del item[key]
         else:
-            item["label"] = relative(Path(path), request.out_dir)
-    found.classes = request.classes or classes_of(values)
+            item[key] = relative(Path(path), request.out_dir)
+    if key == "label":
+        found.classes = classes or classes_of(values)
 
 
 def classes_of(values: set[int]) -> tuple[str, ...]:

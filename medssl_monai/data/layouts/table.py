@@ -103,7 +103,9 @@ class Columns:
             ValueError: if a column that was named is not there.
         """
         labels = tuple(part.strip() for part in request.label_column.split(",")) if request.label_column else ()
-        if labels == (request.masks,) or (labels == ("label",) and request.masks):
+        if request.mask_key == "mask":
+            _refuse_paths(table, labels)
+        elif labels == (request.masks,) or (labels == ("label",) and request.masks):
             labels = ()
         image = request.image_column
         if image == "image" and image not in table.header:
@@ -137,7 +139,7 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
     Raises:
         ValueError: if columns are missing, or ids not unique.
     """
-    if request.masks is None and holds_paths(table, request.label_column):
+    if request.masks is None and not request.mask_classes and holds_paths(table, request.label_column):
         request = replace(request, masks=request.label_column)
     columns = Columns.of(table, request) if table.header else Columns(request.image_column)
     if not table.header and any((request.id_column, request.group_column, request.split_column)):
@@ -163,8 +165,10 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
             number, row = rows.get(own) or rows.get((unit.name, None)) or (0, {})
             if not _complete(item, unit, number, row, columns, labeler, found, names, own in rows):
                 continue
+            if request.masks is not None:
+                item.pop(request.mask_key, None)  # a class, where the masks are the labels
             if mask := masks.of(unit.name, row):
-                item["label"] = str(mask)  # replaced or taken away below
+                item[request.mask_key] = str(mask)  # replaced or taken away below
             found.items.append(item)
         if unit.copies:
             found.copies[relative(unit.path, request.out_dir)] = unit.copies
@@ -183,6 +187,14 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
 def holds_paths(table: Table, column: str) -> bool:
     """Whether the cells of a column are names of files, as a column of masks has."""
     return column in table.header and any(SUFFIX.search(row[column]) for _, row in table.rows)
+
+
+def _refuse_paths(table: Table, labels: Sequence[str]) -> None:
+    if paths := [name for name in labels if holds_paths(table, name)]:
+        raise ValueError(
+            f"the column {paths[0]!r} holds names of files, and with `mask_classes` the classes of the images are "
+            "wanted beside the masks; name their column as `label_column`, or leave `mask_classes` out."
+        )
 
 
 class _Paths:

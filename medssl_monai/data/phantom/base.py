@@ -31,6 +31,7 @@ class Phantom:
         modality: names of the channels.
         patients: default number of patients per section.
         group: column of the patient in ``labels.csv``; of skin lesions, which stand for the patients, ``lesion_id``.
+        mask_classes: names of the classes of masks beside labels, background first.
     """
 
     write: Callable[[Path, str, int, int], Iterator[list[Item]]]
@@ -38,6 +39,7 @@ class Phantom:
     modality: tuple[str, ...]
     patients: Mapping[str, int]
     group: str = "patient"
+    mask_classes: tuple[str, ...] = ()
 
 
 def generator(seed: int, family: str, section: str, *number: int) -> Rng:

@@ -66,6 +66,7 @@ def draw_thorax(
     inflation: float = 0.0,
     arch: float = 1.0,
     raised: tuple[float, float] = (0.0, 0.0),
+    field: float = 1.0,
 ) -> Thorax:
     """A body and its organs.
 
@@ -76,8 +77,9 @@ def draw_thorax(
         inflation: by how much the diaphragm stands lower.
         arch: of the diaphragm, as a factor.
         raised: by how much the right and the left side of it stand higher.
+        field: width of the picture, as a factor: in a wide one the body is small.
     """
-    axis = ((np.arange(CHEST_SIZE) + 0.5) * 2 / CHEST_SIZE - 1).astype(np.float32)
+    axis = (field * ((np.arange(CHEST_SIZE) + 0.5) * 2 / CHEST_SIZE - 1)).astype(np.float32)
     angle, scale = rng.normal(0, 0.035), rng.normal(1, 0.05)
     x = (axis[None, :] - rng.normal(0, 0.04) + angle * axis[:, None]) / scale
     y = (axis[:, None] - rng.normal(0, 0.04) - angle * axis[None, :]) / scale
@@ -174,6 +176,7 @@ def opacities(
     size: tuple[float, float] = (0.10, 0.21),
     dense: tuple[float, float] = (0.13, 0.28),
     edge: float = 5.0,
+    within: tuple[float, float] = (0.03, math.inf),
 ) -> Array:
     """Ragged patches, centred in the lungs.
 
@@ -184,10 +187,11 @@ def opacities(
         size: their least and largest radius.
         dense: what they take from the beam, likewise.
         edge: the higher, the sharper.
+        within: least and largest measure of the distance to the border of the lung, of their centres.
     """
     x, y = thorax.x, thorax.y
     image = np.zeros_like(thorax.lung)
-    rows, columns = np.nonzero(thorax.lung > 0.03)
+    rows, columns = np.nonzero((thorax.lung > within[0]) & (thorax.lung < within[1]))
     for _ in range(count):
         at = rng.integers(len(rows))
         u, v = x - x[rows[at], columns[at]], y - y[rows[at], columns[at]]

@@ -12,6 +12,7 @@ from medssl_monai.data.datalist import SECTIONS, Item, write_datalist
 from medssl_monai.data.phantom.base import VERSION, Phantom
 from medssl_monai.data.phantom.chest import write_chest
 from medssl_monai.data.phantom.chest14 import FINDINGS, write_chest14
+from medssl_monai.data.phantom.chest_joint import DIAGNOSES, LUNGS, write_chest_joint
 from medssl_monai.data.phantom.lesion import LESIONS, write_lesion_masks, write_lesions
 from medssl_monai.data.phantom.spine import GRADES, HIGH_GRADE, STRUCTURES, write_spine, write_spine_masks
 from medssl_monai.files import write_text
@@ -49,6 +50,20 @@ KINDS: dict[str, Phantom] = {
         classes=tuple(FINDINGS),
         modality=("X-ray",),
         patients=CHEST14_PATIENTS,
+    ),
+    "chest_joint": Phantom(
+        write=partial(write_chest_joint, False),
+        classes=DIAGNOSES,
+        modality=("X-ray",),
+        patients={"training": 450, "validation": 120, "testing": 300},
+        mask_classes=LUNGS,
+    ),
+    "chest_joint_far": Phantom(
+        write=partial(write_chest_joint, True),
+        classes=DIAGNOSES,
+        modality=("X-ray",),
+        patients={"validation": 60, "testing": 300},
+        mask_classes=LUNGS,
     ),
     "lesion7": Phantom(
         write=write_lesions,
@@ -90,8 +105,9 @@ def make_phantom(
         folder: where to write; made if needed.
         kind: ``spine2`` (low and high grade), ``spine6`` (the same images with all six grades), ``chest``, ``chest14``
             (the findings of ChestX-ray14, several per image), ``chest14_unknown`` (the same images; in the training
-            section nobody looked for three findings in ten), ``lesion7``, ``lesion_mask`` (lesions with their masks) or
-            ``spine_cord`` (the volumes of ``spine2`` with masks of canal and cord).
+            section nobody looked for three findings in ten), ``chest_joint`` (some with classes, others with lung
+            masks), ``chest_joint_far`` (the same from another scanner, to measure by), ``lesion7``, ``lesion_mask``
+            (lesions with their masks) or ``spine_cord`` (the volumes of ``spine2`` with masks of canal and cord).
         patients: number of patients (skin lesions) per section; a section that is not named is left out. Default:
             enough to train and to tell methods apart.
         seed: another seed gives other patients.
@@ -136,23 +152,29 @@ def make_phantom(
         name=f"phantom-{kind}",
         synthetic=True,
         modality=phantom.modality,
+        mask_classes=phantom.mask_classes,
         phantom=recipe,
     )
     return path
 
 
 def _table(items: Sequence[Item], phantom: Phantom) -> str:
-    """A row per image with its class or the path of its mask, or a column per finding with 1, 0 or -1 (unknown)."""
-    findings = any(isinstance(item["label"], list) for item in items)
-    lines = [["image", "slice", phantom.group, *(phantom.classes if findings else ["label"])]]
+    """A row per image with its class or the path of its mask, or a column per finding with 1, 0 or -1 (unknown).
+
+    Masks beside labels have a column of their own.
+    """
+    findings = any(isinstance(item.get("label"), list) for item in items)
+    beside = ["mask"] if phantom.mask_classes else []
+    lines = [["image", "slice", phantom.group, *(phantom.classes if findings else ["label"]), *beside]]
     for item in items:
-        label = item["label"]
+        label = item.get("label", "")
         cells = (
             map(str, label)
             if isinstance(label, list)
             else [label if isinstance(label, str) else phantom.classes[label]]
         )
-        lines.append([item["image"], str(item.get("slice", "")), item["group"], *cells])
+        masks = (item.get(name, "") for name in beside)
+        lines.append([item["image"], str(item.get("slice", "")), item["group"], *cells, *masks])
     return "".join(f"{','.join(cells)}\n" for cells in lines)
 
 
@@ -172,7 +194,7 @@ def _is_complete(path: Path, recipe: Mapping[str, Any]) -> bool:
             f"{path} describes {found}, not {dict(recipe)}; choose another folder or remove this one."
         )
     items = [item for section in recipe["patients"] for item in content[section]]
-    masks = [item["label"] for item in items if isinstance(item["label"], str)]
+    masks = [item["label"] for item in items if isinstance(item.get("label"), str)]
     files = {name for item in items for name in (item["image"], *item["meta"]["masks"].values())}
     return all(_is_there(path.parent / name) for name in files.union(masks))
 

@@ -244,6 +244,24 @@ def test_an_archive_of_classes_and_masks(tmp_path, options):
     assert [Path(item["label"]) for item in data] == [tmp_path / "out" / "masks" / f"{k}.png" for k in range(4)]
     assert all(Path(item["label"]).is_file() for item in data)
     assert data[0]["meta"]["label_name"] == "mel"
+    both = {"masks": "mask", "mask_classes": ["skin", "lesion"], "split": (1, 0, 0)}
+    joint = load_datalist(prepare(tmp_path / "set.zip", tmp_path / "both", **both))
+    assert (joint.classes, joint.mask_classes) == (("mel", "nv"), ("skin", "lesion"))
+    assert [item["label"] for item in joint] == [0, 1, 0, 1]
+    assert all(Path(item["mask"]).is_file() for item in joint)
+
+
+def test_arrays_of_masks_beside_classes(tmp_path):
+    content = arrays()
+    np.savez(tmp_path / "set.npz", **content)
+    options = {"masks": "masks", "mask_classes": ["skin", "lesion"], "split": (1, 0, 0)}
+    data = load_datalist(prepare(tmp_path / "set.npz", tmp_path / "out", **options))
+    assert (data.classes, data.mask_classes) == (("nv", "mel"), ("skin", "lesion"))
+    assert [item["label"] for item in data] == [1, 0, 1, 0]
+    assert not any("meta" in item for item in data)
+    for item, mask in zip(data, content["masks"], strict=True):
+        with Image.open(item["mask"]) as image:
+            np.testing.assert_array_equal(np.asarray(image), mask * 255)
 
 
 def test_no_masks_there(pairs, tmp_path):
