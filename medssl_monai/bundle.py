@@ -174,11 +174,11 @@ def check_trained(weights: str | Path, classes: Sequence[str], spacing: Sequence
 
 
 def warn_untrained(pretrained: str | Path | None) -> None:
-    """Say that clusters are about to be made of what an untrained network shows, if `pretrained` names no weights."""
+    """Say what clusters are made of if `pretrained` names no weights: of the network as it starts."""
     if not pretrained:
         logger.warning(
-            "clusters are made with an untrained network, and are little better than random: run configs/pretrain.yaml "
-            "first, and name its models/pretrained.pt with `pretrained`."
+            "`pretrained` names no weights: clusters are made with the network as it starts, and of an untrained one "
+            "they are little better than random. Run configs/pretrain.yaml first, and name its models/pretrained.pt."
         )
 
 

@@ -61,6 +61,8 @@ def run_loop(
             "ckpt_dir": str(folder / "models"),
             "rounds": 1,
         }
+        if annotator == "person":  # nobody else answers a cold start, not even where all masks that came are bad
+            values["query::annotator"] = "@annotators::nobody"
         if number or labels.exists():
             values["labels"] = str(labels)
         if number and weights == "continued":  # `pretrained` stays what it is: SSAL's clusters are made with it
@@ -70,18 +72,17 @@ def run_loop(
         run = _start(bundle, values)
         if not run.parser.get_parsed_content("query::budget"):
             raise ValueError("`query::budget` is 0, and a loop has to ask for something; set it to 1 or more.")
-        if not labels.exists():
-            query = before / "queries" / "round_00.json" if number else _cold_start(run, folder, annotator)
-            if query is not None:
-                data, classes = (run.parser.get_parsed_content(name) for name in ("train::dataset::data", "classes"))
-                if number:
-                    pool = LabelPool(data, labels=before / "pool.json", classes=classes)
-                else:
-                    pool = run.parser.get_parsed_content("pool")
-                if not hand_over(query, labels, pool, data, annotator):
-                    return False
-                run = _start(bundle, {**values, "labels": str(labels)})
-        if not (folder / "report.html").exists():  # the last file that a round writes
+        finished = (folder / "report.html").exists()  # the last file that a round writes
+        if number and not labels.exists():
+            data, classes = (run.parser.get_parsed_content(name) for name in ("train::dataset::data", "classes"))
+            pool = LabelPool(data, labels=before / "pool.json", classes=classes)
+            if not hand_over(before / "queries" / "round_00.json", labels, pool, data, annotator):
+                return False
+        elif annotator == "person" and not (labels.exists() or finished) and (query := _cold_start(run, folder)):
+            if not hand_over(query, labels, run.parser.get_parsed_content("pool"), (), annotator):
+                return False
+            run = _start(bundle, {**values, "labels": str(labels)})
+        if not finished:
             run.run()
             run.finalize()
         records.append({**read_query(folder / "rounds" / "round_00.json"), "round": number})
@@ -98,11 +99,11 @@ def _start(bundle: Path, values: Mapping[str, Any]) -> Any:
     return run
 
 
-def _cold_start(run: Any, folder: Path, annotator: str) -> Path | None:
-    """The query for the first labels that a person has to answer, asked if it is not there; None if there is none."""
+def _cold_start(run: Any, folder: Path) -> Path | None:
+    """The query for the first labels, asked if it is not there; None if some are known, or none are to be asked for."""
     names = ("pool", "query::cold_start", "train::dataset", "method_def", "query::strategy", "seed", "device")
     pool, budget, dataset, method, strategy, seed, device = (run.parser.get_parsed_content(name) for name in names)
-    if annotator == "oracle" or not budget or len(pool.indices("labeled")):  # the oracle answers during the round
+    if not budget or len(pool.indices("labeled")):
         return None
     path = folder / "queries" / "cold_start.json"
     if not path.exists():
@@ -120,7 +121,7 @@ def hand_over(
         query: what was asked for; a person's answers are in the table beside it.
         labels: file to write.
         pool: the labels before that; changed.
-        datalist: what the oracle knows.
+        datalist: what the oracle knows; a person needs none.
         annotator: see `run_loop`.
 
     Returns:

@@ -836,6 +836,7 @@ def test_a_negative_correlation_stays_inside_its_panel():
     assert _within_range((-1.2, 1.2), [{"metric": "loss_correlation"}]) == (-1.02, 1.02)
     assert _within_range((-0.3, 0.2), [{"metric": "loss_correlation"}]) == (-0.3, 0.2)
     assert _within_range((-0.3, 1.2), [{"metric": "auroc"}]) == _within_range((-0.3, 1.2), []) == (-0.02, 1.02)
+    assert _within_range((-3.0, 9.0), [{"metric": "hd95"}]) == (-0.02, 9.0)
 
 
 def test_the_page_shows_ends_means_and_differences(grid_file, fake, tmp_path):

@@ -38,6 +38,9 @@ TITLES = {
 }
 """The metrics of the summary; of them ECE and distances are better when low, and the mask rate is neither."""
 
+DISTANCES = {"hd95", "asd"}
+"""Of them those that have no upper limit."""
+
 CELL = ("cell", "data", "note", "kind", "method", "query", "schedule", "seed")
 FIGURE = ("round", "labels", "metric", "value", "low", "high", "n", "groups")
 PRETRAINING = ("pretraining", "pretraining_cpu_seconds")
@@ -472,8 +475,9 @@ def _draw_end(path: Path, summary: Sequence[Row]) -> None:
 
 def _within_range(limits: tuple[float, float], rows: Sequence[Row]) -> tuple[float, float]:
     """Limits of an axis without what the metric cannot reach; with few seeds, intervals do."""
-    least = -1.0 if any(row["metric"] == "loss_correlation" for row in rows) else 0.0
-    return max(limits[0], least - 0.02), min(limits[1], 1.02)
+    metrics = {row["metric"] for row in rows}
+    least = -1.02 if "loss_correlation" in metrics else -0.02
+    return max(limits[0], least), limits[1] if metrics & DISTANCES else min(limits[1], 1.02)
 
 
 def _panels(

@@ -118,7 +118,7 @@ def test_rounds_extend_one_ranking_whatever_the_network_has_learned(run_ssal, tm
 
     in_two = asked("two", "queries", "cold_start.json") | asked("two", "queries", "round_00.json")
     assert in_two == asked("one", "queries", "cold_start.json")
-    assert "clusters are made with an untrained network" in caplog.text
+    assert "clusters are made with the network as it starts" in caplog.text
 
 
 def test_other_strategies_do_not_warn_of_an_untrained_network(run_ssal, caplog):

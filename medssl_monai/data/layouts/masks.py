@@ -144,7 +144,7 @@ def _check(image: Path | None, mask: Path, one_slice: bool, classes: int) -> tup
                 return "that lies elsewhere than its image: the affines differ", [], set()
     except UnreadableImageError as error:
         return f"that {error.reason}", [], set()
-    if (pixels != pixels[:1]).any():
+    if len(pixels) > 1 and (pixels != pixels[:1]).any():
         return "with channels that differ", [], set()
     values = np.unique(pixels)
     if not np.isfinite(values).all() or (values != np.round(values)).any() or values.min() < -1:
