@@ -106,14 +106,25 @@ def classes_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> list[str]:
         metadata: content of ``metadata.json``.
     """
     names = getattr(data, "classes", ())
+    outputs = metadata["network_data_format"]["outputs"]
     if isinstance(data, Datalist) and not names:
         labels = [item["label"] for item in data if item.get("label") is not None]
         widths = [
             len(label) if isinstance(label, list) else label + 1 for label in labels if not isinstance(label, str)
         ]
         names = [str(index) for index in range(max(widths, default=0))]
-    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    return list(names) or [channels[key] for key in sorted(channels, key=int)]
+    return list(names) or _channel_names(outputs.get("classes", outputs["pred"]))
+
+
+def mask_classes_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> list[str]:
+    """Names of the classes of masks beside classes, background first, as `classes_of` finds those."""
+    names = getattr(data, "mask_classes", ())
+    return list(names) or _channel_names(metadata["network_data_format"]["outputs"]["pred"])
+
+
+def _channel_names(output: Mapping[str, Any]) -> list[str]:
+    channels = output["channel_def"]
+    return [channels[key] for key in sorted(channels, key=int)]
 
 
 def channels_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> int:
@@ -130,20 +141,30 @@ def feature_size(data: Sequence[Any]) -> int:
 
 
 def describe_data(
-    bundle_root: str | Path, classes: Sequence[str], channels: int, image_size: Sequence[int], synthetic: bool
+    bundle_root: str | Path,
+    classes: Sequence[str],
+    channels: int,
+    image_size: Sequence[int],
+    synthetic: bool,
+    mask_classes: Sequence[str] = (),
 ) -> None:
-    """Make the bundle's ``metadata.json`` say what its network is trained on; `inference.json` reads it from there."""
+    """Make the bundle's ``metadata.json`` say what its network is trained on; `inference.json` reads it from there.
+
+    Where there are masks beside classes, the network's own output, ``pred``, is the masks, and ``classes`` another.
+    """
     path = Path(bundle_root) / "configs" / "metadata.json"
     if not is_first() or not path.exists():
         return
     before = path.read_text(encoding="utf-8")
     metadata = json.loads(before)
-    image, pred = (metadata["network_data_format"][key] for key in ("inputs", "outputs"))
+    image, outputs = (metadata["network_data_format"][key] for key in ("inputs", "outputs"))
     image["image"] |= {"num_channels": channels, "spatial_shape": list(image_size)}
     image["image"]["channel_def"] = {str(i): "image" if channels == 1 else f"channel {i}" for i in range(channels)}
-    if pred["pred"].get("format") == "segmentation":
-        pred["pred"]["spatial_shape"] = list(image_size)
-    pred["pred"] |= {"num_channels": len(classes), "channel_def": {str(i): name for i, name in enumerate(classes)}}
+    if outputs["pred"].get("format") == "segmentation":
+        outputs["pred"]["spatial_shape"] = list(image_size)
+    told = {"pred": mask_classes, "classes": classes} if mask_classes else {"pred": classes}
+    for key, names in told.items():
+        outputs[key] |= {"num_channels": len(names), "channel_def": {str(i): name for i, name in enumerate(names)}}
     metadata["data_type"] = "SYNTHETIC phantoms" if synthetic else "images named by a datalist"
     if metadata != json.loads(before):
         write_json(path, metadata)
@@ -154,7 +175,9 @@ def fingerprint(labels: Any) -> str:
     return sha256(labels) if isinstance(labels, str) and Path(labels).is_file() else str(labels)
 
 
-def check_trained(weights: str | Path, classes: Sequence[str], spacing: Sequence[float] | None) -> None:
+def check_trained(
+    weights: str | Path, classes: Sequence[str], spacing: Sequence[float] | None, mask_classes: Sequence[str] = ()
+) -> None:
     """Refuse a datalist whose classes, or volumes whose spacing, are not those that a model was trained on.
 
     Raises:
@@ -163,14 +186,15 @@ def check_trained(weights: str | Path, classes: Sequence[str], spacing: Sequence
     from medssl_monai.networks.pretrained import weights_metadata
 
     metadata = weights_metadata(weights)
-    trained, resampled = metadata.get("classes"), metadata.get("spacing")
+    resampled = metadata.get("spacing")
     if resampled is not None and list(resampled) != list(spacing or ()):
         raise ValueError(f"{weights} was trained on volumes of {resampled} mm; set `spacing` to that, not {spacing}.")
-    if trained is not None and list(trained) != list(classes):
-        raise ValueError(
-            f"{weights} was trained on the classes {trained}, the datalist has {list(classes)}; use a datalist with "
-            "the same classes in the same order."
-        )
+    for trained, names in ((metadata.get("classes"), classes), (metadata.get("mask_classes"), mask_classes)):
+        if trained and names and list(trained) != list(names):
+            raise ValueError(
+                f"{weights} was trained on the classes {trained}, the datalist has {list(names)}; use a datalist with "
+                "the same classes in the same order."
+            )
 
 
 def warn_untrained(pretrained: str | Path | None) -> None:

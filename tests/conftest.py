@@ -81,13 +81,54 @@ def toy_masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "datalist.json"
 
 
+@pytest.fixture(scope="session")
+def toy_joint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datalist of 16 x 16 PNG files with a bright disk: its side is the class, its pixels are the mask."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("toy_joint")
+    rng = np.random.default_rng(0)
+    row, column = np.mgrid[:16, :16]
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for section, count in (("training", 32), ("validation", 12), ("testing", 12)):
+        sections[section] = []
+        for number in range(count):
+            label = number % 2
+            inside = np.hypot(row - rng.uniform(5, 10), column - (4 + 7 * label)) < rng.uniform(2.5, 4)
+            pixels = (rng.normal(90, 20, (16, 16)) + 90 * inside).clip(0, 255)
+            name = f"{section}_{number}"
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}.png")
+            Image.fromarray((255 * inside).astype(np.uint8)).save(folder / f"{name}_mask.png")
+            item = {"image": f"{name}.png", "label": label, "mask": f"{name}_mask.png", "id": name}
+            sections[section].append({**item, "group": f"{section}_{number // 4}"})
+    write_datalist(
+        folder / "datalist.json",
+        sections,
+        classes=["left", "right"],
+        mask_classes=["background", "disk"],
+        name="toy joint",
+        synthetic=True,
+    )
+    return folder / "datalist.json"
+
+
 @pytest.fixture
-def tiny(toy_datalist: Path, toy_masks: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def tiny(toy_datalist: Path, toy_masks: Path, toy_joint: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Overrides that make a bundle's run tiny: toy images, two rounds of two epochs of three steps, on the CPU."""
+
+    own: dict[str, dict[str, Any]] = {
+        "ssal": {"datalist": str(toy_masks)},
+        "multimix": {
+            "datalist": str(toy_joint),
+            "mask_labels": 4,
+            "batch_size::masked": 3,
+            "batch_size::unmasked": 2,
+        },
+    }
 
     def _tiny(folder: str = "run", name: str = "boostmis", **overrides: Any) -> dict[str, Any]:
         return {
-            "datalist": str(toy_masks if name == "ssal" else toy_datalist),
+            "datalist": str(toy_datalist),
             "output_dir": str(tmp_path / folder),
             "ckpt_dir": str(tmp_path / folder / "models"),
             "device": "cpu",
@@ -99,6 +140,7 @@ def tiny(toy_datalist: Path, toy_masks: Path, tmp_path: Path) -> Callable[..., d
             "batch_size::labeled": 4,
             "batch_size::unlabeled": 6,
             "query::budget": 3,
+            **own.get(name, {}),
             **overrides,
         }
 

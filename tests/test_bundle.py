@@ -7,21 +7,26 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from medssl_monai.bundle import (
     channels_of,
     check_command_line,
     check_overrides,
+    check_trained,
     classes_of,
     copy_bundle,
     describe_data,
     load_data,
     load_images,
+    mask_classes_of,
     nested,
     shipped_bundles,
     workflow,
 )
 from medssl_monai.data import Datalist
+from medssl_monai.files import save_tensors
+from medssl_monai.networks.pretrained import describe
 
 CONFIG = {
     "labels": 24,
@@ -289,3 +294,42 @@ def test_patients_or_copies_in_two_sections_stop_a_training(toy_datalist, tmp_pa
     with pytest.raises(ValueError, match="exact copies in training"):
         load_data(path, "training")
     assert len(load_data(path, "training", allow_leaks=True)) == 40
+
+
+def joint_metadata():
+    metadata = metadata_of_pred({"0": "background", "1": "lung"})
+    metadata["network_data_format"]["outputs"]["classes"] = {"channel_def": {"0": "normal", "1": "pneumonia"}}
+    return metadata
+
+
+def metadata_of_pred(channels):
+    return {"network_data_format": {"outputs": {"pred": {"format": "segmentation", "channel_def": channels}}}}
+
+
+def test_where_masks_are_the_output_the_classes_have_one_of_their_own():
+    data = Datalist([], classes=["a", "b"], mask_classes=["nothing", "spot"])
+    assert classes_of(data, joint_metadata()) == ["a", "b"]
+    assert mask_classes_of(data, joint_metadata()) == ["nothing", "spot"]
+    assert classes_of([], joint_metadata()) == ["normal", "pneumonia"]
+    assert mask_classes_of([], joint_metadata()) == ["background", "lung"]
+
+
+def test_metadata_of_classes_and_masks(tmp_path):
+    (tmp_path / "configs").mkdir()
+    path = tmp_path / "configs" / "metadata.json"
+    shutil.copy(shipped_bundles() / "multimix" / "configs" / "metadata.json", path)
+    describe_data(tmp_path, ["a", "b", "c"], 3, [32, 48], synthetic=False, mask_classes=["nothing", "spot"])
+    outputs = json.loads(path.read_text())["network_data_format"]["outputs"]
+    assert outputs["pred"]["channel_def"] == {"0": "nothing", "1": "spot"}
+    assert outputs["pred"]["spatial_shape"] == [32, 48]
+    assert outputs["classes"]["channel_def"] == {"0": "a", "1": "b", "2": "c"}
+    assert outputs["classes"]["num_channels"] == 3
+
+
+def test_weights_for_other_masks_are_refused(tmp_path):
+    network = torch.nn.Linear(1, 1)
+    save_tensors(tmp_path / "model.pt", describe(network, {"classes": ["a"], "mask_classes": ["nothing", "spot"]}))
+    check_trained(tmp_path / "model.pt", ["a"], None, ["nothing", "spot"])
+    check_trained(tmp_path / "model.pt", ["a"], None)  # what was not learned is not measured
+    with pytest.raises(ValueError, match=r"classes \['nothing', 'spot'\], the datalist has \['x', 'y'\]"):
+        check_trained(tmp_path / "model.pt", ["a"], None, ["x", "y"])

@@ -25,6 +25,7 @@ Arm = tuple[Any, ...]
 
 TITLES = {
     "auroc": "AUROC",
+    "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "f1_macro": "macro-F1",
     "ece": "ECE",

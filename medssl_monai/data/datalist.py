@@ -17,7 +17,8 @@ Item = dict[str, Any]
 """One sample: ``image`` (path), ``id`` (unique), ``group`` (patient or lesion), and optionally ``label`` (class index,
 multi-hot list of 1, 0 and -1 for unknown, or path of a mask), ``labeled`` (False hides the label from training),
 ``mask`` (path, of an image that has or may have a class too) and ``masked`` (likewise), ``slice`` (index along the last
-axis of a volume, or frame) and ``meta`` (the user's own columns)."""
+axis of a volume, or frame), ``source`` (name of the collection it is from, where there are several; see
+`medssl_monai.data.PoolSampler`) and ``meta`` (the user's own columns)."""
 
 Key = Literal["label", "mask"]
 FLAGS: dict[Key, str] = {"label": "labeled", "mask": "masked"}
@@ -27,7 +28,7 @@ SYNTHETIC = "SYNTHETIC DATA: phantoms, not patients"
 """What every output of a run on phantoms says."""
 
 SECTIONS = ("training", "validation", "testing")
-KEYS = {"image", "label", "labeled", "mask", "masked", "group", "id", "slice", "meta"}
+KEYS = {"image", "label", "labeled", "mask", "masked", "group", "id", "slice", "source", "meta"}
 
 
 class Datalist(list[Item]):
@@ -206,7 +207,7 @@ def _complete(item: Any, where: str, num_classes: int) -> Item:
     suffix = f"#{item['slice']}" if "slice" in item else ""
     result.setdefault("id", item["image"] + suffix)
     result.setdefault("group", result["id"])
-    for key in ("id", "group"):
+    for key in ("id", "group", *({"source"} & set(item))):
         if not isinstance(result[key], str) or not result[key]:
             raise ValueError(f"{where}: key {key!r} must be a non-empty text, got {result[key]!r}.")
     for key, flag in FLAGS.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,8 +41,9 @@ class LabelPool:
     therefore changes this object and nothing else. A label that is hidden (``"labeled": false``, or left out by
     `labels`) is not in here at all. A multi-hot label of which every finding is unknown counts as none.
 
-    Of a datalist with classes and masks there are two pools, one of each; what is said here of labels then holds for
-    masks, ``masked`` and the names of their classes.
+    Of a datalist with classes and masks there are two pools, the one of masks `beside` that of classes; what is said
+    here of labels then holds for masks, ``masked`` and the names of their classes. Files, state and quarantine of the
+    pool of classes include those of the other.
 
     Args:
         datalist: items; position r is the `index` r of everything else.
@@ -60,9 +62,12 @@ class LabelPool:
         masks: reads the masks, where labels are masks and `targets` are asked for.
         key: ``mask``: a pool of the masks that items have beside their ``label``; draws are independent of those of the
             other pool, and a CSV table of `labels` has the column ``mask``.
+        beside: the pool of the masks of the same datalist. A file of `save` has both, and fills both.
 
     Attributes:
         query_size: how many samples the last query returned and how many it could have returned at most.
+        beside: see above.
+        asked: `labels` as given, and of a pool of masks `beside` this one those.
 
     Raises:
         ValueError: if `labels` asks for more than there is, or names an id that the datalist lacks, or if `draw` is
@@ -80,6 +85,7 @@ class LabelPool:
         task: Task | None = None,
         masks: Masks | None = None,
         key: Key = "label",
+        beside: LabelPool | None = None,
     ) -> None:
         if key not in FLAGS:
             raise ValueError(f"`key` must be one of {tuple(FLAGS)}, got {key!r}.")
@@ -101,6 +107,11 @@ class LabelPool:
         self.synthetic = bool(getattr(datalist, "synthetic", False))
         self.query_size = (0, 0)
         self.masks = masks
+        self.beside = beside
+        self.asked: list[Any] = [labels, *(beside.asked if beside is not None else ())]
+        if beside is not None and (key, beside.key, beside.ids) != ("label", "mask", self.ids):
+            raise ValueError("`beside` must be a pool of masks (key='mask') over the same datalist as that of classes.")
+        self._sources = [item.get("source") for item in datalist]
         self._labels: list[Label | None] = [None] * len(self.ids)
         self._excluded = torch.zeros(len(self.ids), dtype=torch.bool)
         self._targets: Tensor | None = None
@@ -137,19 +148,61 @@ class LabelPool:
         """What the labels are: multi-hot lists, masks, or class indices; also where nothing tells."""
         return self._task or task_of(self._labels) or "multiclass"
 
+    @property
+    def mask_classes(self) -> list[str]:
+        """Names of the classes of masks `beside` classes; none without such."""
+        return [] if self.beside is None else list(self.beside.classes)
+
+    def only(self, learned: Sequence[Key]) -> LabelPool:
+        """The pool to measure a method by that learns these kinds of labels (`SSLMethod.learned`).
+
+        It is this pool with the one `beside` it, one of both alone, or this pool, if nothing is beside it.
+        """
+        if self.beside is None or {"label", "mask"} <= set(learned):
+            return self
+        if "mask" in learned:
+            return self.beside
+        alone = copy.copy(self)
+        alone.beside = None
+        return alone
+
     def label(self, index: int) -> Label | None:
         """The known label of one sample, or None."""
         return self._labels[index]
 
     def exclude(self, index: Iterable[int]) -> None:
         """Leave samples out of `indices` and `targets`, whose images cannot be read; their labels stay known."""
-        self._excluded[list(index)] = True
+        positions = list(index)
+        self._excluded[positions] = True
         self._forget()
+        if self.beside is not None:
+            self.beside.exclude(positions)
+
+    def quarantine(self, images: Iterable[int] = ()) -> None:
+        """`exclude` samples whose images cannot be read, and those whose masks cannot, from the pool of these alone.
+
+        Args:
+            images: positions of the images, as from `ImageDataset.unreadable`.
+
+        Raises:
+            ValueError: if bad masks are not to be skipped, see `Masks.read`.
+        """
+        self.exclude([*images, *self.unreadable])
+        if self.beside is not None:
+            self.beside.exclude(self.beside.unreadable)
 
     def indices(self, subset: Subset) -> Tensor:
         """Positions of `subset`, ascending, as a 1-d long tensor; without those that `exclude` named."""
         chosen = {"labeled": self.mask, "unlabeled": ~self.mask, "all": torch.ones(len(self), dtype=torch.bool)}[subset]
         return (chosen & ~self._excluded).nonzero().squeeze(1)
+
+    def streamed(self, subset: Subset) -> Tensor:
+        """`indices` to train on: of the sources (datalist) that have a known label, where there are several."""
+        positions = self.indices(subset)
+        sources = {self._sources[i] for i in self.indices("labeled").tolist()}
+        if not sources or sources >= set(self._sources):
+            return positions
+        return positions[[self._sources[i] in sources for i in positions.tolist()]]
 
     def targets(self, index: Tensor) -> Tensor:
         """Labels as a tensor; -1 where nothing is known or excluded.
@@ -293,26 +346,33 @@ class LabelPool:
         Of a mask that the datalist names it says no more than that: ``true``. Paths of files may name patients, and
         files may be moved together with their datalist. Other masks are written by their paths.
         """
-        labels = {name: label for name, label in zip(self.ids, self._kept(), strict=True) if label is not None}
         write_json(
             path,
             {
                 "synthetic": self.synthetic,
                 **({"notice": SYNTHETIC} if self.synthetic else {}),
                 "datalist_sha256": self.datalist_sha256,
-                "key": self.key,
-                "classes": list(self.classes),
-                "task": self._task or task_of(self._labels),
-                "query_size": list(self.query_size),
-                "labels": labels,
+                **self._content(),
+                **({} if self.beside is None else {"beside": self.beside._content()}),
             },
         )
+
+    def _content(self) -> dict[str, Any]:
+        """What a file says of this pool alone."""
+        return {
+            "key": self.key,
+            "classes": list(self.classes),
+            "task": self._task or task_of(self._labels),
+            "query_size": list(self.query_size),
+            "labels": {name: label for name, label in zip(self.ids, self._kept(), strict=True) if label is not None},
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "ids": list(self.ids),
             "labels": [list(label) if isinstance(label, list) else label for label in self._kept()],
             "query_size": list(self.query_size),
+            **({} if self.beside is None else {"beside": self.beside.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -326,6 +386,8 @@ class LabelPool:
         for name, label in self._found(known, "the checkpoint").items():
             self._set(self.position[name], label)
         self.exclude(self.unreadable)
+        if self.beside is not None:
+            self.beside.load_state_dict(state["beside"])
         self.query_size = (int(state["query_size"][0]), int(state["query_size"][1]))
 
     def _kept(self) -> list[Label | bool | None]:
@@ -360,19 +422,30 @@ class LabelPool:
     def _load(self, path: Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"`labels` names {path}, and there is no such file.")
-        table: dict[str, Any] = {}
         if path.suffix == ".csv":
+            table: dict[str, Any] = {}
             for name, label in read_annotations(path, self.classes, self.task, self.key):
                 if label is not None and table.setdefault(name, label) != label:
                     raise ValueError(f"{path} has two {self.key}s for {name!r}: {table[name]!r} and {label!r}.")
+            self._take(table, path)
         else:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if (kept := content.get("key", "label")) != self.key:  # files from before have none
-                raise ValueError(f"{path} holds {kept}s, and this is a pool of {self.key}s; make one of key={kept!r}.")
-            table, self.query_size = content["labels"], tuple(content["query_size"])
-            self._task = self._task or content.get("task")
-            if self.classes and content["classes"] and list(self.classes) != content["classes"]:
-                table = {name: self._translate(label, content["classes"], path) for name, label in table.items()}
+            self._take_content(content, path)
+            if self.beside is not None and "beside" in content:
+                self.beside._take_content(content["beside"], path)
+
+    def _take_content(self, content: Mapping[str, Any], path: Path) -> None:
+        """The labels that a file of `save` holds, in place of those that are known."""
+        if (kept := content.get("key", "label")) != self.key:  # files from before have none
+            raise ValueError(f"{path} holds {kept}s, and this is a pool of {self.key}s; make one of key={kept!r}.")
+        table, self.query_size = content["labels"], tuple(content["query_size"])
+        self._task = self._task or content.get("task")
+        if self.classes and content["classes"] and list(self.classes) != content["classes"]:
+            table = {name: self._translate(label, content["classes"], path) for name, label in table.items()}
+        self._labels = [None] * len(self.ids)
+        self._take(table, path)
+
+    def _take(self, table: Mapping[str, Any], path: Path) -> None:
         self._check_known(table, str(path))
         table = self._found(table, str(path))
         self._set_all({self.position[name]: label for name, label in table.items()}, labeled=False, source=f"{path}: ")
@@ -612,7 +685,9 @@ class PoolSampler(Sampler[int]):
 
     The pool is read anew at every ``iter()``, so an annotation takes effect with the next epoch. Positions are drawn
     as a sequence of permutations: none is repeated before all were seen. Several processes share one sequence. When
-    nothing is left on the unlabeled side, labeled samples stand in, without their labels.
+    nothing is left on the unlabeled side, labeled samples stand in, without their labels. Images of a source (datalist)
+    of which no label is known are not drawn: what they look like differs with the source, and a method that compares
+    labeled and unlabeled images would learn that.
 
     Args:
         pool: pool to draw from.
@@ -644,9 +719,9 @@ class PoolSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        positions = self.pool.indices(self.subset)
+        positions = self.pool.streamed(self.subset)
         if len(positions) == 0 and self.subset == "unlabeled":
-            positions = self.pool.indices("all")
+            positions = self.pool.streamed("all")
         if len(positions) == 0:
             lost = len(self.pool) - len(self.pool.indices("all"))
             raise ValueError(

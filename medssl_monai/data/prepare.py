@@ -334,6 +334,8 @@ def _join(found: Found, second: Request, request: Request, name: str) -> None:
         if item["group"] == own.partition("#")[0]:
             item["group"] = f"{name}/{item['group']}"
         item |= {"id": f"{name}/{own}", "image": new}
+        if name == MASKED:
+            item["source"] = name
         if name == MASKED and isinstance(label, str):
             item["mask"] = relative(second.out_dir / label, request.out_dir)
         if name == MASKED and own in other.sections:

@@ -28,7 +28,7 @@ class JoinLabels:
     """A `prepare_batch` for MONAI's evaluators: images as the network takes them, and their labels by index.
 
     Args:
-        pool: knows the labels; None: there are none.
+        pool: knows the labels; None: there are none. If there is another `beside` it, labels are pairs.
     """
 
     def __init__(self, pool: LabelPool | None = None) -> None:
@@ -36,11 +36,14 @@ class JoinLabels:
 
     def __call__(
         self, batch: dict[str, Tensor], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor] | None]:
         images = to_unit(batch["image"].to(device, non_blocking=non_blocking))
         if self.pool is None:
             return images, None
-        return images, self.pool.targets(batch["index"]).to(device, non_blocking=non_blocking)
+        labels = self.pool.targets(batch["index"]).to(device, non_blocking=non_blocking)
+        if self.pool.beside is None:
+            return images, labels
+        return images, (labels, self.pool.beside.targets(batch["index"]).to(device, non_blocking=non_blocking))
 
 
 def evaluate(
@@ -52,9 +55,10 @@ def evaluate(
     are from each other, else in pixels.
 
     Args:
-        network: images to logits.
+        network: images to logits; of classes and masks, both (`medssl_monai.networks.MultiMixNetwork`).
         dataset: item ``i`` is sample ``i`` of `pool`; its items' ``group`` is the unit of the bootstrap.
-        pool: knows the labels; samples without one are left out and counted.
+        pool: knows the labels; samples without one are left out and counted. Of a pool with masks `beside` classes, the
+            metrics of both are together, and what else is said of the masks is under ``masks``.
         device: where the network is.
         batch_size: images at once; fewer, if these are large and have masks.
 
@@ -68,9 +72,27 @@ def _evaluate(
     network: nn.Module, dataset: ImageDataset, pool: LabelPool, device: torch.device | str, batch_size: int = 128
 ) -> tuple[dict[str, Any], CaseScores | None]:
     """`evaluate`, and of masks the scores of each labeled sample."""
+    figures, scores = _evaluate_one(network, dataset, pool, device, batch_size)
+    if pool.beside is None:
+        return figures, scores
+    masks, scores = _evaluate_one(network, dataset, pool.beside, device, batch_size)
+    further = {name: value for name, value in masks.items() if name not in {*COMMON, "metrics"}}
+    return {**figures, "metrics": {**figures["metrics"], **masks["metrics"]}, "masks": further}, scores
+
+
+COMMON = ("synthetic", "notice", "datalist_sha256", "model_sha256")
+"""What holds for all figures of one evaluation."""
+
+
+def _evaluate_one(
+    network: nn.Module, dataset: ImageDataset, pool: LabelPool, device: torch.device | str, batch_size: int
+) -> tuple[dict[str, Any], CaseScores | None]:
+    """Figures of one kind of labels."""
     index = pool.indices("labeled")
     if len(index) == 0:
-        raise ValueError("no image of this list has a label: there is nothing to measure; add labels to the datalist.")
+        raise ValueError(
+            f"no image of this list has a {pool.key}: there is nothing to measure; add {pool.key}s to the datalist."
+        )
     group = [str(dataset.data[i].get("group", pool.ids[i])) for i in index.tolist()]
     scores = None
     if pool.task == "segmentation":
@@ -120,7 +142,7 @@ def write_evaluation(
     figures, scores = _evaluate(network, dataset, pool, device)
     write_json(path, figures)
     if scores is not None:
-        write_cases(Path(path).with_name("cases.csv"), scores, dataset, pool)
+        write_cases(Path(path).with_name("cases.csv"), scores, dataset, pool.beside or pool)
     return figures
 
 

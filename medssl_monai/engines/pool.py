@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from monai.inferers import SlidingWindowInferer
@@ -64,6 +64,12 @@ class Windows(nn.Module):
         return cast(ShowsEmbedding, self.network).embed(images), self(images)
 
 
+def part_for(network: nn.Module, task: Task) -> nn.Module:
+    """Of a network for classes and masks (`MultiMixNetwork`) the part that tells the one or the other."""
+    classifier = getattr(network, "classifier", None)
+    return classifier if task != "segmentation" and isinstance(classifier, nn.Module) else network
+
+
 def at_once(dataset: ImageDataset, batch_size: int) -> int:
     """How many images that have masks to predict at once: `batch_size`, or fewer if they are large."""
     return max(1, min(batch_size, VOXELS // max(1, dataset.images[0, 0].numel())))
@@ -72,6 +78,35 @@ def at_once(dataset: ImageDataset, batch_size: int) -> int:
 def as_whole(network: nn.Module, dataset: ImageDataset) -> nn.Module:
     """`network` as it predicts images of `dataset`: in `Windows`, if the images have a `patch_size`."""
     return network if dataset.patch_size is None else Windows(network, dataset.patch_size)
+
+
+class ClassesAndMasks(nn.Module):
+    """Class logits ``(B, num_classes)`` and mask logits ``(B, K, *spatial)`` of a network for both, as a pair.
+
+    Args:
+        network: with ``joint`` and ``classifier``, as `medssl_monai.networks.MultiMixNetwork`.
+        size: of windows, where masks are predicted in `Windows`; classes are of whole images.
+    """
+
+    def __init__(self, network: nn.Module, size: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.network, self.training = network, network.training
+        self.windows = None if size is None else Windows(network, size)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of images ``(B, C, *spatial)``."""
+        network: Any = self.network
+        if self.windows is not None:
+            return network.classifier(images), self.windows(images)
+        classes, masks, _ = network.joint(images)
+        return classes, masks
+
+
+def as_labeled(network: nn.Module, dataset: ImageDataset, pool: LabelPool) -> nn.Module:
+    """`network` as it predicts what `pool` knows of images of `dataset`: see `as_whole` and `ClassesAndMasks`."""
+    if pool.beside is not None:
+        return ClassesAndMasks(network, dataset.patch_size)
+    return as_whole(part_for(network, pool.task), dataset)
 
 
 def predict(
@@ -92,6 +127,7 @@ def predict(
         index: which images, ``(n,)``; default: all, in order.
         task: what the logits mean.
     """
+    network = part_for(network, task)
     rows = torch.arange(len(dataset)) if index is None else index
     if task == "segmentation":
         batch_size = at_once(dataset, batch_size)
@@ -129,15 +165,17 @@ def predict_pool(
         threshold: the learner's confidence threshold, see `PoolOutputs`.
     """
     probs, embedding = predict(network, dataset, device, batch_size, task=pool.task)
+    beside = None if pool.beside is None else predict_pool(network, dataset, pool.beside, device, batch_size)
     return PoolOutputs(
         index=torch.arange(len(pool)),
         labeled=pool.mask,
         probs=probs,
         embedding=embedding,
-        network=as_whole(network, dataset),
+        network=as_whole(part_for(network, pool.task), dataset),
         images=lambda index: to_unit(dataset.images[index].to(device)),
         threshold=threshold,
         task=pool.task,
+        **({} if beside is None else {"beside": beside}),
     )
 
 

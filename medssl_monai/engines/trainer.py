@@ -33,8 +33,8 @@ class SSLTrainer(Trainer):
         train_data_loader: yields a `medssl_monai.methods.Batch` of images and indices, and ends with the epoch.
         method: objective to minimise; may be wrapped in `torch.nn.parallel.DistributedDataParallel`.
         optimizer: over ``method.trainable_parameters()``.
-        pool: gives the labels of ``batch["labeled"]["index"]``; its task must be that of the method.
-        mask_pool: gives the masks of ``batch["masked"]["index"]``, for methods that learn classes and masks.
+        pool: gives the labels of ``batch["labeled"]["index"]``; its task must be that of the method. For methods that
+            learn classes and masks the pool `beside` it gives the masks of ``batch["masked"]["index"]``.
         views: random views of a batch on the device, `medssl_monai.transforms.Views`; None: the loader made them.
         train_handlers: attached in this order, and called in this order for one and the same event.
         amp: autocast on the type of `device`.
@@ -56,7 +56,6 @@ class SSLTrainer(Trainer):
         train_handlers: Sequence[Any] | None = None,
         amp: bool = False,
         amp_dtype: AmpDtype | None = None,
-        mask_pool: LabelPool | None = None,
     ) -> None:
         device = torch.device(device)
         super().__init__(
@@ -69,7 +68,6 @@ class SSLTrainer(Trainer):
             non_blocking=True,
         )
         self.method, self.optimizer, self.pool, self.views = method, optimizer, pool, views
-        self.mask_pool = mask_pool
         self.amp_dtype = getattr(torch, amp_dtype or ("float16" if device.type == "cuda" else "bfloat16"))
         if amp and self.amp_dtype == torch.float16 and device.type != "cuda":
             raise ValueError(f"float16 needs CUDA, and the device is {device}; use `amp_dtype: bfloat16`.")
@@ -81,9 +79,9 @@ class SSLTrainer(Trainer):
         self._check_task()
         for streams, pool, without in (
             ({"labeled", "unlabeled"}, self.pool, "labels"),
-            ({"masked", "unmasked"}, self.mask_pool, "masks"),
+            ({"masked", "unmasked"}, self.pool.beside, "masks"),
         ):
-            if pool is not None and streams <= set(self.core.streams) and len(pool.indices("unlabeled")) == 0:
+            if pool is not None and streams <= set(self.core.streams) and len(pool.streamed("unlabeled")) == 0:
                 self.logger.warning(
                     f"No image is without {without}, and {type(self.core).__name__} learns from such: labeled images "
                     f"stand in, without their {without}. Hide some with `labels`, or choose a supervised method."
@@ -93,8 +91,8 @@ class SSLTrainer(Trainer):
 
     def _check_task(self) -> None:
         name, task = type(self.core).__name__, self.pool.task
-        if "masked" in self.core.streams and (self.mask_pool is None or self.mask_pool.task != "segmentation"):
-            raise ValueError(f"{name} learns masks as well; give the trainer a `mask_pool`, whose labels are masks.")
+        if "masked" in self.core.streams and self.pool.beside is None:
+            raise ValueError(f"{name} learns masks as well; give its pool one of masks `beside` it.")
         if "labeled" not in self.core.streams or self.core.task == task:
             return
         labels = {
@@ -125,7 +123,7 @@ class SSLTrainer(Trainer):
     def prepare(self, batchdata: Mapping[str, Any]) -> Batch:
         """Move a batch to the device, join the labels and make the views."""
         batch = {name: dict(stream) for name, stream in batchdata.items()}
-        for name, pool in (("labeled", self.pool), ("masked", self.mask_pool)):
+        for name, pool in (("labeled", self.pool), ("masked", self.pool.beside)):
             if pool is not None and name in batch and "label" not in batch[name]:  # patches come with theirs
                 batch[name]["label"] = pool.targets(batch[name]["index"])
         batch = cast(dict[str, Any], convert_tensor(batch, self.state.device, self.non_blocking))

@@ -28,7 +28,7 @@ class BestModel:
         network: usually ``method.inference_network``.
         metric: name in ``engine.state.metrics``; higher is better.
         metadata: plain values to keep with the weights, see `medssl_monai.networks.describe`.
-        method: its confidence threshold is kept with the weights, for later queries.
+        method: what it learned is kept with the weights, and its confidence threshold, for later queries.
     """
 
     def __init__(
@@ -62,7 +62,9 @@ class BestModel:
 
     def _save(self, epoch: int, value: float | None) -> None:
         if is_first():
-            known = {"threshold": self.method.confidence_threshold} if self.method is not None else {}
+            known: dict[str, Any] = {}
+            if self.method is not None:
+                known = {"threshold": self.method.confidence_threshold, "learned": list(self.method.learned)}
             metadata = {**self.metadata, **known, "epoch": epoch, "metric": self.metric, "value": value}
             save_tensors(self.path, describe(self.network, metadata))
 

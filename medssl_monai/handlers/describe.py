@@ -18,9 +18,15 @@ class DescribeBundle:
     """
 
     def __init__(
-        self, bundle_root: str | Path, classes: Sequence[str], channels: int, image_size: Sequence[int], synthetic: bool
+        self,
+        bundle_root: str | Path,
+        classes: Sequence[str],
+        channels: int,
+        image_size: Sequence[int],
+        synthetic: bool,
+        mask_classes: Sequence[str] = (),
     ) -> None:
-        self.arguments = (bundle_root, classes, channels, image_size, synthetic)
+        self.arguments = (bundle_root, classes, channels, image_size, synthetic, mask_classes)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)

@@ -82,14 +82,16 @@ class RoundReport:
         refused = []
         for pool, dataset in ((self.pool, self.dataset), (self.validation_pool, self.validation)):
             try:
-                pool.exclude({**dataset.unreadable, **pool.unreadable})
+                pool.quarantine(dataset.unreadable)
             except ValueError as error:
                 refused.append(str(error))
         if refused:
             raise ValueError("\n".join(refused))
-        if len(self.validation_pool.indices("labeled")) == 0:
-            bad = f" that can be read ({len(self.validation.unreadable)} cannot)" if self.validation.unreadable else ""
-            raise ValueError(f"no validation image{bad} has a label; split the data anew with `medssl prepare`.")
+        for pool in filter(None, (self.validation_pool, self.validation_pool.beside)):
+            if len(pool.indices("labeled")) == 0:
+                lost = len(self.validation.unreadable)
+                images = f"image that can be read ({lost} cannot)" if lost else "image"
+                raise ValueError(f"no validation {images} has a {pool.key}; split the data with `medssl prepare`.")
 
     def measure(self, engine: Engine) -> None:
         """Write the figures of the round that ends with this epoch."""
@@ -104,6 +106,7 @@ class RoundReport:
             "round": number,
             "epoch": engine.state.epoch,
             "labels": len(self.pool.indices("labeled")),
+            **({} if self.pool.beside is None else {"masks": len(self.pool.beside.indices("labeled"))}),
             "training": dict(engine.state.metrics),  # means over the epoch, from `EpochMean`
             "pseudo_labels": checked,
             "evaluation": figures,
@@ -138,9 +141,10 @@ class RoundReport:
 
 def quarantine(section: str, dataset: ImageDataset, pool: LabelPool) -> list[dict[str, str]]:
     """The images and masks of a section that cannot be read, by id, each with its reason."""
+    masks = {**pool.unreadable, **(pool.beside.unreadable if pool.beside else {})}
     return [
         {"section": section, "id": pool.ids[position], "reason": reason}
-        for position, reason in {**pool.unreadable, **dataset.unreadable}.items()
+        for position, reason in {**masks, **dataset.unreadable}.items()
     ]
 
 

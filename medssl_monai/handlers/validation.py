@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from medssl_monai.data.datalist import Key
 from medssl_monai.metrics.classification import METRICS, classification_metrics, left_out
 from medssl_monai.metrics.segmentation import CaseScores, case_scores, mask_metrics
 from medssl_monai.task import Task, probabilities
@@ -40,10 +41,13 @@ class ClassificationScores:
         self.probs, self.target = [], []
 
     def add(self, engine: Engine) -> None:
-        """Take in one batch: ``pred`` logits ``(B, K)`` and ``label``, ``(B,)`` or ``(B, K)``."""
-        label = engine.state.output["label"]
+        """Take in one batch: ``pred`` and ``label`` of `update`."""
+        self.update(engine.state.output["pred"], engine.state.output["label"])
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """Take in logits ``(B, K)`` and labels, ``(B,)`` or ``(B, K)``."""
         task: Task = "multilabel" if label.ndim > 1 else "multiclass"
-        self.probs.append(probabilities(engine.state.output["pred"].detach(), task))
+        self.probs.append(probabilities(logits.detach(), task))
         self.target.append(label)
 
     def finish(self, engine: Engine) -> None:
@@ -92,8 +96,11 @@ class MaskScores:
         self.scores = []
 
     def add(self, engine: Engine) -> None:
-        """Take in one batch: ``pred`` logits ``(B, K, *spatial)`` and ``label`` ``(B, *spatial)``, -1 unknown."""
-        logits, label = engine.state.output["pred"], engine.state.output["label"]
+        """Take in one batch: ``pred`` and ``label`` of `update`."""
+        self.update(engine.state.output["pred"], engine.state.output["label"])
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """Take in logits ``(B, K, *spatial)`` and labels ``(B, *spatial)``, -1 unknown."""
         self.scores.append(case_scores(logits.argmax(dim=1), label, logits.shape[1], distances=False))
 
     def finish(self, engine: Engine) -> None:
@@ -109,3 +116,54 @@ class MaskScores:
         engine.logger.info(f"Validation of {int(scores.known.sum())} masks: {text}")
         for name, reason in undefined.items():
             engine.logger.warning(f"{name} is undefined: {reason}.")
+
+
+class JointScores:
+    """`ClassificationScores` and `MaskScores` of one pass, for networks that tell classes and masks.
+
+    ``joint``, by which the best weights of such a network can be chosen, is the mean of AUROC and Dice, and undefined
+    where one of them is. Of a network that learns the one or the other alone it is AUROC, or Dice.
+
+    Args:
+        learned: ``label``, ``mask`` or both (`medssl_monai.methods.SSLMethod.learned`). Both: predictions and labels
+            are pairs, classes first.
+        classes: see `ClassificationScores`.
+        mask_classes: see `MaskScores`.
+    """
+
+    def __init__(self, learned: Sequence[Key], classes: Sequence[str] = (), mask_classes: Sequence[str] = ()) -> None:
+        parts: dict[Key, tuple[ClassificationScores | MaskScores, str]] = {
+            "label": (ClassificationScores(classes), "auroc"),
+            "mask": (MaskScores(mask_classes), "dice"),
+        }
+        self.parts = [parts[kind] for kind in learned]
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Forget the last pass."""
+        for scores, _ in self.parts:
+            scores.start(engine)
+
+    def add(self, engine: Engine) -> None:
+        """Take in one batch: ``pred`` and ``label``, or a pair of each."""
+        pairs = engine.state.output["pred"], engine.state.output["label"]
+        if len(self.parts) == 1:
+            pairs = [pairs[0]], [pairs[1]]
+        for (scores, _), logits, label in zip(self.parts, *pairs, strict=True):
+            scores.update(logits, label)
+
+    def finish(self, engine: Engine) -> None:
+        """Compute and log."""
+        undefined: dict[str, str] = {}
+        for scores, _ in self.parts:
+            scores.finish(engine)
+            undefined |= engine.state.undefined
+        engine.state.undefined = undefined
+        values = [engine.state.metrics.get(metric) for _, metric in self.parts]
+        engine.state.metrics.pop("joint", None)
+        if all(value is not None for value in values):
+            engine.state.metrics["joint"] = sum(values) / len(values)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from medssl_monai.data.datalist import Key
 from medssl_monai.losses.masks import MaskLoss
 from medssl_monai.losses.multilabel import MultiLabelCrossEntropy
 from medssl_monai.networks.ema import EMATeacher
@@ -113,6 +114,12 @@ class SSLMethod(nn.Module, ABC):
             index: positions in the datalist, on the CPU.
             query_size: how many samples the query returned, and how many it could have returned at most.
         """
+
+    @property
+    def learned(self) -> tuple[Key, ...]:
+        """What of an item it learns to predict: its ``label``, a ``mask`` beside that, or both."""
+        kinds: dict[Key, str] = {"label": "labeled", "mask": "masked"}
+        return tuple(kind for kind, stream in kinds.items() if stream in self.streams)
 
     @property
     def inference_network(self) -> nn.Module:

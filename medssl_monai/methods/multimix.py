@@ -138,17 +138,6 @@ class MultiMix(SSLMethod):
         return {"masks": self.mask_criterion(logits, masked["label"]), "consistency": self.consistency(logits, others)}
 
     @property
-    def joint_network(self) -> nn.Module:
-        """The whole network to deploy, and to predict masks with: the averaged copy if there is one."""
-        return super().inference_network
-
-    @property
-    def inference_network(self) -> nn.Module:
-        """The part of it that classifies, to validate and query with."""
-        classifier: nn.Module = self.joint_network.classifier  # type: ignore[assignment]
-        return classifier
-
-    @property
     def confidence_threshold(self) -> float | list[float] | None:
         if "unlabeled" not in self.streams:
             return None

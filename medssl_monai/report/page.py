@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -34,13 +35,15 @@ FINDING_TITLES = {**TITLES, "n": "present", "absent": "absent"}
 """Of findings, of which an image may show several, or none."""
 SYNTHETIC = "SYNTHETIC DATA: these images are phantoms; the numbers say nothing about patients."
 THUMBNAIL = 160  # longest side in pixels
+COLORS = ("#0b6e99", "#a0521a", "#5b4b9a")
 
 
 def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -> str:
     """The learning curve as plain text: a row per round, each metric as ``0.812 [0.770, 0.851]``.
 
     Args:
-        rounds: ``round``, ``labels`` and ``evaluation`` (see `medssl_monai.metrics.evaluate_predictions`) of each.
+        rounds: ``round``, ``labels``, perhaps ``masks`` (how many are known beside labels) and ``evaluation`` (see
+            `medssl_monai.metrics.evaluate_predictions`) of each.
         synthetic: whether the images are phantoms; the table then says so.
 
     Returns:
@@ -48,12 +51,14 @@ def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -
         the means leave out.
     """
     columns = _columns(rounds[0]["evaluation"] if rounds else {})
-    rows = [["round", "labels", *columns.values()]]
+    counts = _counts(rounds)
+    rows = [["round", *counts, *columns.values()]]
     reasons: dict[str, None] = {}
     for entry in rounds:
         evaluation = entry["evaluation"]
         cells = [_value(evaluation, name) for name in columns]
-        rows.append([str(entry["round"]), str(entry["labels"]), *(cell or "undefined" for cell in cells)])
+        known = [str(entry[name]) for name in counts]
+        rows.append([str(entry["round"]), *known, *(cell or "undefined" for cell in cells)])
         for (name, title), cell in zip(columns.items(), cells, strict=True):
             if not cell:
                 reasons[f"{title} undefined: {_reason(evaluation, name)}"] = None
@@ -73,7 +78,7 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
         path: file to write.
         report: ``title``, ``synthetic``, ``data`` (name, may be empty), ``classes``, ``section`` (what was evaluated),
             ``created``, ``seconds`` (duration, or None), ``command`` (may be empty), ``notes`` (texts);
-            ``rounds``: ``round``, ``epoch``, ``labels`` and ``evaluation`` (see
+            ``rounds``: ``round``, ``epoch``, ``labels``, perhaps ``masks``, and ``evaluation`` (see
             `medssl_monai.metrics.evaluate_predictions`) of each, and perhaps ``estimator`` (see
             `medssl_monai.metrics.judge_targets`) by section; ``queries``: ``round`` (but for a cold start), ``epoch``,
             ``strategy`` and ``items``, each with ``id``, ``rank``, ``reason``, ``scores`` by name, ``annotated`` (the
@@ -144,44 +149,62 @@ def _performance(rounds: Sequence[Mapping[str, Any]], section: str) -> str:
         f"{last['interval']}; it covers the choice of the groups, not that of the training seed."
     )
     columns = _columns(last)
+    counts = ["round", *_counts(rounds)]
     body = [
-        [str(entry["round"]), str(entry["labels"]), *(_cell(entry["evaluation"], name) for name in columns)]
+        [*(str(entry[name]) for name in counts), *(_cell(entry["evaluation"], name) for name in columns)]
         for entry in rounds
     ]
-    table = _table("Metrics by round", ["round", "labels", *columns.values()], body)
+    table = _table("Metrics by round", [*counts, *columns.values()], body)
+    if masks := last.get("masks"):
+        made += f" Masks: {masks['n']} images of {masks['groups']} groups."
     return f"<p>{escape(made)}</p>\n{table}\n{_figure(rounds)}"
 
 
 def _detail(evaluation: Mapping[str, Any]) -> str:
     others = [name for name in evaluation["metrics"] if name not in _columns(evaluation)]
     rows = [[TITLES.get(name, name), _value(evaluation, name)] for name in others]
-    parts = [_table("Further metrics", ["metric", "value"], rows)]
-    per_class = evaluation["per_class"]
-    columns = list(dict.fromkeys(name for values in per_class.values() for name in values))
-    if columns:
-        kind, titles = ("finding", FINDING_TITLES) if evaluation.get("task") == "multilabel" else ("class", TITLES)
-        head = [kind, *(titles.get(name, name) for name in columns)]
-        bounds = evaluation.get("per_class_intervals", {})
-        rows = [
-            [key, *(_entry(values.get(name), bounds.get(key, {}).get(name)) for name in columns)]
-            for key, values in per_class.items()
-        ]
-        parts.append(_table(f"By {kind}", head, rows))
+    parts = [_table("Further metrics", ["metric", "value"], rows), _by_class(evaluation)]
+    if masks := evaluation.get("masks"):
+        parts.append(_by_class(masks))
     undefined = evaluation["undefined"]
     if evaluation.get("task") == "multilabel":  # many findings, of which each may lack every metric
         lines = left_out(undefined, {name: TITLES.get(name, name) for name in METRICS})
         undefined = {name: reason for name, reason in undefined.items() if name in METRICS}
         parts.append(_list(lines))
+    undefined = {**undefined, **evaluation.get("masks", {}).get("undefined", {})}
     parts.append(_list(f"undefined: {name}, {reason}" for name, reason in undefined.items()))
     return "\n".join(parts)
 
 
+def _by_class(evaluation: Mapping[str, Any]) -> str:
+    """The table of the classes, findings, or classes of masks; nothing if there is none."""
+    per_class = evaluation["per_class"]
+    columns = list(dict.fromkeys(name for values in per_class.values() for name in values))
+    if not columns:
+        return ""
+    kind, titles = ("finding", FINDING_TITLES) if evaluation.get("task") == "multilabel" else ("class", TITLES)
+    head = [kind, *(titles.get(name, name) for name in columns)]
+    bounds = evaluation.get("per_class_intervals", {})
+    rows = [
+        [key, *(_entry(values.get(name), bounds.get(key, {}).get(name)) for name in columns)]
+        for key, values in per_class.items()
+    ]
+    return _table(f"By {kind}", head, rows)
+
+
 def _columns(evaluation: Mapping[str, Any]) -> dict[str, str]:
     """The metrics that every table and the figure show, with their titles."""
-    if evaluation.get("task") != "segmentation":
+    masks = evaluation if evaluation.get("task") == "segmentation" else evaluation.get("masks")
+    if masks is None:
         return COLUMNS
-    unit = evaluation["unit"]
-    return {name: title if name == "dice" else f"{title} ({unit})" for name, title in MASK_COLUMNS.items()}
+    unit = masks["unit"]
+    columns = {name: title if name == "dice" else f"{title} ({unit})" for name, title in MASK_COLUMNS.items()}
+    return columns if masks is evaluation else {**COLUMNS, **columns}
+
+
+def _counts(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was known in a round, by name: labels, and where there are such, masks beside them."""
+    return ["labels", *(["masks"] if any("masks" in entry for entry in rounds) else [])]
 
 
 def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
@@ -273,10 +296,10 @@ def _figure(rounds: Sequence[Mapping[str, Any]]) -> str:
         return '<p>To have the learning curve drawn here: <code>pip install "medssl-monai[report]"</code>.</p>'
 
     columns = _columns(rounds[0]["evaluation"])
-    figure = Figure(figsize=(9.0, 3.1), layout="constrained")
+    figure = Figure(figsize=(3.0 * len(columns), 3.1), layout="constrained")
     axes = figure.subplots(1, len(columns), sharex=True, sharey=columns is COLUMNS)
     described = []
-    for axis, (name, title), color in zip(axes, columns.items(), ("#0b6e99", "#a0521a", "#5b4b9a"), strict=True):
+    for axis, (name, title), color in zip(axes, columns.items(), itertools.cycle(COLORS)):
         points = [
             (entry["labels"], entry["evaluation"]["metrics"][name])
             for entry in rounds
@@ -322,7 +345,8 @@ def _cell(evaluation: Mapping[str, Any], name: str) -> str:
 
 
 def _reason(evaluation: Mapping[str, Any], name: str) -> str:
-    return str(evaluation["undefined"].get(name, "not measured"))
+    masks = evaluation.get("masks", {}).get("undefined", {})
+    return str({**evaluation["undefined"], **masks}.get(name, "not measured"))
 
 
 def _section(heading: str, body: str) -> str:

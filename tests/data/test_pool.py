@@ -1,6 +1,7 @@
 """The labels and which of them are known, and loaders that follow it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -1023,3 +1024,107 @@ def test_one_table_may_hold_classes_and_masks(tmp_path):
     (tmp_path / "t.csv").write_text("id,label\ns2,1\n")
     with pytest.raises(ValueError, match="must have the columns 'id' and 'mask'"):
         LabelPool(joint(), labels=tmp_path / "t.csv", key="mask")
+
+
+# ---- the pool of masks beside that of classes -----------------------------------------------------------------------
+
+
+def pair(**kwargs):
+    """A pool of classes with that of masks beside it."""
+    return LabelPool(joint(), beside=LabelPool(joint(), key="mask"), **kwargs)
+
+
+def test_a_file_has_the_labels_of_both_pools_and_fills_both(tmp_path):
+    pool = pair()
+    pool.annotate([4], [0])
+    pool.beside.annotate([2], ["m/2.png"])
+    pool.save(tmp_path / "pool.json")
+    again = pair(labels=tmp_path / "pool.json")
+    assert labels_of(again) == labels_of(pool)
+    assert labels_of(again.beside) == labels_of(pool.beside) == ["m/0.png", None, "m/2.png", "m/3.png", None]
+    assert '"m/0.png"' not in (tmp_path / "pool.json").read_text(), "what the datalist names is not written down"
+    assert labels_of(LabelPool(joint(), labels=tmp_path / "pool.json")) == labels_of(pool), "classes alone"
+
+
+def test_a_file_takes_masks_away_that_the_datalist_shows(tmp_path):
+    other = LabelPool(joint(), beside=LabelPool(joint(), labels=0, key="mask"))
+    other.save(tmp_path / "pool.json")
+    assert not pair(labels=tmp_path / "pool.json").beside.mask.any()
+
+
+def test_a_checkpoint_has_both_pools():
+    pool, again = pair(), pair()
+    pool.annotate([4], [0])
+    pool.beside.annotate([1], ["m/1.png"])
+    again.load_state_dict(pool.state_dict())
+    assert labels_of(again) == labels_of(pool)
+    assert labels_of(again.beside) == labels_of(pool.beside)
+
+
+def test_an_image_that_cannot_be_read_is_left_out_of_both_pools():
+    pool = pair()
+    pool.exclude([0])
+    assert 0 not in pool.indices("all")
+    assert 0 not in pool.beside.indices("all")
+    assert pool.label(0) == 0, "no label is lost"
+
+
+def test_a_mask_that_cannot_be_read_takes_no_class_away():
+    bad = SimpleNamespace(unreadable={3: "mask: torn"}, read=lambda paths: None)
+    pool = LabelPool(joint(), beside=LabelPool(joint(), key="mask", masks=bad))
+    pool.quarantine([1])
+    assert [set(each.indices("all").tolist()) for each in (pool, pool.beside)] == [{0, 2, 3, 4}, {0, 2, 4}]
+
+
+def test_only_what_a_method_learns_is_measured():
+    pool = pair()
+    assert pool.only(["label", "mask"]) is pool
+    assert pool.only(["mask"]) is pool.beside
+    alone = pool.only(["label"])
+    assert (alone.beside, labels_of(alone), pool.mask_classes, alone.mask_classes) == (
+        None,
+        labels_of(pool),
+        ["background", "lung"],
+        [],
+    )
+    assert pool.beside.only(["label"]) is pool.beside, "masks that are the labels"
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [lambda: LabelPool(joint()), lambda: LabelPool(joint()[:3], key="mask")],
+    ids=["of classes", "of another datalist"],
+)
+def test_what_is_beside_must_be_masks_of_the_same_images(beside):
+    with pytest.raises(ValueError, match=r"pool of masks \(key='mask'\) over the same datalist"):
+        LabelPool(joint(), beside=beside())
+
+
+def sources(*names):
+    return [
+        {"image": f"{i}.png", "id": str(i), **({} if name is None else {"source": name}), "label": 0, "labeled": i < 2}
+        for i, name in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "unlabeled"),
+    [
+        (["a", "a", "a", "b", "a"], [2, 4]),
+        ([None, None, None, "b", None], [2, 4]),
+        (["a", "b", "a", "b", "a"], [2, 3, 4]),
+        ([None] * 5, [2, 3, 4]),
+    ],
+)
+def test_unlabeled_images_are_of_the_sources_that_have_labels(names, unlabeled):
+    """Otherwise a method learns what tells one source from the other."""
+    pool = LabelPool(sources(*names))
+    assert pool.indices("unlabeled").tolist() == [2, 3, 4], "all can be queried"
+    assert pool.streamed("unlabeled").tolist() == unlabeled
+    sampler = PoolSampler(pool, "unlabeled", 12)
+    assert set(sampler) == set(unlabeled)
+
+
+def test_of_a_source_without_unlabeled_images_the_labeled_ones_stand_in():
+    pool = LabelPool(sources("a", "a", "b"))
+    assert set(PoolSampler(pool, "unlabeled", 6)) == {0, 1}

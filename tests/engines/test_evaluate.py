@@ -219,3 +219,63 @@ def test_hidden_masks_are_not_read():
     pool = LabelPool(dataset.data, labels=1, masks=None)
     assert len(hidden_labels(dataset, pool)[0]) == 0
     assert check_pseudo_labels(ReadsMasks(), dataset, pool, "cpu", 0.9) == {}
+
+
+# ---- classes and masks ----------------------------------------------------------------------------------------------
+
+
+class ReadsBoth(nn.Module):
+    """The first pixel is the logit of class 1; bright pixels are foreground."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = Reads()
+
+    def forward(self, images):
+        return torch.cat([torch.full_like(images, 0.5), images], dim=1)
+
+
+@pytest.fixture
+def joint_case():
+    """Four images, of which three have a class and two have a mask."""
+    rows = [[0.0, 1, 1, 0], [0.0, 0, 1, 1], [1.0, 1, 0, 0], [1.0, 0, 0, 0]]
+    pixels = [torch.tensor(row).view(1, 2, 2) for row in rows]
+    items = [{"image": "x", "id": str(i), "group": str(i)} for i in range(4)]
+    items[0] |= {"label": 0, "mask": "0.png"}
+    items[1] |= {"label": 0}
+    items[2] |= {"label": 1, "mask": "2.png"}
+    data = Datalist(items, classes=["well", "ill"], mask_classes=["background", "spot"], synthetic=True)
+    dataset = ImageDataset(data, lambda item: {"image": pixels[int(item["id"])]})
+    masks = {"0.png": torch.tensor([[[0, 1], [1, 0]]]), "2.png": torch.tensor([[[0, 1], [0, 0]]])}
+    reader = Masks(data, lambda item: {"label": masks[item["label"]]})
+    return dataset, LabelPool(data, beside=LabelPool(data, key="mask", masks=reader))
+
+
+def test_classes_and_masks_are_measured_together(joint_case, tmp_path):
+    dataset, pool = joint_case
+    figures = write_evaluation(tmp_path / "metrics.json", ReadsBoth(), dataset, pool, "cpu")
+    assert (figures["task"], figures["n"], figures["unlabeled"]) == ("multiclass", 3, 1)
+    assert (figures["masks"]["task"], figures["masks"]["n"], figures["masks"]["unlabeled"]) == ("segmentation", 2, 2)
+    assert figures["metrics"]["accuracy"]["value"] == 1.0
+    assert figures["metrics"]["dice"]["value"] == pytest.approx((1 + 2 / 3) / 2)
+    rows = list(csv.DictReader((tmp_path / "cases.csv").read_text().splitlines()))
+    assert [(row["id"], row["class"], row["data"]) for row in rows] == [
+        ("0", "spot", "SYNTHETIC"),
+        ("2", "spot", "SYNTHETIC"),
+    ]
+
+
+def test_what_is_not_learned_is_not_measured(joint_case):
+    dataset, pool = joint_case
+    assert "dice" not in evaluate(ReadsBoth(), dataset, pool.only(["label"]), "cpu")["metrics"]
+    masks = evaluate(ReadsBoth(), dataset, pool.only(["mask"]), "cpu")
+    assert masks["task"] == "segmentation"
+    assert "accuracy" not in masks["metrics"]
+
+
+def test_labels_of_both_kinds_join_as_a_pair(joint_case):
+    _, pool = joint_case
+    images, (labels, masks) = JoinLabels(pool)({"image": torch.rand(2, 1, 2, 2), "index": torch.tensor([0, 1])})
+    assert images.shape == (2, 1, 2, 2)
+    assert labels.tolist() == [0, 0]
+    assert masks.tolist() == [[[0, 1], [1, 0]], [[-1, -1], [-1, -1]]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from medssl_monai.handlers import ClassificationScores, MaskScores
+from medssl_monai.handlers import ClassificationScores, JointScores, MaskScores
 
 
 def validate(*batches, scores=None):
@@ -149,3 +149,57 @@ def test_masks_without_a_labeled_voxel_leave_dice_undefined_and_a_value_from_bef
     assert "dice" not in engine.state.metrics
     assert engine.state.undefined == {"dice": "no voxel is labeled"}
     assert "dice is undefined: no voxel is labeled." in caplog.messages
+
+
+# ---- classes and masks ----------------------------------------------------------------------------------------------
+
+DISK = [[[[1.0, 1.0]], [[0.0, 2.0]]]]  # logits (1, 2, 1, 2): the second pixel is foreground
+
+
+def both(class_logits, mask_logits, label, mask, learned=("label", "mask")):
+    """The state after one pass of one batch with both kinds."""
+    output = {
+        "pred": (torch.tensor(class_logits), torch.tensor(mask_logits)),
+        "label": (torch.tensor(label), torch.tensor(mask)),
+    }
+    engine = Engine(lambda engine, batch: output)
+    JointScores(learned, ["a", "b"], ["background", "disk"]).attach(engine)
+    engine.run([0])
+    return engine.state
+
+
+def test_the_joint_score_is_the_mean_of_auroc_and_dice():
+    state = both([LEFT, RIGHT], DISK * 2, [0, 1], [[[1, 1]], [[0, 1]]])
+    assert state.metrics["auroc"] == 1.0
+    assert state.metrics["dice"] == pytest.approx((2 / 3 + 1) / 2)
+    assert state.metrics["joint"] == pytest.approx((1 + state.metrics["dice"]) / 2)
+    assert state.undefined == {}
+
+
+def test_the_joint_score_is_undefined_where_one_of_both_is():
+    state = both([LEFT, RIGHT], DISK * 2, [0, 0], [[[1, 1]], [[0, 1]]])
+    assert {"joint", "auroc"} & set(state.metrics) == set()
+    assert "auroc" in state.undefined
+    state = both([LEFT, RIGHT], DISK * 2, [0, 1], [[[-1, -1]], [[-1, -1]]])
+    assert {"joint", "dice"} & set(state.metrics) == set()
+    assert "dice" in state.undefined
+    assert "auroc" in state.metrics
+
+
+@pytest.mark.parametrize(
+    ("learned", "logits", "label", "score"),
+    [("label", [LEFT, RIGHT], [0, 1], "auroc"), ("mask", DISK * 2, [[[1, 1]], [[0, 1]]], "dice")],
+)
+def test_of_one_kind_the_joint_score_is_that_of_this_kind(learned, logits, label, score):
+    scores = JointScores([learned], ["background", "disk"], ["background", "disk"])
+    engine = validate((logits, label), scores=scores)
+    assert engine.state.metrics["joint"] == engine.state.metrics[score]
+
+
+def test_a_second_pass_forgets_the_first():
+    scores = JointScores(["label"])
+    engine = Engine(lambda engine, batch: {"pred": torch.tensor(batch[0]), "label": torch.tensor(batch[1])})
+    scores.attach(engine)
+    engine.run([([LEFT, RIGHT], [0, 1])])
+    engine.run([([LEFT, LEFT], [0, 0])])
+    assert "joint" not in engine.state.metrics

@@ -94,7 +94,7 @@ def write_chest_joint(far: bool, folder: Path, section: str, count: int, seed: i
                     "image": f"{base}/{file}",
                     "id": f"{name}-{k}",
                     "group": name,
-                    **({"mask": mask} if masked else {"label": sick[number]}),
+                    **({"mask": mask, "source": "lungs"} if masked else {"label": sick[number]}),
                     "meta": {"view": view, "diagnosis": DIAGNOSES[sick[number]], "masks": {"lungs": mask}},
                 }
             )
