@@ -1,13 +1,16 @@
 """Engines: training, prediction of pools, and the closed loop."""
 
 from medssl_monai.engines.evaluate import JoinLabels, evaluate, write_evaluation
-from medssl_monai.engines.pool import as_whole, predict, predict_pool, weights_sha256
+from medssl_monai.engines.joint import JointStep
+from medssl_monai.engines.pool import as_labeled, as_whole, predict, predict_pool, weights_sha256
 from medssl_monai.engines.probe import evaluate_probe, knn_probe, linear_probe
 from medssl_monai.engines.trainer import SSLTrainer
 
 __all__ = [
     "JoinLabels",
+    "JointStep",
     "SSLTrainer",
+    "as_labeled",
     "as_whole",
     "evaluate",
     "evaluate_probe",

@@ -88,12 +88,9 @@ class MaskWriter:
         self._write(name, to_file_axes(volume, path))
 
     def _write(self, name: str, mask: Array) -> None:
-        safe = re.sub(r"[^\w.~-]", "_", name)
-        if safe != name:  # two ids may differ in what a file name cannot hold
-            safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
         path = Path(self.dataset.data[self.parts[name][0]]["image"])
         note = f"model {NOTE}" if self.synthetic else ""
-        file = write_mask(self.folder / "masks" / safe, mask, path, len(self.classes), note)
+        file = write_mask(self.folder / "masks" / file_name(name), mask, path, len(self.classes), note)
         self.written[name] = file, np.bincount(mask.ravel(), minlength=len(self.classes) + 1)[: len(self.classes)]
 
     def _table(self) -> str:
@@ -112,6 +109,14 @@ class MaskWriter:
             part = f"{len(reasons)} of {len(positions)} slices: " if 0 < len(reasons) < len(positions) else ""
             table.writerow([name, *cells, part + reasons[0] if reasons else "", *([NOTE] if self.synthetic else [])])
         return text.getvalue()
+
+
+def file_name(name: str) -> str:
+    """An id as the name of a file, without suffix; other characters than letters, digits and ``_.~-`` are replaced."""
+    safe = re.sub(r"[^\w.~-]", "_", name)
+    if safe != name:  # two ids may differ in what a file name cannot hold
+        safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    return safe
 
 
 def _names(dataset: ReadableImages) -> list[str]:

@@ -11,7 +11,9 @@ from ignite.engine import Engine, Events
 
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import label_text
+from medssl_monai.data.readable import ReadableImages
 from medssl_monai.files import write_text
+from medssl_monai.handlers.mask_writer import NOTE
 from medssl_monai.query.record import predicted_label
 from medssl_monai.task import Task
 
@@ -28,18 +30,20 @@ class ProbabilityTable:
         classes: names of the classes, in the order of their index.
         synthetic: whether the weights come from phantoms; the file's name and every row say so.
         task: ``multilabel``: the classes are findings.
+        key: of the probabilities in the evaluator's output.
     """
 
     def __init__(
         self,
         path: str | Path,
-        dataset: ImageDataset,
+        dataset: ImageDataset | ReadableImages,
         classes: Sequence[str],
         synthetic: bool = False,
         task: Task = "multiclass",
+        key: str = "pred",
     ) -> None:
         self.path, self.dataset, self.classes, self.synthetic = Path(path), dataset, list(classes), synthetic
-        self.task = task
+        self.task, self.key = task, key
         self.rows: dict[int, list[float]] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -48,16 +52,16 @@ class ProbabilityTable:
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def add(self, engine: Engine) -> None:
-        """Take in one decollated batch: ``pred`` probabilities ``(K,)``."""
+        """Take in one decollated batch: probabilities ``(K,)``."""
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            self.rows[int(item["index"])] = output["pred"].tolist()
+            self.rows[int(item["index"])] = output[self.key].tolist()
 
     def write(self, engine: Engine) -> None:
         """Write the table."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["id", *self.classes, "predicted", "error", *(["model"] if self.synthetic else [])])
-        note = ["trained on SYNTHETIC data"] if self.synthetic else []
+        note = [NOTE] if self.synthetic else []
         for index, item in enumerate(self.dataset.data):
             if index in self.dataset.unreadable:
                 table.writerow([item["id"], *[""] * len(self.classes), "", self.dataset.unreadable[index], *note])

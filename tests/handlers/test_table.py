@@ -27,12 +27,12 @@ def dataset():
     return dataset
 
 
-def predict(table, order=((2,), (0, 1)), probs=PROBS):
+def predict(table, order=((2,), (0, 1)), probs=PROBS, key="pred"):
     """An evaluator that sees the images in this order, decollated."""
 
     def step(engine, batch):
         engine.state.batch = [{"index": torch.tensor(i)} for i in batch]
-        return [{"pred": probs[i]} for i in batch]
+        return [{"other": torch.zeros(2), key: probs[i]} for i in batch]
 
     engine = Engine(step)
     table.attach(engine)
@@ -70,3 +70,8 @@ def test_of_findings_all_that_are_more_probable_than_not_are_predicted(dataset, 
     table = ProbabilityTable(tmp_path / "p.csv", dataset, ["effusion", "mass"], task="multilabel")
     rows = predict(table, probs=torch.tensor([[0.75, 0.625], [0.5, 0.5], [0.5, 0.25]]))
     assert [row[3] for row in rows] == ["predicted", "effusion; mass", "", "none"]
+
+
+def test_probabilities_may_stand_beside_a_mask(dataset, tmp_path):
+    table = ProbabilityTable(tmp_path / "p.csv", dataset, ["low", "high"], key="classes")
+    assert [row[1] for row in predict(table, key="classes")] == ["low", "0.250000", "", "0.900000"]
