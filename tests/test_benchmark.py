@@ -180,6 +180,8 @@ def test_rows_say_which_combinations_are_wanted_each_once(grid_file, tmp_path):
         ({"methods": {}}, "unknown key 'methods', did you mean 'method'"),
         ({"data": {"toy": {"datalists": "x"}}}, "data, toy: unknown key 'datalists', did you mean 'datalist'"),
         ({"data": {"toy": {}}}, "data, toy: give either 'datalist'"),
+        ({"data": {"toy": {"datalist": "x", "phantom": {"kind": "chest"}}}}, "data, toy: give either 'datalist'"),
+        ({"data": {"toy": {"phantom": {"kinds": "chest"}}}}, "toy, phantom: unknown key 'kinds', did you mean 'kind'"),
         ({"data": {"toy": {"prepare": {"source": "x", "splits": 1}}}}, "toy, prepare: unknown key 'splits', .*'split'"),
         ({"data": {"toy": {"prepare": {"split": 1}}}}, "the key 'source' is missing"),
         ({"method": {}}, "'method' is empty"),
@@ -323,6 +325,28 @@ def test_data_are_prepared_once_from_a_recipe(grid_file, tmp_path, toy_datalist,
     wanted = load_grid(path)
     monkeypatch.setattr(grid, "prepare", None)
     assert plan(wanted, tmp_path / "out")[0].hash == cell.hash
+
+
+def test_data_may_be_phantoms(grid_file, tmp_path):
+    few = {"kind": "chest_joint", "patients": {"training": 6, "validation": 6}}
+    path = grid_file(data={"chest": {"phantom": few}, "more": {"phantom": {**few, "seed": 1}}})
+    cells = plan(load_grid(path), tmp_path / "out")
+    assert len({cell.datalist for cell in cells}) == 2
+    content = json.loads((tmp_path / "out" / cells[0].datalist).read_text())
+    assert content["synthetic"] is True
+    assert list(content["mask_classes"].values()) == ["background", "lung"]
+    assert plan(load_grid(path), tmp_path / "out")[0].hash == cells[0].hash
+
+
+def test_other_masks_are_other_data(grid_file, tmp_path, toy_joint):
+    def hash_of(path):
+        return plan(load_grid(grid_file(data={"toy": {"datalist": str(path)}})), tmp_path)[0].hash
+
+    content = json.loads(toy_joint.read_text())
+    content["mask_classes"]["1"] = "disc"
+    other = toy_joint.with_name("other.json")
+    other.write_text(json.dumps(content))
+    assert hash_of(toy_joint) != hash_of(other)
 
 
 def test_a_command_names_everything_from_the_output_folder_on(grid_file, tmp_path):

@@ -19,6 +19,7 @@ from typing import Any
 import medssl_monai
 from medssl_monai.bundle import check_overrides, fingerprint, nested, shipped_bundles
 from medssl_monai.data.datalist import load_datalist
+from medssl_monai.data.phantom import make_phantom
 from medssl_monai.data.pool import LabelPool
 from medssl_monai.data.prepare import hide_labels, prepare
 from medssl_monai.files import sha256, write_json
@@ -190,8 +191,9 @@ def load_grid(path: str | Path) -> Grid:
     - ``bundle``: a shipped bundle or, relative to the file, the folder of one.
     - ``threads``: of each cell, default 1.
     - ``overrides``: values of the bundle's configuration for all cells.
-    - ``data``: by name, either ``datalist`` (a path) or ``prepare`` (arguments of
-      `medssl_monai.data.prepare.prepare`, with ``source``), relative to the file; ``overrides``, for example of the
+    - ``data``: by name, one of ``datalist`` (a path), ``prepare`` (arguments of
+      `medssl_monai.data.prepare.prepare`, with ``source``), both relative to the file, and ``phantom`` (arguments of
+      `medssl_monai.data.phantom.make_phantom`); ``overrides``, for example of the
       views; ``note``, shown wherever figures are. With ``folds`` and ``fold: seed`` in a recipe, cells of seed k
       validate on fold k (modulo the number of folds), and all seeds draw the same folds.
     - ``pretrain``: by name, overrides of a run of the bundle's ``pretrain.yaml`` that comes first, once per data and
@@ -232,9 +234,14 @@ def load_grid(path: str | Path) -> Grid:
     groups += [(f"query, {name}", entry) for name, entry in content["query"].items()]
     for name, entry in content["data"].items():
         where = f"{path}, data, {name}"
-        _check_keys(entry, {"datalist", "prepare", "overrides", "note"}, set(), where)
-        if ("datalist" in entry) == ("prepare" in entry):
-            raise ValueError(f"{where}: give either 'datalist' (a path) or 'prepare' (how to make one).")
+        _check_keys(entry, {"datalist", "prepare", "phantom", "overrides", "note"}, set(), where)
+        if len({"datalist", "prepare", "phantom"} & set(entry)) != 1:
+            raise ValueError(
+                f"{where}: give either 'datalist' (a path), 'prepare' (how to make one) or 'phantom' (its kind)."
+            )
+        if "phantom" in entry:
+            options = set(inspect.signature(make_phantom).parameters) - {"folder", "progress"}
+            _check_keys(entry["phantom"], options, {"kind"}, f"{where}, phantom")
         if "prepare" in entry:
             options = set(inspect.signature(prepare).parameters) - {"out_dir"}
             _check_keys(entry["prepare"], options, {"source"}, f"{where}, prepare")
@@ -426,6 +433,9 @@ def _data(name: str, seed: int, groups: float | None, grid: Grid, out_dir: Path)
     if "datalist" in entry:
         path = (grid.folder / entry["datalist"]).resolve()
         shown = str(path)
+    elif "phantom" in entry:
+        shown = f"data/phantom-{_digest(entry['phantom'])[:8]}/datalist.json"
+        path = make_phantom((out_dir / shown).parent, **entry["phantom"])
     else:
         as_written = {**entry["prepare"], **_paths(entry["prepare"], grid.folder)}
         located = {**as_written, **({"fold": seed % as_written["folds"]} if as_written.get("fold") == "seed" else {})}
@@ -442,6 +452,7 @@ def _data(name: str, seed: int, groups: float | None, grid: Grid, out_dir: Path)
     sections = {section: load_datalist(path, section, allow_leaks=leaks) for section in ("training", "validation")}
     training = sections["training"]
     identity = {"recipe": recipe, "classes": training.classes, "modality": training.modality}
+    identity |= {"mask_classes": training.mask_classes} if training.mask_classes else {}
     identity |= {section: items.sha256 for section, items in sections.items()}
     family = _digest(_contents(as_written) if recipe else identity)
     return _Data(shown, identity, family, 0 if groups is None else len(LabelPool(training).indices("labeled")))
@@ -459,7 +470,7 @@ def _show_groups(path: Path, groups: float, seed: int) -> Path:
 
 def _paths(recipe: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """The paths of a recipe, from the folder of the grid file on."""
-    paths = ("source", "table", "key_file", "unlabeled")
+    paths = ("source", "table", "key_file", "unlabeled", "masked")
     return {key: (folder / recipe[key]).resolve() for key in paths if key in recipe}
 
 
