@@ -9,9 +9,10 @@ from medssl_monai.handlers.log import EpochMean, only_first_process_logs
 from medssl_monai.handlers.mask_writer import MaskWriter
 from medssl_monai.handlers.query import Oracle, QueryHandler, write_one_query
 from medssl_monai.handlers.rounds import RoundReport
+from medssl_monai.handlers.saliency_writer import SaliencyWriter
 from medssl_monai.handlers.seed import EpochSeed, set_deterministic
 from medssl_monai.handlers.table import ProbabilityTable
-from medssl_monai.handlers.validation import ClassificationScores, MaskScores
+from medssl_monai.handlers.validation import ClassificationScores, JointScores, MaskScores
 
 __all__ = [
     "BestModel",
@@ -20,6 +21,7 @@ __all__ = [
     "EpochMean",
     "EpochSeed",
     "EstimatorReport",
+    "JointScores",
     "LatestWeights",
     "MaskScores",
     "MaskWriter",
@@ -27,6 +29,7 @@ __all__ = [
     "ProbabilityTable",
     "QueryHandler",
     "RoundReport",
+    "SaliencyWriter",
     "TrainingCheckpoint",
     "only_first_process_logs",
     "set_deterministic",

@@ -49,7 +49,8 @@ REQUIRED = [
     "seed",
     "max_epochs",
 ]
-CLASSIFIERS = [name for name in NAMES if name != "ssal"]  # what is particular to masks is in test_ssal.py
+WITH_MASKS = {"multimix", "ssal"}  # what is particular to masks is in their own files
+CLASSIFIERS = [name for name in NAMES if name not in WITH_MASKS]
 README_SECTIONS = ["Model Description", "Data", "Performance", "Limitations", "Deviations", "References", "License"]
 
 
