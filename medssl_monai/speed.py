@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MethodType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -60,47 +61,69 @@ PARTS = {  # of a run, by the class of the handler that does it
 }
 
 
+ENTRANCES = ("joint", "with_embedding")
+"""Methods that make a pass through a network without a call of it, where a network has them."""
+
 # The floor
 
 
 class Pass(NamedTuple):
-    """One forward pass of a network: what ran on what, with or without gradient, in training mode or not."""
+    """One forward pass of a network: what ran on what, with or without gradient, in training mode or not.
+
+    What the pass does inside itself, such as the gradient that a saliency is, belongs to it. `name` is the method that
+    was called, of `ENTRANCES` or the module itself.
+    """
 
     module: nn.Module
     inputs: tuple[Any, ...]
     grad: bool
     training: bool
+    name: str = "__call__"
 
 
 @contextlib.contextmanager
 def outermost_calls(
-    method: nn.Module, before: Callable[[nn.Module, tuple[Any, ...]], None], after: Callable[[], None]
+    method: nn.Module, before: Callable[[nn.Module, tuple[Any, ...], str], None], after: Callable[[], None]
 ) -> Iterator[None]:
-    """Call `before` and `after` around every call of a module with parameters that no other such call contains."""
+    """Call `before` and `after` around every call of a module with parameters that no other such call contains.
+
+    A call of one of its `ENTRANCES` is one of the module; `before` gets module, inputs and the name of what was called.
+    """
     depth = 0
 
-    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def enter(module: nn.Module, inputs: tuple[Any, ...], name: str = "__call__") -> None:
         nonlocal depth
         if depth == 0:
-            before(module, inputs)
+            before(module, inputs, name)
         depth += 1
 
-    def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def leave(*_: Any) -> None:
         nonlocal depth
         depth -= 1
         if depth == 0:
             after()
 
-    handles = []
-    for module in method.modules():
-        if module is not method and next(module.parameters(), None) is not None:
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(leave, always_call=True))
-    try:
+    def entrance(name: str) -> Callable[..., Any]:
+        def call(module: nn.Module, *inputs: Any) -> Any:
+            enter(module, inputs, name)
+            try:
+                return getattr(type(module), name)(module, *inputs)
+            finally:
+                leave()
+
+        return call
+
+    with contextlib.ExitStack() as undo:
+        for module in method.modules():
+            if module is method or next(module.parameters(), None) is None:
+                continue
+            undo.callback(module.register_forward_pre_hook(enter).remove)
+            undo.callback(module.register_forward_hook(leave, always_call=True).remove)
+            for name in ENTRANCES:
+                if hasattr(type(module), name):
+                    vars(module)[name] = MethodType(entrance(name), module)  # bound, so that copies call themselves
+                    undo.callback(vars(module).pop, name)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _copy(value: Any) -> Any:
@@ -112,8 +135,8 @@ def record_passes(method: nn.Module) -> Iterator[list[Pass]]:
     """Collect the forward passes that `method` makes, with copies of their inputs."""
     passes: list[Pass] = []
 
-    def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        passes.append(Pass(module, tuple(map(_copy, inputs)), torch.is_grad_enabled(), module.training))
+    def record(module: nn.Module, inputs: tuple[Any, ...], name: str) -> None:
+        passes.append(Pass(module, tuple(map(_copy, inputs)), torch.is_grad_enabled(), module.training, name))
 
     with outermost_calls(method, record, lambda: None):
         yield passes
@@ -123,11 +146,11 @@ def replay(passes: list[Pass]) -> None:
     """Make the passes, and one backward pass through those with gradient; the gradients are thrown away."""
     outputs: list[Tensor] = []
     wanted: dict[int, Tensor] = {}
-    for module, inputs, grad, training in passes:
+    for module, inputs, grad, training, name in passes:
         if module.training != training:
             module.train(training)
         with torch.set_grad_enabled(grad):
-            result = module(*inputs)
+            result = getattr(module, name)(*inputs)
         if grad:
             outputs += [tensor for tensor in _tensors(result) if tensor.requires_grad]
             leaves = [*module.parameters(), *_tensors(inputs)]
@@ -347,7 +370,7 @@ def step_of_bundle(
         pool, dataset, trainer = (
             run.parser.get_parsed_content(f) for f in ("pool", "train::dataset", "train::trainer")
         )
-        pool.exclude(dataset.unreadable)
+        pool.quarantine(dataset.unreadable)
         return measure_step(trainer)
 
 
@@ -469,7 +492,7 @@ def shares_of_run(bundle: str | None, overrides: Mapping[str, Any]) -> dict[str,
                 _ = content(name).images
         clock.stop()
 
-        def forward(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def forward(*_: Any) -> None:
             clock.start("forward" if clock.part == "losses" else f"{clock.part}: forward")
 
         with outermost_calls(trainer.core, forward, clock.stop):

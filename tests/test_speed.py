@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+from collections import Counter
 
 import pytest
 import torch
 from ignite.engine import Events
+from methods.test_multimix import CONFIGURATIONS, weights_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,9 +18,9 @@ from medssl_monai import speed
 from medssl_monai.bundle import copy_bundle, shipped_bundles
 from medssl_monai.data import LabelPool
 from medssl_monai.engines import SSLTrainer
-from medssl_monai.methods import FixMatch, MeanTeacher
+from medssl_monai.methods import FixMatch, MeanTeacher, MultiMix
 from medssl_monai.methods.base import SSLMethod
-from medssl_monai.networks import small_resnet
+from medssl_monai.networks import MultiMixNetwork, small_resnet
 
 STEP = {
     "method", "device", "precision", "threads", "rounds", "steps_per_round", "passes", "views_per_step",
@@ -259,6 +263,143 @@ def test_the_floor_is_that_of_the_method_in_training_and_leaves_it_there(clock):
     assert all(p.grad is not None for p in method.trainable_parameters())  # of the last step, untouched
 
 
+# ---- classes and masks: a pass that asks for a gradient itself -------------------------------------------------------
+
+MULTIMIX = {
+    "Enc": [("classifier", 4, True)],
+    "EncSSL": [("classifier", 5, False), ("classifier", 9, True)],
+    "U-Net": [("", 3, True)],
+    "UMTL": [("classifier", 4, True), ("", 3, True)],
+    "UMTLS": [("classifier", 4, True), ("", 3, True)],
+    "UMTL-SSL": [("classifier", 5, False), ("classifier", 9, True), ("", 3, True)],
+    "UMTL-SSL-S": [("classifier", 5, False), ("classifier", 9, True), ("", 3, True)],
+    "MultiMix": [("classifier", 5, False), ("classifier", 9, True), ("", 5, True)],
+}
+"""Part of the network, the whole being nameless, how many images it gets, and whether with gradient."""
+
+
+def multimix(name: str = "MultiMix", **kwargs) -> MultiMix:
+    torch.manual_seed(0)
+    network = MultiMixNetwork(channels=(2, 4, 6), bridge=CONFIGURATIONS[name][1], **kwargs)
+    return MultiMix(network, threshold=0.5, **weights_of(name))
+
+
+def joint_batches(length: int):
+    """Streams of different sizes; masks come with their images, as those of patches do."""
+    for _ in range(length):
+        images, mask = torch.rand(14, 1, 16, 16), torch.randint(2, (3, 16, 16))
+        yield {
+            "labeled": {"image": images[:4], "index": torch.arange(4)},
+            "unlabeled": {"weak": images[4:9], "strong": torch.rand(5, 1, 16, 16), "index": torch.arange(5)},
+            "masked": {"image": images[9:12], "label": mask, "index": torch.arange(3)},
+            "unmasked": {"weak": images[12:], "index": torch.arange(2)},
+        }
+
+
+@contextlib.contextmanager
+def work_of(network: MultiMixNetwork, monkeypatch):
+    """What the network does: each run of a block, each gradient it asks for, and weights that a backward reaches."""
+    done: list[tuple] = []
+    grad = torch.autograd.grad
+
+    def asked(outputs, inputs, *args, **kwargs):
+        if isinstance(inputs, torch.Tensor):  # of images, and not the floor's own, of all weights
+            done.append(("saliency", len(inputs)))
+        return grad(outputs, inputs, *args, **kwargs)
+
+    def ran(module, inputs, output):
+        modes = torch.is_grad_enabled(), output.requires_grad, module.training
+        done.append((names[module], len(inputs[0]), *modes, *inputs[1:]))
+
+    encoder = network.classifier.backbone.blocks
+    names = {block: ("encoder" if part is encoder else "decoder", number)
+             for part in (encoder, network.decoder) for number, block in enumerate(part)}  # fmt: skip
+    reached: list[str] = []
+    handles = [block.register_forward_hook(ran) for block in names]
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            handles.append(parameter.register_hook(lambda gradient, name=name: reached.append(name)))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", asked)
+        yield done, reached
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+@pytest.mark.parametrize("name", MULTIMIX)
+def test_the_floor_of_multimix_is_its_passes_and_saliencies(name, dropout, monkeypatch):
+    """The same blocks on as many images, in the same modes, the same inner gradients, and one way back."""
+    method = multimix(name, dropout=dropout).train()
+    (batch,) = joint_batches(1)
+    batch["labeled"]["label"] = torch.tensor([0, 1, 0, 1])
+    with work_of(method.network, monkeypatch) as (step, learned), speed.record_passes(method) as passes:
+        method(batch)["loss"].backward()
+    names = {module: part for part, module in method.network.named_modules()}
+    assert [(names[p.module], len(p.inputs[0]), p.grad) for p in passes] == MULTIMIX[name]
+    assert all(p.training and p.name == "__call__" and not p.inputs[0].requires_grad for p in passes)
+    with work_of(method.network, monkeypatch) as (floor, reached):
+        speed.replay(passes)
+    assert floor == step
+    bridge, runs = method.network.bridge == "concat", Counter(part for part, *_ in step)
+    assert runs["saliency"] == bridge
+    assert runs["decoder", 0] == runs["decoder", 1] == sum(part == "" for part, *_ in MULTIMIX[name])
+    assert runs["encoder", 0] == len(MULTIMIX[name]) + (bridge and dropout > 0)  # the saliency's pass has no dropout
+    assert sorted(reached) == sorted(learned)
+    assert set(learned) == {name for name, parameter in method.network.named_parameters() if parameter.grad is not None}
+
+
+class Jointly(SSLMethod):
+    """Asks the network for everything at once, and the averaged copy for embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__(MultiMixNetwork(channels=(2, 4, 6)), decay=0.9)
+
+    def forward(self, batch):
+        with torch.no_grad():
+            embedding, _ = self.teacher.network.with_embedding(batch["unlabeled"]["weak"])
+        class_logits, mask_logits, _ = self.network.joint(batch["labeled"]["image"])
+        loss = F.cross_entropy(class_logits, batch["labeled"]["label"])
+        return {"loss": loss + mask_logits.square().mean() + embedding.mean()}
+
+
+def test_what_a_network_says_beside_its_call_is_a_pass_as_well(monkeypatch):
+    method = Jointly().train()
+    (batch,) = joint_batches(1)
+    batch["labeled"]["label"] = torch.tensor([0, 1, 0, 1])
+    with work_of(method.network, monkeypatch) as (step, learned), speed.record_passes(method) as passes:
+        method(batch)["loss"].backward()
+        own = copy.deepcopy(method.network)
+        assert own.joint.__self__ is own
+    assert [(p.module, p.name, len(p.inputs[0]), p.grad, p.training) for p in passes] == [
+        (method.teacher.network, "with_embedding", 5, False, False),
+        (method.network, "joint", 4, True, True),
+    ]
+    assert "joint" not in vars(method.network) and "with_embedding" not in vars(method.teacher.network)
+    with work_of(method.network, monkeypatch) as (floor, reached):
+        speed.replay(passes)
+    assert floor == step
+    assert sorted(reached) == sorted(learned) == sorted(name for name, _ in method.network.named_parameters())
+
+
+def test_the_steps_of_multimix():
+    """The gradient floor is what the released loop does: all views of all streams through the whole network."""
+    items = [{"image": str(i), "id": str(i), "label": i % 2, "mask": f"{i}.png"} for i in range(8)]
+    method = multimix()
+    pool = LabelPool(items, beside=LabelPool(items, key="mask", num_classes=2))
+    optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.01)
+    loader = Loader(batches=joint_batches)
+    report = speed.measure_step(SSLTrainer("cpu", 3, loader, method, optimizer, pool))
+    assert report.keys() == STEP
+    assert [tuple(p.values()) for p in report["passes"]] == [
+        (5, False, "train"),
+        (9, True, "train"),
+        (5, True, "train"),
+    ]
+    assert (report["method"], report["views_per_step"]) == ("MultiMix", 19)
+    assert report["ratio_to_floor"] > 0 and report["gradient_floor_seconds"] > 0
+
+
 def test_autocast_holds_for_the_floor_as_well():
     method, seen = Stub(), []
     method.network.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
@@ -313,6 +454,18 @@ def test_the_steps_of_a_bundle_that_starts_without_labels(toy_masks):
     assert (stage_1["method"], [p["images"] for p in stage_1["passes"]]) == ("Restoration", [6])
     on_volumes = [case["overlays"] for name, case in speed.cases_of(bundle, {}).items() if "on volumes" in name]
     assert on_volumes == [["train_3d.yaml"], ["train_3d.yaml"], ["train_3d.yaml", "pretrain.yaml"]]
+
+
+def test_the_steps_of_a_bundle_of_classes_and_masks(toy_joint):
+    bundle = str(shipped_bundles() / "multimix")
+    small = {"device": "cpu", "image_size": [16, 16], "datalist": str(toy_joint), "cache_dir": None, "labels": 6}
+    small |= {"mask_labels": 4, "networks::small_multimix::channels": [2, 4, 6]}
+    small |= {"batch_size": {"labeled": 4, "unlabeled": 5, "masked": 3, "unmasked": 2}}
+    (case,) = speed.cases_of(bundle, small).values()  # it has no FixMatch, and no stage before
+    report = speed.step_of_bundle(**case, rounds=2, steps=2)
+    assert report["method"] == "MultiMix"
+    assert [(p["images"], p["gradient"]) for p in report["passes"]] == [(5, False), (9, True), (5, True)]
+    assert report["views_per_step"] == 4 + 2 * 5 + 3 + 2
 
 
 def test_what_is_measured_of_a_bundle_is_what_it_has(tmp_path):

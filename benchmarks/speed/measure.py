@@ -2,10 +2,11 @@
 
     python benchmarks/speed/measure.py [--bundle tear] [--device cuda] [--quick]
 
-Of another bundle than BoostMIS only the steps, to ``results_BUNDLE.json``: its own, those of FixMatch in their place,
-and those of pre-training (stage A of S2MTS2), whose floor is forward and backward of the query network on the query
-views, forward of the key network on the key views, and nothing else. Of TEAR also the prototypes: k-means and loss on
-features of noise, in the size of a step, on the CPU.
+Of another bundle than BoostMIS only the steps, to ``results_BUNDLE.json``: its own, those of FixMatch in their place
+if the bundle has it (MultiMix, which learns masks as well, has not), and those of pre-training (stage A of S2MTS2),
+whose floor is forward and backward of the query network on the query views, forward of the key network on the key
+views, and nothing else. The floor of MultiMix includes the pass that its saliency takes. Of TEAR also the prototypes:
+k-means and loss on features of noise, in the size of a step, on the CPU.
 
 The machine must be idle: ``load_before`` in the results tells. ``--quick`` is a short run of this script that writes
 nothing. Threads are as the environment has them (``OMP_NUM_THREADS``).
@@ -46,19 +47,16 @@ def prototypes(rows: int, dim: int = 128, clusters: int = 7, steps: int = 200) -
 
 
 def steps(bundle: str, device: dict[str, str], rounds: int, count: int) -> dict[str, Any]:
-    """Steps of a shipped bundle, of FixMatch in their place and of pre-training, and of TEAR the prototypes."""
+    """Steps of a shipped bundle, of FixMatch in their place and of pre-training if it has them, of TEAR prototypes."""
     load, cases = os.getloadavg()[0], cases_of(str(shipped_bundles() / bundle), device)
     found = {
         name: apart(step_of_bundle, {**arguments, "rounds": rounds, "steps": count})
         for name, arguments in cases.items()
     }
-    own, plain = found["bundle"], found["bundle with FixMatch"]
-    report = {
-        "environment": environment(torch.get_num_threads()),
-        "load_before": load,
-        "steps": found,
-        "step_over_fixmatch": own["seconds_per_step"] / plain["seconds_per_step"],
-    }
+    own, plain = found["bundle"], found.get("bundle with FixMatch")
+    report = {"environment": environment(torch.get_num_threads()), "load_before": load, "steps": found}
+    if plain is not None:
+        report["step_over_fixmatch"] = own["seconds_per_step"] / plain["seconds_per_step"]
     if bundle == "tear":
         cost = prototypes(rows=max(p["images"] for p in own["passes"] if not p["gradient"]))
         report["prototypes"] = {**cost, "share_of_step": cost["seconds"] / own["seconds_per_step"]}
