@@ -23,8 +23,9 @@ class MultiMix(SSLMethod):
         CE(labeled) + weight * CE(strong views of confident images) + mask_weight * Dice(masked)
             + consistency_weight * KL(masked || unmasked)
 
-    A weight of 0 leaves its stream out, of the loss as of the loader. With a network of ``bridge: none`` or ``concat``
-    the baselines of the paper are these:
+    A weight of 0 leaves its stream out, of the loss as of the loader, and freezes the part of `network` that no loss
+    reaches then: processes that share their gradients would wait for its own. With a network of ``bridge: none`` or
+    ``concat`` the baselines of the paper are these:
 
     ============  ============  ========  =============  ====================  ========
     baseline      class_weight  weight    mask_weight    consistency_weight    bridge
@@ -100,6 +101,11 @@ class MultiMix(SSLMethod):
                 raise ValueError(f"without the loss `{of}` there is nothing for `{needs}` to go by; set both to 0.")
         wanted = zip(("labeled", "unlabeled", "masked", "unmasked"), self.weights.values(), strict=True)
         self.streams = tuple(name for name, share in wanted if share)  # type: ignore[misc]  # of this configuration
+        if "labeled" not in self.streams:
+            network.classifier.head.requires_grad_(False)
+        if "masked" not in self.streams:
+            network.decoder.requires_grad_(False)
+            network.output.requires_grad_(False)
 
     def forward(self, batch: Batch) -> Output:
         output: Output = {}

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from methods.test_multimix import CONFIGURATIONS, weights_of
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -19,10 +20,11 @@ from medssl_monai.methods import (
     CrossPseudoSupervision,
     FixMatch,
     MeanTeacher,
+    MultiMix,
     Restoration,
     Supervised,
 )
-from medssl_monai.networks import small_resnet
+from medssl_monai.networks import MultiMixNetwork, small_resnet
 
 
 def alignment(target=(0.35, 0.35, 0.3), **kwargs):
@@ -89,6 +91,22 @@ MASKS = {
 }
 """What learns masks, too; a new method joins by a line here."""
 
+JOINT = {
+    f"{baseline} on {form}": (bridge, {**weights_of(baseline), **options})
+    for form, options in {
+        "2-D classes and masks": {"threshold": 0.4, "decay": 0.9},
+        "3-D classes and masks": {"threshold": 0.4},
+        "2-D masks and findings": {"threshold": 0.52, "decay": 0.9, "task": "multilabel"},
+        "3-D masks and findings": {"threshold": [0.52, 0.51, 0.51], "task": "multilabel"},
+    }.items()
+    for baseline, (_, bridge, _) in CONFIGURATIONS.items()
+    if not (baseline == "U-Net" and "findings" in form)  # it learns neither classes nor findings
+}
+"""What learns classes or findings and masks, by one network; its bridge and arguments."""
+
+NOT_LEARNED = {"Enc": ("decoder", "output"), "EncSSL": ("decoder", "output"), "U-Net": ("classifier.head",)}
+"""Parts of the network that have nothing to learn from."""
+
 METHODS = {
     "supervised": lambda net: Supervised(net, decay=0.9),
     "fixmatch": lambda net: FixMatch(net, threshold=0.4, decay=0.9),
@@ -117,6 +135,7 @@ METHODS = {
     **{f"{name}, 3-D masks": partial(make, task="segmentation") for name, make in MASKS.items()},
     "restoration, networks for 2-D masks": lambda net: Restoration(net),
     "restoration, networks for 3-D masks": lambda net: Restoration(net),
+    **{name: partial(MultiMix, **arguments) for name, (_, arguments) in JOINT.items()},
 }
 
 
@@ -135,7 +154,16 @@ class Segmenter(nn.Module):
 
 def network(seed=0, name=""):
     torch.manual_seed(seed)
-    return Segmenter(2 if "2-D" in name else 3) if name.endswith("masks") else small_resnet(num_classes=3, width=2)
+    dims = 2 if "2-D" in name else 3
+    if name in JOINT:
+        channels = (2, 4, 6) if dims == 2 else (2, 4)
+        return MultiMixNetwork(3, 3, spatial_dims=dims, channels=channels, dropout=0.0, bridge=JOINT[name][0])
+    return Segmenter(dims) if name.endswith("masks") else small_resnet(num_classes=3, width=2)
+
+
+def head_of(network):
+    """The last layer of a classifier, or of a network for masks."""
+    return getattr(network, "classifier", network).head
 
 
 @pytest.fixture(params=METHODS)
@@ -150,9 +178,9 @@ def method(make):
 
 
 def make_batch(method, labeled=3, unlabeled=5):
+    """Every stream, whether the method reads it or not; of masks as many labeled as there are unlabeled of classes."""
     g = torch.Generator().manual_seed(1)
-
-    size = (6, 5, 4) if method.network.head.weight.ndim == 5 else (16, 16)
+    size = (6, 5, 4) if max(p.ndim for p in method.network.parameters()) == 5 else (16, 16)
 
     def images(n):
         return torch.rand(n, 1, *size, generator=g)
@@ -166,6 +194,10 @@ def make_batch(method, labeled=3, unlabeled=5):
         "labeled": {"image": images(labeled), "label": label, "index": torch.arange(labeled)},
         "unlabeled": {"weak": images(unlabeled), "strong": images(unlabeled), "index": torch.arange(unlabeled) + 4},
     }
+    if "masked" in method.streams:
+        mask = torch.randint(-1, 3, (unlabeled, *size), generator=g)
+        batch["masked"] = {"image": images(unlabeled), "label": mask, "index": torch.arange(unlabeled)}
+        batch["unmasked"] = {"weak": images(labeled), "index": torch.arange(labeled) + 6}
     if isinstance(method, Restoration):  # of its own pair of views; the networks here have three outputs
         weak, strong = batch["unlabeled"]["weak"], batch["unlabeled"]["strong"]
         batch["unlabeled"] |= {"distorted": strong, "image": weak.detach().expand(-1, 3, *size)}
@@ -230,12 +262,15 @@ def test_forward_leaves_the_batch_alone(method):
         assert_equal(stream, batch[name])
 
 
-def test_gradient_reaches_all_that_is_trained_and_no_teacher(method):
+def test_gradient_reaches_all_that_is_trained_and_no_teacher(method, request):
     method.steps_done = 1000  # past every ramp-up
     method(make_batch(method))["loss"].backward()
+    baseline = request.node.callspec.params["make"].split(" on ")[0]
     trained = {id(p) for p in method.trainable_parameters()}
     students = [method.network, *([method.second] if hasattr(method, "second") else [])]
-    assert trained == {id(p) for student in students for p in student.parameters()}
+    idle = [method.network.get_submodule(part) for part in NOT_LEARNED.get(baseline, ())]
+    idle = {id(p) for part in idle for p in part.parameters()}
+    assert trained == {id(p) for student in students for p in student.parameters()} - idle
     for name, parameter in method.named_parameters():
         assert (parameter.grad is not None) == (id(parameter) in trained), name
 
@@ -282,8 +317,9 @@ def test_batch_sizes_of_one_and_unequal_ones(method, sizes):
 
 
 def test_no_confident_sample_gives_a_loss_of_exactly_zero(method):
-    nn.init.zeros_(method.network.head.weight)  # 1/3 for every class and 1/2 for a finding are below each threshold
-    nn.init.zeros_(method.network.head.bias)
+    head = head_of(method.network)
+    nn.init.zeros_(head.weight)  # 1/3 for every class and 1/2 for a finding are below each threshold
+    nn.init.zeros_(head.bias)
     batch = make_batch(method)
     batch["unlabeled"]["strong"].requires_grad_()
     output = method(batch)
@@ -292,15 +328,18 @@ def test_no_confident_sample_gives_a_loss_of_exactly_zero(method):
         assert output["mask_rate"] == 0
         assert output["unsupervised"] == 0
         # prototypes do not ask for confidence, and those of labeled images share a pass with the strong views
-        prototype = method.ramp(0) * method.iph.weight * output["prototype"] if "prototype" in output else 0.0
-        assert output["loss"] == output["supervised"] + prototype
+        rest = method.ramp(0) * method.iph.weight * output["prototype"] if "prototype" in output else 0.0
+        if isinstance(method, MultiMix):
+            rest = sum(method.weights[name] * output[name] for name in ("masks", "consistency") if name in output)
+        torch.testing.assert_close(output["loss"], output["supervised"] + rest, rtol=1e-7, atol=0)
         assert not torch.autograd.grad(output["unsupervised"], batch["unlabeled"]["strong"])[0].any()
     assert all(p.grad.isfinite().all() for p in method.trainable_parameters())
 
 
 def test_every_sample_confident(method):
-    nn.init.zeros_(method.network.head.weight)
-    method.network.head.bias.data = torch.tensor([100.0, 0.0, 0.0])
+    head = head_of(method.network)
+    nn.init.zeros_(head.weight)
+    head.bias.data = torch.tensor([100.0, 0.0, 0.0])
     assert torch.isfinite(method(make_batch(method))["loss"])
 
 
@@ -333,7 +372,9 @@ def test_deployed_network_is_the_averaged_one(method):
     deployed = method.inference_network
     assert (deployed is method.network) == (method.teacher is None)
     if method.teacher is not None:
-        assert not torch.equal(deployed.head.weight, method.network.head.weight)
+        pairs = zip(deployed.parameters(), method.network.parameters(), strict=True)
+        weights = [pair for pair in pairs if pair[1].requires_grad and pair[1].ndim > 1]  # norms swallow biases
+        assert weights and not any(torch.equal(average, own) for average, own in weights)
 
 
 def test_confidence_threshold_is_what_the_loss_compares_with(method):
@@ -356,9 +397,9 @@ def test_weight_decay_spares_biases_and_normalisation(method):
 # ---- findings --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=FINDINGS)
+@pytest.fixture(params=[name for name in METHODS if name.endswith("findings")])
 def of_findings(request):
-    return FINDINGS[request.param](network(), task="multilabel")
+    return METHODS[request.param](network(name=request.param))
 
 
 def supervised(output):
@@ -370,7 +411,7 @@ def test_unknown_findings_have_no_gradient(of_findings):
     batch = make_batch(of_findings)
     for known in (True, False):
         batch["labeled"]["label"][1, 2] = 1 if known else -1
-        bias = of_findings.network.head.bias
+        bias = head_of(of_findings.network).bias
         (gradient,) = torch.autograd.grad(supervised(of_findings(batch)), bias)
         assert (gradient != 0).tolist() == [True, True, known]
 

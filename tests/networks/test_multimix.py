@@ -69,6 +69,20 @@ def test_published_sizes():
     assert network.decoder[0].layers[0].conv.in_channels == 386
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_trap_10_norms_fit_their_convolutions_and_hold_nothing(dims):
+    """Each second norm of the released blocks is declared for another number of channels."""
+    network = MultiMixNetwork(spatial_dims=dims, channels=(4, 6, 8))
+    blocks = [*network.classifier.backbone.blocks, *network.decoder]
+    convolutions = [convolution for block in blocks for convolution in block.layers]
+    assert len(convolutions) == 2 * (3 + 2)
+    for convolution in convolutions:
+        norm = convolution.adn.N
+        assert isinstance(norm, nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d)
+        assert norm.num_features == convolution.conv.out_channels
+        assert [*norm.parameters(), *norm.buffers()] == []
+
+
 def test_outputs_of_one_pass(case):
     network, images = case
     with torch.no_grad():
