@@ -11,10 +11,10 @@ from monai.bundle import ConfigParser
 
 from medssl_monai.bundle import workflow
 from medssl_monai.data.datalist import Item
-from medssl_monai.data.pool import NOTHING, LabelPool, annotate_from_table, read_annotations
-from medssl_monai.handlers.query import Oracle, write_one_query
+from medssl_monai.data.pool import NOTHING, LabelPool, annotate_from_table, read_annotations, read_table
+from medssl_monai.handlers.query import Oracle, give_answers, write_one_query
 from medssl_monai.handlers.rounds import write_report
-from medssl_monai.query.record import read_query
+from medssl_monai.query.record import pools_of, read_query
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ def run_loop(
         output_dir: folder of the loop.
         rounds: runs in all.
         annotator: ``oracle`` answers from the labels that the datalist hides; ``person``: the loop stops after each
-            query, that of a cold start included, until the column ``label`` of its table is filled in.
+            query, that of a cold start included, until the column ``label`` of its table is filled in, or ``mask``
+            where it asks for masks beside labels.
         weights: every round starts from ``fresh`` weights, or from the model of the round before.
         overrides: values of the bundle's configuration.
 
@@ -64,7 +65,7 @@ def run_loop(
         if annotator == "person":  # nobody else answers a cold start, not even where all masks that came are bad
             values["query::annotator"] = "@annotators::nobody"
         if number or labels.exists():
-            values["labels"] = str(labels)
+            values["labels"] = str(labels if labels.exists() else before / "pool.json")
         if number and weights == "continued":  # `pretrained` stays what it is: SSAL's clusters are made with it
             values["network::pretrained"] = str(before / "models" / "model.pt")
             if "part" in config["network"]:
@@ -73,13 +74,14 @@ def run_loop(
         if not run.parser.get_parsed_content("query::budget"):
             raise ValueError("`query::budget` is 0, and a loop has to ask for something; set it to 1 or more.")
         finished = (folder / "report.html").exists()  # the last file that a round writes
+        query = None
         if number and not labels.exists():
-            data, classes = (run.parser.get_parsed_content(name) for name in ("train::dataset::data", "classes"))
-            pool = LabelPool(data, labels=before / "pool.json", classes=classes)
-            if not hand_over(before / "queries" / "round_00.json", labels, pool, data, annotator):
-                return False
-        elif annotator == "person" and not (labels.exists() or finished) and (query := _cold_start(run, folder)):
-            if not hand_over(query, labels, run.parser.get_parsed_content("pool"), (), annotator):
+            query = before / "queries" / "round_00.json"
+        elif annotator == "person" and not (labels.exists() or finished):
+            query = _cold_start(run, folder)
+        if query is not None:
+            pool, data = (run.parser.get_parsed_content(name) for name in ("pool", "train::dataset::data"))
+            if not hand_over(query, labels, pool, data, annotator):
                 return False
             run = _start(bundle, {**values, "labels": str(labels)})
         if not finished:
@@ -107,7 +109,7 @@ def _cold_start(run: Any, folder: Path) -> Path | None:
         return None
     path = folder / "queries" / "cold_start.json"
     if not path.exists():
-        pool.exclude(dataset.unreadable)
+        pool.quarantine(dataset.unreadable)
         write_one_query(path, method, dataset, pool, strategy, budget, seed, device)
     return path
 
@@ -120,7 +122,7 @@ def hand_over(
     Args:
         query: what was asked for; a person's answers are in the table beside it.
         labels: file to write.
-        pool: the labels before that; changed.
+        pool: the labels before that, and the masks `beside` them; changed.
         datalist: what the oracle knows; a person needs none.
         annotator: see `run_loop`.
 
@@ -129,21 +131,39 @@ def hand_over(
     """
     record, table = read_query(query), query.with_suffix(".csv")
     if annotator == "oracle":
-        known = Oracle(datalist)(item["id"] for item in record["items"])
-        pool.annotate([pool.position[name] for name in known], list(known.values()))
+        give_answers(pool, record, Oracle(datalist))
     else:
-        accepted, refused = annotate_from_table(pool, read_annotations(table, pool.classes, pool.task))
+        accepted, refused = _from_person(table, pool)
         for reason in refused:
             logger.warning(f"{table}: {reason}; this row is left out.")
         if not accepted and record["items"]:
-            how = ""
-            if pool.task == "multilabel":
-                how = f" with what is there, separated by semicolons, with '?' before what is unknown, or {NOTHING!r}"
-            elif pool.task == "segmentation":
-                how = " with paths of masks, from the folder of that table"
-            logger.info(f"Fill in the column 'label' of {table}{how}, then start the same command again.")
+            logger.info(f"Fill in {_how(table, record, pool)}, then start the same command again.")
             return False
         logger.info(f"{len(accepted)} of {len(record['items'])} queried images have a label now.")
     pool.query_size = tuple(record["query_size"])
     pool.save(labels)
     return True
+
+
+def _from_person(table: Path, pool: LabelPool) -> tuple[set[str], list[str]]:
+    """Give the labels and masks of a table to the pool and the one `beside` it; see `annotate_from_table`."""
+    columns, _ = read_table(table)
+    accepted: set[str] = set()
+    refused: list[str] = []
+    for own in pools_of(pool).values():
+        if own.key in columns or own is pool:
+            good, bad = annotate_from_table(own, read_annotations(table, own.classes, own.task, own.key))
+            accepted.update(good)
+            refused += bad
+    return accepted, refused
+
+
+def _how(table: Path, record: Mapping[str, Any], pool: LabelPool) -> str:
+    """What a person is to write, and where."""
+    paths = "paths of masks, from the folder of that table"
+    findings = f"what is there, separated by semicolons, with '?' before what is unknown, or {NOTHING!r}"
+    if any("ask" in item for item in record["items"]):
+        labels = f"; a label is {findings}" if pool.task == "multilabel" else ""
+        return f"the column of {table} that 'ask' names: masks with {paths}{labels}"
+    how = {"multilabel": f" with {findings}", "segmentation": f" with {paths}"}.get(pool.task, "")
+    return f"the column 'label' of {table}{how}"

@@ -169,6 +169,63 @@ def test_a_person_gives_findings_by_name_or_number_and_bad_rows_are_named(asked,
     assert "the label of 'c' is 'efusion'; write what is there, separated by ';', out of ['effusion'" in caplog.text
 
 
+# ---- classes and masks, from one round to the next ------------------------------------------------------------------
+
+
+@pytest.fixture
+def both(tmp_path):
+    """A round that has asked for a class, a mask, and a class; the datalist knows of the first two."""
+    items = [
+        {"image": "x", "id": "a", "label": 1},
+        {"image": "x", "id": "b", "mask": "b.png"},
+        {"image": "x", "id": "c"},
+    ]
+    data = Datalist(items, classes=["low", "high"], mask_classes=["background", "lung"])
+    pool = LabelPool(data, labels=0, beside=LabelPool(data, labels=0, key="mask"))
+    index, nothing = torch.arange(3), torch.zeros(3, dtype=torch.bool)
+    masks = PoolOutputs(index, nothing, torch.rand(3, 2), task="segmentation")
+    query = Query(index, ["joint"] * 3, kind=["label", "mask", "label"])
+    write_query(
+        tmp_path / "query.json", query_record(query, PoolOutputs(index, nothing, torch.rand(3, 2), beside=masks), pool)
+    )
+    return pool, data, tmp_path / "query.json", tmp_path / "labels.json"
+
+
+def known_of(labels: Path, data: Datalist) -> tuple[dict[str, object], dict[str, object]]:
+    """The classes and the masks that the next round starts with."""
+    pool = LabelPool(data, labels=labels, beside=LabelPool(data, labels=0, key="mask"))
+    return tuple({own.ids[i]: own.label(i) for i in own.indices("labeled").tolist()} for own in (pool, pool.beside))
+
+
+def test_an_oracle_hands_over_classes_and_masks(both):
+    pool, data, query, labels = both
+    assert hand_over(query, labels, pool, data, "oracle")
+    assert known_of(labels, data) == ({"a": 1}, {"b": "b.png"})
+
+
+def test_a_person_gives_classes_and_masks_and_bad_rows_are_named(both, tmp_path, caplog):
+    pool, data, query, labels = both
+    with caplog.at_level("INFO", logger="medssl_monai.rounds"):
+        assert not hand_over(query, labels, pool, data, "person")  # nothing was filled in, so it waits
+    assert "query.csv that 'ask' names: masks with paths of masks, from the folder of that table" in caplog.text
+    assert not labels.exists()
+    (tmp_path / "drawn.png").write_bytes(b"")
+    table = query.with_suffix(".csv")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    answers = [{"label": "high"}, {"mask": "drawn.png", "label": "low"}, {"label": "middle", "mask": "lost.png"}]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        for row, answer in zip(rows, answers, strict=True):
+            writer.writerow({**row, **answer})
+    with caplog.at_level("INFO", logger="medssl_monai.rounds"):
+        assert hand_over(query, labels, pool, data, "person")
+    assert known_of(labels, data) == ({"a": 1, "b": 0}, {"b": str(tmp_path / "drawn.png")})
+    assert "the label of 'c' is 'middle', which is none of the classes" in caplog.text
+    assert "the mask of 'c' is" in caplog.text and "there is no such file" in caplog.text
+    assert "2 of 3 queried images have a label now" in caplog.text
+
+
 # ---- masks, from a cold start ---------------------------------------------------------------------------------------
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
+from torch import Tensor
 
-from medssl_monai.data.datalist import Item, Key
+from medssl_monai.data.datalist import FLAGS, Item, Key
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import Label, LabelPool, is_known
 from medssl_monai.distributed import from_first, is_first
@@ -19,33 +19,36 @@ from medssl_monai.losses.pseudo_label import Threshold
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.networks.pretrained import weights_metadata
 from medssl_monai.query.base import QueryStrategy, name_of
-from medssl_monai.query.record import query_record, read_query, write_query
+from medssl_monai.query.record import asked_for, pools_of, query_record, read_query, write_query
 
 
 class Annotator(Protocol):
-    """Gives labels by id; leaves out what it does not know."""
+    """Gives labels by id, or the masks beside them; leaves out what it does not know."""
 
-    def __call__(self, ids: Iterable[str]) -> Mapping[str, Label]: ...
+    def __call__(self, ids: Iterable[str], key: Key = "label") -> Mapping[str, Label]: ...
 
 
 class Oracle:
     """An annotator that knows what the datalist hides; for simulated experiments.
 
     Args:
-        datalist: items; those with a ``label`` can be answered, whatever their ``labeled`` flag says. What is
-            unknown of a multi-hot label stays so.
-        key: ``mask``: it knows masks beside labels, whatever their ``masked`` flag says.
+        datalist: items; those with a ``label``, or a ``mask``, can be answered, whatever their ``labeled`` or
+            ``masked`` flag says. What is unknown of a multi-hot label stays so.
     """
 
-    def __init__(self, datalist: Sequence[Item], key: Key = "label") -> None:
-        self.labels: dict[str, Label] = {
-            str(item.get("id", position)): item[key]
-            for position, item in enumerate(datalist)
-            if is_known(item.get(key))
+    def __init__(self, datalist: Sequence[Item]) -> None:
+        self.known: dict[Key, dict[str, Label]] = {
+            key: {
+                str(item.get("id", position)): item[key]
+                for position, item in enumerate(datalist)
+                if is_known(item.get(key))
+            }
+            for key in FLAGS
         }
 
-    def __call__(self, ids: Iterable[str]) -> dict[str, Label]:
-        return {name: self.labels[name] for name in ids if name in self.labels}
+    def __call__(self, ids: Iterable[str], key: Key = "label") -> dict[str, Label]:
+        known = self.known[key]
+        return {name: known[name] for name in ids if name in known}
 
 
 class QueryHandler:
@@ -56,11 +59,12 @@ class QueryHandler:
     `TrainingCheckpoint`.
 
     Args:
-        pool: pool to annotate; its loaders see the new labels with the next epoch.
+        pool: pool to annotate, with the one `beside` it; its loaders see the new labels with the next epoch.
         dataset: images of the whole pool, without random transforms.
         method: its ``inference_network`` predicts; it is told of every annotation.
         strategy: chooses the samples.
-        budget: samples to ask for per round (K; per selector where a strategy has several).
+        budget: samples to ask for per round (K; per selector where a strategy has several; their cost where it has
+            costs).
         every: epochs per round.
         folder: where the query files go: ``round_00.json`` and ``round_00.csv``.
         annotator: gives the labels; None: nobody does, and queries are only written.
@@ -110,7 +114,7 @@ class QueryHandler:
         """Ask for the first labels, and give them to the pool, if none is known."""
         if not self.cold_start or len(self.pool.indices("labeled")):
             return
-        self.pool.exclude(self.dataset.unreadable)
+        self.pool.quarantine(self.dataset.unreadable)
         path = self.folder / "cold_start.json"
         if is_first():
             self._ask(engine, path, "Cold start", self.cold_start)
@@ -118,10 +122,7 @@ class QueryHandler:
             raise ValueError(
                 f"no label is known and nobody gives any; fill in {path.with_suffix('.csv')} and name it with `labels`."
             )
-        record = from_first(read_query(path) if is_first() else None)
-        annotate(self.pool, self.method, record, self.annotator(item["id"] for item in record["items"]))
-        self.pool.exclude(self.pool.unreadable)
-        engine.logger.info(f"Cold start: {int(self.pool.mask.sum())} of {len(self.pool)} samples are labeled.")
+        self._annotate(engine, path, "Cold start", self.annotator)
 
     def ask(self, engine: Engine) -> None:
         """Write the query of the round that ends with this epoch."""
@@ -137,17 +138,23 @@ class QueryHandler:
             engine.state.device, self.batch_size,
         )  # fmt: skip
         write_query(path, {**record, **facts, "epoch": engine.state.epoch})
-        engine.logger.info(f"{name}: asks for {len(record['items'])} labels, {path}")
+        engine.logger.info(f"{name}: asks for {asked_for(record)}, {path}")
 
     def annotate(self, engine: Engine) -> None:
         """Give the pool the labels that the query before this epoch asked for."""
         number, first = divmod(engine.state.epoch - 1, self.every)
         if first != 0 or number == 0 or self.annotator is None:
             return
-        record = from_first(read_query(self.path(number - 1)) if is_first() else None)
-        annotate(self.pool, self.method, record, self.annotator(item["id"] for item in record["items"]))
-        self.pool.exclude(self.pool.unreadable)
-        engine.logger.info(f"Round {number}: {int(self.pool.mask.sum())} of {len(self.pool)} samples are labeled.")
+        self._annotate(engine, self.path(number - 1), f"Round {number}", self.annotator)
+
+    def _annotate(self, engine: Engine, path: Path, name: str, annotator: Annotator) -> None:
+        record = from_first(read_query(path) if is_first() else None)
+        answered = annotate(self.pool, self.method, record, annotator)
+        self.pool.quarantine()
+        known = (f"{int(own.mask.sum())} are {FLAGS[key]}" for key, own in pools_of(self.pool).items())
+        engine.logger.info(
+            f"{name}: {answered} of {len(record['items'])} answered; of {len(self.pool)} samples {', '.join(known)}."
+        )
 
 
 def ask(
@@ -165,17 +172,10 @@ def ask(
 
     `threshold` stands in for the method's present one; see `QueryHandler` for the other arguments.
     """
-    network = method.inference_network
+    network, pool = method.inference_network, pool.only(method.learned)
     threshold = method.confidence_threshold if threshold is None else threshold
     outputs = predict_pool(network, dataset, pool, device, batch_size, threshold)
-    kept = pool.indices("all")  # without images in quarantine
-    outputs = replace(
-        outputs,
-        index=outputs.index[kept],
-        labeled=outputs.labeled[kept],
-        probs=outputs.probs[kept],
-        embedding=None if outputs.embedding is None else outputs.embedding[kept],
-    )
+    outputs = outputs.take(pool.indices("all"))  # without images in quarantine
     query = strategy(outputs, budget, generator)
     facts = {"strategy": name_of(strategy), "budget": budget, "model_sha256": weights_sha256(network)}
     return query_record(query, outputs, pool, **facts)
@@ -204,11 +204,37 @@ def write_one_query(
     write_query(path, {**record, "epoch": saved.get("epoch", 0)})
 
 
-def annotate(pool: LabelPool, method: SSLMethod, record: Mapping[str, Any], labels: Mapping[str, Label]) -> None:
-    """Give the labels of a query's items to the pool, and the size of the query to pool and method."""
-    names = [item["id"] for item in record["items"] if item["id"] in labels]
-    index = torch.tensor([pool.position[name] for name in names], dtype=torch.long)
-    pool.annotate(index, [labels[name] for name in names])
+def annotate(pool: LabelPool, method: SSLMethod, record: Mapping[str, Any], annotator: Annotator) -> int:
+    """`give_answers`, and tell the method of them; how many items were answered."""
+    given = give_answers(pool, record, annotator)
+    method.on_query(given[pool.key], pool.query_size)
+    return sum(map(len, given.values()))
+
+
+def give_answers(pool: LabelPool, record: Mapping[str, Any], annotator: Annotator) -> dict[Key, Tensor]:
+    """Give what `annotator` knows of a query's items to the pool and the one `beside` it, and the query's size.
+
+    Args:
+        pool: pool to change; items that do not say what they ``ask`` for ask for what it holds.
+        record: as from `medssl_monai.query.record.query_record`.
+        annotator: is asked for the labels, and then for the masks.
+
+    Returns:
+        Positions that were annotated, of each kind.
+
+    Raises:
+        ValueError: if the query asks for what no pool holds.
+    """
+    pools = pools_of(pool)
+    asked = [(item["id"], item.get("ask", pool.key)) for item in record["items"]]
+    given = dict.fromkeys(pools, torch.zeros(0, dtype=torch.long))
+    for kind in dict.fromkeys(kind for _, kind in asked):
+        if kind not in pools:
+            raise ValueError(f"the query asks for {kind}s, and this run has none; give its pool one `beside` it.")
+        names = [name for name, own in asked if own == kind]
+        known = annotator(names) if kind == "label" else annotator(names, kind)  # many know labels alone
+        given[kind] = torch.tensor([pool.position[name] for name in names if name in known], dtype=torch.long)
+        pools[kind].annotate(given[kind], [known[name] for name in names if name in known])
     returned, possible = record["query_size"]
     pool.query_size = (returned, possible)
-    method.on_query(index, pool.query_size)
+    return given

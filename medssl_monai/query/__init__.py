@@ -4,6 +4,7 @@ from medssl_monai.query.base import EmbeddingQuery, PoolOutputs, Query, QueryStr
 from medssl_monai.query.boostmis import BoostMISQuery, DensityEntropy, Instability
 from medssl_monai.query.clusters import Clusters
 from medssl_monai.query.coreset import CoreSet
+from medssl_monai.query.joint import JointQuery
 from medssl_monai.query.masks import bald, boundary_entropy, ceal, dice_disagreement, foreground_random, mask_entropy
 from medssl_monai.query.mixed import AfterColdStart, Mixed
 from medssl_monai.query.typiclust import TypiClust
@@ -17,6 +18,7 @@ __all__ = [
     "DensityEntropy",
     "EmbeddingQuery",
     "Instability",
+    "JointQuery",
     "Mixed",
     "PoolOutputs",
     "Query",

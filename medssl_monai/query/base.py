@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from medssl_monai.data.datalist import Key
 from medssl_monai.losses.pseudo_label import Threshold, confident
 from medssl_monai.task import Task, probabilities
 
@@ -34,6 +35,8 @@ class PoolOutputs:
         threshold: confidence from which on the learner pseudo-labels by itself, or None; of findings see
             `medssl_monai.losses.pseudo_label.confident`.
         task: what the probabilities are of.
+        beside: where images have masks beside their classes, the predictions of those: of the same samples in the same
+            rows, with a `labeled` and a `network` of their own.
     """
 
     index: Tensor
@@ -44,9 +47,21 @@ class PoolOutputs:
     images: Callable[[Tensor], Tensor] | None = None
     threshold: Threshold | None = None
     task: Task = "multiclass"
+    beside: PoolOutputs | None = None
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def take(self, rows: Tensor) -> PoolOutputs:
+        """Those rows ``(n,)`` alone, in their order."""
+        return replace(
+            self,
+            index=self.index[rows],
+            labeled=self.labeled[rows],
+            probs=self.probs[rows],
+            embedding=None if self.embedding is None else self.embedding[rows],
+            beside=None if self.beside is None else self.beside.take(rows),
+        )
 
     @property
     def doubtful(self) -> Tensor:
@@ -153,12 +168,14 @@ class Query:
         reason: why each was chosen, n words.
         scores: by name, ``(n,)`` each.
         limit: how many could have been returned at most; n for strategies that always fill their budget.
+        kind: what to annotate each with, n of ``label`` and ``mask``; None: what the pool holds.
     """
 
     index: Tensor
     reason: list[str]
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     limit: int = -1
+    kind: list[Key] | None = None
 
     def __len__(self) -> int:
         return len(self.index)

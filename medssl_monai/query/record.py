@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from medssl_monai.data.datalist import SYNTHETIC
+from medssl_monai.data.datalist import FLAGS, SYNTHETIC, Key
 from medssl_monai.data.pool import NOTHING, Label, LabelPool, label_text, read_table
 from medssl_monai.files import write_json, write_text
 from medssl_monai.losses.pseudo_label import confidence_of
@@ -30,7 +30,7 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
     Args:
         query: as a strategy returned it.
         outputs: what the strategy saw.
-        pool: knows the ids.
+        pool: knows the ids, and what it holds, the pool `beside` it included.
         facts: further plain values, such as ``model_sha256``, ``round`` and ``strategy``.
 
     Returns:
@@ -38,20 +38,26 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
         ``predicted`` (as a person would write it) and ``confidence``; multi-label: that of the least certain finding,
         and ``findings``, the probability of each. For masks ``predicted`` has the share of the voxels that each class
         but the background takes, as far as the mean probabilities tell, and there is no ``confidence``: how large a
-        structure is does not say how sure the network is of it.
+        structure is does not say how sure the network is of it. Where there may be masks beside labels, ``ask`` says
+        which of both is asked for, ``label`` or ``mask``, and ``predicted`` is the prediction of that.
     """
     row_of = {int(index): row for row, index in enumerate(outputs.index)}
-    names = pool.classes or tuple(map(str, range(outputs.probs.shape[1])))
+    kinds = query.kind or [pool.key] * len(query)
+    told = query.kind is not None or pool.key != "label"
+    seen = {pool.key: outputs} if outputs.beside is None else {"label": outputs, "mask": outputs.beside}
+    pools = pools_of(pool)
     items = []
-    for rank, index in enumerate(query.index.tolist()):
-        row = row_of[index]
+    for rank, (index, kind) in enumerate(zip(query.index.tolist(), kinds, strict=True)):
+        row, own = row_of[index], seen[kind]
+        names = pools[kind].classes or tuple(map(str, range(own.probs.shape[1])))
         items.append(
             {
                 "id": pool.ids[index],
                 "rank": rank + 1,
+                **({"ask": kind} if told else {}),
                 "reason": query.reason[rank],
                 "scores": {name: float(score[rank]) for name, score in query.scores.items()},
-                **_prediction(outputs.probs[row], outputs.task, names),
+                **_prediction(own.probs[row], own.task, names),
             }
         )
     returned, possible = query.size
@@ -65,6 +71,17 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
         "query_size": [returned, possible],
         "items": items,
     }
+
+
+def pools_of(pool: LabelPool) -> dict[Key, LabelPool]:
+    """A pool and the one `beside` it, by what they hold."""
+    return {own.key: own for own in (pool, pool.beside) if own is not None}
+
+
+def asked_for(record: Mapping[str, Any]) -> str:
+    """What a query asks for, for people: ``4 labels and 1 masks``."""
+    kinds = [item.get("ask", "label") for item in record["items"]]
+    return " and ".join(f"{kinds.count(kind)} {kind}s" for kind in FLAGS if kind in kinds) or "0 labels"
 
 
 def _prediction(probs: Tensor, task: Task, names: Sequence[str]) -> dict[str, Any]:
@@ -90,7 +107,8 @@ def write_query(path: str | Path, record: Mapping[str, Any]) -> None:
     """Write a query twice: ``path`` as JSON, and beside it as a CSV table with an empty column ``label`` to fill in.
 
     Both name images by id; which file that is stands in the datalist, and nowhere else. Multi-label, a further column
-    ``choices`` shows what to write, names of findings, see `medssl_monai.data.pool.read_annotations`.
+    ``choices`` shows what to write, names of findings, see `medssl_monai.data.pool.read_annotations`. Where there may
+    be masks beside labels, there is a column ``mask`` as well, and ``ask`` says which one to fill in.
 
     Args:
         path: file to write, ending in ``.json``.
@@ -98,16 +116,21 @@ def write_query(path: str | Path, record: Mapping[str, Any]) -> None:
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
+    items = record["items"]
     note = {"data": "SYNTHETIC"} if record["synthetic"] else {}
     if record["task"] == "multilabel" and record["classes"]:
         note["choices"] = "; ".join([NOTHING, *record["classes"]])
-    table.writerow(["id", "rank", "reason", *note, "label"])
-    for item in record["items"]:
-        table.writerow([item["id"], item["rank"], item["reason"], *note.values(), ""])
+    several = any("ask" in item for item in items)
+    empty = dict.fromkeys(FLAGS if several else ["label"], "")
+    table.writerow(["id", "rank", "reason", *note, *(["ask"] if several else []), *empty])
+    for item in items:
+        asked = [item["ask"]] if several else []
+        table.writerow([item["id"], item["rank"], item["reason"], *note.values(), *asked, *empty.values()])
     filled = Path(path).with_suffix(".csv")
     names, rows = read_table(filled) if filled.exists() else ([], [])
-    if not rows or {row.get("id") for row in rows} != {item["id"] for item in record["items"]}:
-        if rows and ("label" not in names or any((row["label"] or "").strip() for row in rows)):
+    if not rows or {(row.get("id"), row.get("ask")) for row in rows} != {(i["id"], i.get("ask")) for i in items}:
+        answers = [name for name in FLAGS if name in names]
+        if rows and (not answers or any((row[name] or "").strip() for row in rows for name in answers)):
             kept = next(p for n in itertools.count(1) if not (p := filled.with_suffix(f".previous{n}.csv")).exists())
             os.replace(filled, kept)  # a person's work on another query
             logger.warning(f"{filled} was filled in for another query; it is {kept.name} now.")

@@ -10,9 +10,9 @@ from ignite.engine import Engine
 
 from medssl_monai.data import Datalist, ImageDataset, LabelPool
 from medssl_monai.handlers import Oracle, QueryHandler, write_one_query
-from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch
-from medssl_monai.networks import describe, small_resnet
-from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, entropy, random
+from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch, MultiMix
+from medssl_monai.networks import MultiMixNetwork, describe, small_resnet
+from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, JointQuery, entropy, random
 from medssl_monai.query.record import read_query
 
 N = 10
@@ -199,7 +199,8 @@ def test_budget_and_rounds_are_checked(handler, arguments):
 def test_the_oracle_answers_what_the_datalist_hides_and_nothing_else(data):
     assert Oracle(data)(["id3", "id9", "elsewhere"]) == {"id3": 1}
     both = [{"id": "a", "label": 1, "mask": "a.png", "masked": False}, {"id": "b", "label": 0}]
-    assert Oracle(both, key="mask")("ab") == {"a": "a.png"}
+    assert Oracle(both)("ab", key="mask") == {"a": "a.png"}
+    assert Oracle(both)("ab") == {"a": 1, "b": 0}
 
 
 def test_the_oracle_leaves_unknown_what_is_unknown_and_gives_no_label_that_says_nothing():
@@ -270,3 +271,115 @@ def test_without_a_budget_only_the_cold_start_asks(handler):
     query.attach(engine)
     assert engine.has_event_handler(query.begin)
     assert not engine.has_event_handler(query.annotate)
+
+
+# ---- classes and masks ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def joint(data, dataset, tmp_path):
+    """Rounds of two epochs of a method for both; two classes and one mask are known, and of the last image nothing."""
+    items = [{**item, "mask": f"m/{i}.png", "masked": i == 1} for i, item in enumerate(data[:-1])] + data[-1:]
+    both = Datalist(items, classes=data.classes, mask_classes=["background", "lung"])
+
+    def _joint(costs, budget=20, **kwargs):
+        torch.manual_seed(0)
+        method = MultiMix(MultiMixNetwork(channels=(2, 4, 4)))
+        pool = LabelPool(both, beside=LabelPool(both, key="mask"))
+        arguments = {"annotator": Oracle(both), "folder": tmp_path / "queries", **kwargs}
+        return QueryHandler(pool, dataset, method, JointQuery(costs), budget, 2, **arguments)
+
+    return _joint
+
+
+CHEAP, DEAR = {"label": 1, "mask": 0.01}, {"label": 0.01, "mask": 1}
+
+
+def test_masks_and_classes_are_asked_for_and_answered(joint, caplog):
+    query = joint({"label": 1, "mask": 3}, budget=7)
+    query.ask(engine_at(2))
+    record = read_query(query.path(0))
+    kinds = {item["id"]: item["ask"] for item in record["items"]}
+    assert sum({"label": 1, "mask": 3}[kind] for kind in kinds.values()) <= 7
+    given = {"label": set(), "mask": set()}
+    for name, kind in kinds.items():
+        given[kind] |= {name} - {"id9"}
+    with caplog.at_level(logging.INFO):
+        query.annotate(engine_at(3))
+    labels, masks = query.pool, query.pool.beside
+    assert {labels.ids[i] for i in labels.indices("labeled").tolist()} == {"id0", "id1"} | given["label"]
+    assert {masks.ids[i] for i in masks.indices("labeled").tolist()} == {"id1"} | given["mask"]
+    answered = len(given["label"]) + len(given["mask"])
+    assert f"Round 1: {answered} of {len(kinds)} answered; of 10 samples {len(labels.indices('labeled'))} are" in (
+        caplog.text
+    )
+    assert query.pool.query_size == tuple(record["query_size"])
+
+
+@pytest.mark.parametrize(("costs", "kind"), [(CHEAP, "mask"), (DEAR, "label")])
+def test_the_costs_decide_what_is_asked_for_and_the_method_is_told_of_classes(joint, costs, kind, monkeypatch):
+    query, told = joint(costs, budget=1), []
+    monkeypatch.setattr(query.method, "on_query", lambda index, size: told.append(sorted(index.tolist())))
+    query.ask(engine_at(2))
+    items = read_query(query.path(0))["items"]
+    assert {item["ask"] for item in items} == {kind}
+    query.annotate(engine_at(3))
+    known = sorted(query.pool.position[item["id"]] for item in items if item["id"] != "id9")
+    assert told == [known if kind == "label" else []]
+    pool = query.pool.beside if kind == "mask" else query.pool
+    assert set(known) < set(pool.indices("labeled").tolist())
+
+
+def test_nothing_labeled_everything_labeled_and_no_budget(joint):
+    query = joint(CHEAP)
+    query.pool.annotate(range(2, N), [0] * (N - 2))
+    query.pool.beside.annotate([0, *range(2, N)], ["m.png"] * (N - 1))
+    query.ask(engine_at(2))
+    assert asked(query) == []
+    none = joint(CHEAP, budget=0)
+    none.ask(engine_at(2))
+    assert asked(none) == []
+
+
+def test_an_image_in_quarantine_is_asked_neither_for_its_class_nor_for_its_mask(joint):
+    for costs in (CHEAP, DEAR):
+        query = joint(costs)
+        query.pool.quarantine([4])
+        query.ask(engine_at(2))
+        assert "id4" not in asked(query)
+        assert len(asked(query)) > 5
+
+
+def test_a_resumed_run_answers_the_query_that_it_finds(joint):
+    first = joint({"label": 1, "mask": 2}, budget=9)
+    first.ask(engine_at(2))
+    before = first.pool.state_dict()
+    first.annotate(engine_at(3))
+    second = joint({"label": 1, "mask": 2}, budget=9)
+    second.pool.load_state_dict(before)
+    second.annotate(engine_at(3))
+    assert second.pool.state_dict() == first.pool.state_dict() != before
+
+
+def test_a_method_that_learns_classes_alone_asks_for_no_masks(joint, dataset):
+    query = joint(CHEAP)
+    query.method = FixMatch(small_resnet(2, width=2))
+    query.ask(engine_at(2))
+    assert not any("ask" in item for item in read_query(query.path(0))["items"])
+    query.annotate(engine_at(3))
+    assert len(query.pool.indices("labeled")) == 9
+
+
+def test_an_annotator_may_know_labels_alone(joint):
+    query = joint({"label": 0.01, "mask": 100}, annotator=lambda ids: dict.fromkeys(ids, 1))
+    query.ask(engine_at(2))
+    query.annotate(engine_at(3))
+    assert len(query.pool.indices("labeled")) == N
+
+
+def test_masks_without_a_pool_of_them_are_refused(joint):
+    query = joint(CHEAP)
+    query.ask(engine_at(2))
+    query.pool.beside = None
+    with pytest.raises(ValueError, match="the query asks for masks, and this run has none"):
+        query.annotate(engine_at(3))

@@ -9,7 +9,7 @@ import torch
 from medssl_monai.data import Datalist, LabelPool
 from medssl_monai.data.pool import read_annotations
 from medssl_monai.query import PoolOutputs, Query
-from medssl_monai.query.record import query_record, read_query, write_query
+from medssl_monai.query.record import asked_for, query_record, read_query, write_query
 
 IDS = ["a/0.png", 'b,"1"', "Wirbelsäule 3"]
 
@@ -177,3 +177,76 @@ def test_a_query_for_masks_has_the_share_of_each_class_and_no_confidence(classes
     write_query(tmp_path / "q.json", record)
     assert read_query(tmp_path / "q.json") == record
     assert table_of(tmp_path / "q.csv") == [{"id": "s0", "rank": "1", "reason": "random", "label": ""}]
+
+
+@pytest.fixture
+def joint():
+    """A query for the class of one image and for the mask of another."""
+    items = [{"image": f"{i}.png", "id": f"s{i}"} for i in range(3)]
+    data = Datalist(items, classes=["low", "high"], mask_classes=["background", "lung"])
+    pool = LabelPool(data, beside=LabelPool(data, key="mask"))
+    index, nothing = torch.tensor([2, 0, 1]), torch.zeros(3, dtype=torch.bool)
+    shares = torch.tensor([[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]])
+    masks = PoolOutputs(index, nothing, shares, task="segmentation")
+    outputs = PoolOutputs(index, nothing, torch.tensor([[0.9, 0.1], [0.25, 0.75], [0.5, 0.5]]), beside=masks)
+    return pool, outputs, query_record(joint_query(["label", "mask"]), outputs, pool)
+
+
+def joint_query(kinds):
+    return Query(torch.tensor([2, 0]), ["expected error", "expected Dice loss"], kind=kinds)
+
+
+def test_a_query_says_of_each_item_whether_its_label_or_its_mask_is_asked_for(joint):
+    pool, outputs, record = joint
+    label, mask = record["items"]
+    assert (label["id"], label["ask"], label["predicted"]) == ("s2", "label", "low")
+    assert label["confidence"] == pytest.approx(0.9)
+    assert (mask["id"], mask["ask"], mask["predicted"]) == ("s0", "mask", "lung 25.0%")
+    assert "confidence" not in mask
+    assert asked_for(record) == "1 labels and 1 masks"
+    plain = query_record(Query(torch.tensor([2]), ["random"]), outputs, pool)
+    assert "ask" not in plain["items"][0]
+    assert asked_for(plain) == "1 labels"
+    assert asked_for({**plain, "items": []}) == "0 labels"
+
+
+def test_a_pool_of_masks_alone_asks_for_masks(joint):
+    pool, outputs, _ = joint
+    (item,) = query_record(Query(torch.tensor([2]), ["random"]), outputs.beside, pool.beside)["items"]
+    assert (item["ask"], item["predicted"]) == ("mask", "lung 50.0%")
+
+
+def test_labels_and_masks_are_filled_into_one_table(joint, tmp_path):
+    pool, _, record = joint
+    write_query(tmp_path / "q.json", record)
+    rows = table_of(tmp_path / "q.csv")
+    assert list(rows[0]) == ["id", "rank", "reason", "ask", "label", "mask"]
+    assert [(row["id"], row["ask"]) for row in rows] == [("s2", "label"), ("s0", "mask")]
+    path = tmp_path / "q.csv"
+    path.write_text(path.read_text().replace(",label,,", ",label,high,").replace(",mask,,", ",mask,,m/0.png"))
+    assert read_annotations(path, pool.classes, pool.task) == [("s2", 1), ("s0", None)]
+    masks = read_annotations(path, pool.beside.classes, pool.beside.task, "mask")
+    assert masks == [("s2", None), ("s0", str(tmp_path / "m/0.png"))]
+    filled = path.read_text()
+    write_query(tmp_path / "q.json", record)
+    assert path.read_text() == filled
+
+
+@pytest.mark.parametrize("answer", ["high,", ",m.png"])
+def test_answers_to_another_query_of_the_same_images_are_moved_aside(joint, tmp_path, answer):
+    pool, outputs, record = joint
+    write_query(tmp_path / "q.json", record)
+    path = tmp_path / "q.csv"
+    path.write_text(path.read_text().replace(",label,,", f",label,{answer}"))
+    write_query(tmp_path / "q.json", query_record(joint_query(["mask", "label"]), outputs, pool))
+    assert [row["ask"] for row in table_of(path)] == ["mask", "label"]
+    kept = table_of(tmp_path / "q.previous1.csv")[0]
+    assert f"{kept['label']},{kept['mask']}" == answer
+
+
+def test_an_empty_table_of_another_query_of_the_same_images_is_replaced(joint, tmp_path):
+    pool, outputs, record = joint
+    write_query(tmp_path / "q.json", record)
+    write_query(tmp_path / "q.json", query_record(joint_query(None), outputs, pool))
+    assert list(table_of(tmp_path / "q.csv")[0]) == ["id", "rank", "reason", "label"]
+    assert not (tmp_path / "q.previous1.csv").exists()
