@@ -23,7 +23,10 @@ SHORT = {"rounds": 1, "epochs_per_round": 1, "epoch_length": 2, "query::budget":
 WEIGHTS = {  # and bridge: the baselines of the paper
     "enc": ({"loss_weights::weight": 0, "loss_weights::mask_weight": 0, "loss_weights::consistency_weight": 0}, "none"),
     "enc_ssl": ({"loss_weights::mask_weight": 0, "loss_weights::consistency_weight": 0}, "none"),
-    "unet": ({"loss_weights::class_weight": 0, "loss_weights::weight": 0, "loss_weights::consistency_weight": 0}, "none"),
+    "unet": (
+        {"loss_weights::class_weight": 0, "loss_weights::weight": 0, "loss_weights::consistency_weight": 0},
+        "none",
+    ),
     "umtl": ({"loss_weights::weight": 0, "loss_weights::consistency_weight": 0}, "none"),
     "umtls": ({"loss_weights::weight": 0, "loss_weights::consistency_weight": 0}, "concat"),
     "umtl_ssl": ({"loss_weights::consistency_weight": 0}, "none"),
