@@ -147,7 +147,10 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--dataset_dir", type=Path, help="folder that paths of the datalist start from")
         command.add_argument("--allow_leaks", action="store_true", help="accept groups in more than one section")
         command.add_argument(
-            "--key", choices=["label", "mask"], default="label", help="mask: masks beside labels; the column is mask"
+            "--key",
+            choices=["label", "mask"],
+            default="label",
+            help="mask: the file has masks, and no labels",
         )
     return parser
 
@@ -302,23 +305,31 @@ def _speed(arguments: argparse.Namespace) -> int:
 
 def _change_labels(arguments: argparse.Namespace) -> int:
     from medssl_monai.data import LabelPool, load_datalist
-    from medssl_monai.data.pool import annotate_from_table, read_annotations
-    from medssl_monai.query.record import read_query
+    from medssl_monai.data.pool import annotate_from_table, read_annotations, read_table
+    from medssl_monai.query.record import pools_of, read_query
 
     output = arguments.output or arguments.labels
     if output.suffix != ".json":
         raise ValueError(f"the labels are written as JSON, so {output} must end in .json; name another with --output.")
     data = load_datalist(arguments.datalist, "training", arguments.dataset_dir, arguments.allow_leaks)
-    pool = LabelPool(data, labels=arguments.labels, key=arguments.key)
+    both = arguments.labels.suffix == ".json" and "beside" in read_query(arguments.labels)
+    beside = LabelPool(data, labels=0, key="mask") if both else None
+    pool = LabelPool(data, labels=arguments.labels, key=arguments.key, beside=beside)
     if arguments.query:
         pool.query_size = tuple(read_query(arguments.query)["query_size"])
-    rows = read_annotations(arguments.table, pool.classes, pool.task, pool.key)
-    accepted, refused = annotate_from_table(pool, rows, correct=arguments.command == "correct")
+    columns, _ = read_table(arguments.table)
+    lost = []
+    for own in pools_of(pool).values():
+        if own.key not in columns and own is not pool:
+            continue
+        rows = read_annotations(arguments.table, own.classes, own.task, own.key)
+        accepted, refused = annotate_from_table(own, rows, correct=arguments.command == "correct")
+        print(f"{len(accepted)} {own.key}s taken, {len(refused)} refused")
+        lost += refused
     pool.save(output)
-    for reason in refused:
+    for reason in lost:
         print(f"refused: {reason}", file=sys.stderr)
-    print(f"{len(accepted)} {pool.key}s taken, {len(refused)} refused")
-    return 1 if refused else 0
+    return 1 if lost else 0
 
 
 COMMANDS = {

@@ -157,6 +157,29 @@ def test_prepare_and_annotate_masks_beside_classes(leaky, tmp_path, capsys):
     assert again.label(again.position["7.png"]) == str(leaky / "3_lungs.png")
 
 
+def test_annotate_labels_and_masks_of_one_file(leaky, tmp_path, capsys):
+    for k in range(4):
+        Image.fromarray(np.eye(16, dtype=np.uint8)).save(leaky / f"{k}_lungs.png")
+    out, names = tmp_path / "out", ["--masks", "_lungs", "--mask_classes", "background", "lung"]
+    options = [*names, "--labels", "3", "--mask_labels", "1", "--split", "1", "0", "0", "--clear_names"]
+    assert main(["prepare", str(leaky), str(out), *options]) == 0
+    data = load_datalist(out / "datalist.json")
+    before = LabelPool(data, labels=0, beside=LabelPool(data, labels=0, key="mask"))
+    before.save(tmp_path / "pool.json")
+    (leaky / "mine.csv").write_text("id,ask,label,mask\n7.png,mask,,3_lungs.png\n6.png,label,a,\n5.png,mask,,no.png\n")
+    arguments = ["--datalist", str(out / "datalist.json"), "--labels", str(tmp_path / "pool.json")]
+    capsys.readouterr()
+    assert main(["annotate", str(leaky / "mine.csv"), *arguments]) == 1
+    printed = capsys.readouterr()
+    assert "1 labels taken, 0 refused" in printed.out
+    assert "1 masks taken, 1 refused" in printed.out
+    assert "5.png" in printed.err
+    pool = LabelPool(data, labels=tmp_path / "pool.json", beside=LabelPool(data, labels=0, key="mask"))
+    assert pool.label(pool.position["6.png"]) == 0
+    assert pool.beside.label(pool.position["7.png"]) == str(leaky / "3_lungs.png")
+    assert [int(own.mask.sum()) for own in (pool, pool.beside)] == [1, 1]
+
+
 def test_audit_fails_on_leaks_unless_they_are_allowed(leaky, tmp_path, capsys):
     folder = tmp_path / "out"
     main(["prepare", str(leaky), str(folder), "--split_column", "split", "--allow_leaks"])

@@ -175,7 +175,7 @@ def predict_pool(
         images=lambda index: to_unit(dataset.images[index].to(device)),
         threshold=threshold,
         task=pool.task,
-        **({} if beside is None else {"beside": beside}),
+        beside=beside,
     )
 
 

@@ -22,7 +22,7 @@ from medssl_monai.engines.evaluate import check_pseudo_labels, evaluate
 from medssl_monai.files import write_json, write_text
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.metrics.classification import finding_figures
-from medssl_monai.query.record import read_query
+from medssl_monai.query.record import pools_of, read_query
 from medssl_monai.task import UNKNOWN
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ def _with_images(record: dict[str, Any], pool: LabelPool, dataset: ImageDataset)
     items = []
     for item in record["items"]:
         index = pool.position[item["id"]]
-        label = pool.label(index)
+        label = pools_of(pool)[item.get("ask", pool.key)].label(index)
         answer: dict[str, Any] = {"annotated": None, "differs": False}
         if label is not None:
             answer = {"annotated": label_text(label, pool.classes), "differs": _differs(item, label, pool.classes)}

@@ -199,6 +199,20 @@ def name_of(strategy: QueryStrategy) -> str:
     return getattr(function, "__name__", type(function).__name__) + (f" ({bound})" if bound else "")
 
 
+def of_one_kind(query: Query, strategy: QueryStrategy) -> Query:
+    """The query, which must not ask for classes and masks at once.
+
+    Raises:
+        ValueError: if it does.
+    """
+    if query.kind is not None:
+        raise ValueError(
+            f"{name_of(strategy)} asks for labels and masks, whose budget is in units of cost and not in samples; use "
+            "it by itself."
+        )
+    return query
+
+
 def top_unlabeled(outputs: PoolOutputs, score: Tensor, budget: int, name: str) -> Query:
     """The `budget` unlabeled samples with the highest score ``(N,)``; ties go to the smaller index."""
     rows = outputs.unlabeled

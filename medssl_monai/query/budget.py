@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from medssl_monai.query.base import PoolOutputs, Query, QueryStrategy, name_of
+from medssl_monai.query.base import PoolOutputs, Query, QueryStrategy, name_of, of_one_kind
 
 
 class ExactBudget:
@@ -50,7 +50,7 @@ class ExactBudget:
 
         def ask(budget: int) -> Query:
             generator.set_state(state)
-            return self.strategy(outputs, budget, generator)
+            return of_one_kind(self.strategy(outputs, budget, generator), self.strategy)
 
         too_few, enough, most = 0, wanted, int((~outputs.labeled).sum())
         answer = ask(enough)

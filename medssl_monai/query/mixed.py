@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from medssl_monai.query.base import PoolOutputs, Query, QueryStrategy, name_of
+from medssl_monai.query.base import PoolOutputs, Query, QueryStrategy, name_of, of_one_kind
 from medssl_monai.query.clusters import apportion
 
 
@@ -56,12 +56,12 @@ class Mixed:
         """The query.
 
         Raises:
-            ValueError: if a strategy gives more or fewer samples than it was asked for.
+            ValueError: if a strategy gives more or fewer samples than it was asked for, or asks for masks as well.
         """
         budget = min(budget, len(outputs.unlabeled))
         chosen: list[tuple[float, int, str]] = []
         for strategy, count in zip(self.strategies, apportion(self.shares, budget), strict=True):
-            part = strategy(outputs, count, generator)
+            part = of_one_kind(strategy(outputs, count, generator), strategy)
             if len(part) != count:
                 raise ValueError(
                     f"{name_of(strategy)} chose {len(part)} samples where {count} were asked for; wrap it in "

@@ -82,8 +82,8 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
             `medssl_monai.metrics.evaluate_predictions`) of each, and perhaps ``estimator`` (see
             `medssl_monai.metrics.judge_targets`) by section; ``queries``: ``round`` (but for a cold start), ``epoch``,
             ``strategy`` and ``items``, each with ``id``, ``rank``, ``reason``, ``scores`` by name, ``annotated`` (the
-            label as text, or None), ``predicted``, ``differs`` (whether that was wrong), perhaps ``confidence`` in
-            [0, 1], and ``image`` (uint8 ``(H, W)`` or ``(H, W, 3)``, or None).
+            label as text, or None), ``predicted``, ``differs`` (whether that was wrong), perhaps ``ask`` (for which
+            kind of label) and ``confidence`` in [0, 1], and ``image`` (uint8 ``(H, W)`` or ``(H, W, 3)``, or None).
 
     Returns:
         The path.
@@ -260,12 +260,13 @@ def _card(item: Mapping[str, Any]) -> str:
     picture = '<span class="empty">no preview</span>'
     if item["image"] is not None:
         picture = f'<img src="{_thumbnail(item["image"])}" alt="Image {escape(name)}">'
+    asked = f"for its {escape(item['ask'])} · " if "ask" in item else ""
     answer = "not annotated yet" if annotated is None else f"annotated {annotated}"
     surprise = ' <strong class="tag">differs</strong>' if item["differs"] else ""
     sure = f" ({item['confidence']:.3f})" if "confidence" in item else ""
     return (
         f'<li>{picture}<p class="id">{escape(name)}</p>'
-        f"<p>rank {item['rank']} · {escape(str(item['reason']))}</p>"
+        f"<p>rank {item['rank']} · {asked}{escape(str(item['reason']))}</p>"
         f'<p class="scores">{escape(scores)}</p>'
         f"<p>predicted {escape(str(item['predicted']))}{sure}<br>"
         f"→ {escape(answer)}{surprise}</p></li>"

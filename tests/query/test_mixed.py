@@ -1,12 +1,22 @@
 """Several strategies in one."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
 from medssl_monai import query
-from medssl_monai.query import AfterColdStart, BoostMISQuery, Clusters, CoreSet, DensityEntropy, Mixed, PoolOutputs
+from medssl_monai.query import (
+    AfterColdStart,
+    BoostMISQuery,
+    Clusters,
+    CoreSet,
+    DensityEntropy,
+    JointQuery,
+    Mixed,
+    PoolOutputs,
+)
 from medssl_monai.query.base import name_of
 from medssl_monai.query.budget import ExactBudget
 
@@ -73,3 +83,18 @@ def test_the_record_names_the_strategies_within():
     cold = AfterColdStart(Clusters(), partial(query.bald, passes=5), labels=20)
     assert name_of(cold) == "Clusters, from 20 labels on bald (passes=5)"
     assert name_of(Mixed([cold.first, query.random], [0.75, 0.25])) == "0.75 Clusters + 0.25 random"
+
+
+@pytest.mark.parametrize("wrap", [lambda own: Mixed([own, query.random], [1, 1]), ExactBudget])
+def test_a_query_for_two_kinds_is_not_taken_for_one_of_labels(wrap):
+    outputs = pool_of()
+    masks = PoolOutputs(
+        outputs.index,
+        outputs.labeled,
+        outputs.probs[:, :2],
+        network=torch.nn.Identity(),
+        images=lambda index: torch.zeros(len(index), 2, 4, 4),
+        task="segmentation",
+    )
+    with pytest.raises(ValueError, match="asks for labels and masks, whose budget is in units of cost"):
+        wrap(JointQuery())(replace(outputs, beside=masks), 6, seeded())
