@@ -6,9 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medssl_monai import __version__
+
+if TYPE_CHECKING:  # the commands import what they need
+    from medssl_monai.data import Datalist, LabelPool
 
 SHOWN = 20
 """Files that cannot be used, in the terminal."""
@@ -48,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     bundle = commands.add_parser("bundle", help="copy a bundle to a folder of your own")
-    bundle.add_argument("name", help="boostmis, tear, s2mts2 or ssal")
+    bundle.add_argument("name", help="boostmis, tear, s2mts2, ssal or multimix")
     bundle.add_argument("folder", type=Path)
 
     phantom = commands.add_parser("phantom", help="make synthetic images with a datalist")
@@ -138,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     speed.add_argument("--json", action="store_true")
 
     for name, text in (("annotate", "give new labels to a pool"), ("correct", "replace labels of a pool")):
-        command = commands.add_parser(name, help=f"{text}, from a table with the columns id and label")
+        command = commands.add_parser(name, help=f"{text}, from a table with the columns id and label, or mask")
         command.add_argument("table", type=Path)
         command.add_argument("--datalist", type=Path, required=True)
         command.add_argument("--labels", type=Path, required=True, help="the pool's labels: a file that a run wrote")
@@ -146,12 +149,6 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--query", type=Path, help="the query that asked (.json): BoostMIS learns its size")
         command.add_argument("--dataset_dir", type=Path, help="folder that paths of the datalist start from")
         command.add_argument("--allow_leaks", action="store_true", help="accept groups in more than one section")
-        command.add_argument(
-            "--key",
-            choices=["label", "mask"],
-            default="label",
-            help="mask: the file has masks, and no labels",
-        )
     return parser
 
 
@@ -304,7 +301,7 @@ def _speed(arguments: argparse.Namespace) -> int:
 
 
 def _change_labels(arguments: argparse.Namespace) -> int:
-    from medssl_monai.data import LabelPool, load_datalist
+    from medssl_monai.data import load_datalist
     from medssl_monai.data.pool import annotate_from_table, read_annotations, read_table
     from medssl_monai.query.record import pools_of, read_query
 
@@ -312,16 +309,12 @@ def _change_labels(arguments: argparse.Namespace) -> int:
     if output.suffix != ".json":
         raise ValueError(f"the labels are written as JSON, so {output} must end in .json; name another with --output.")
     data = load_datalist(arguments.datalist, "training", arguments.dataset_dir, arguments.allow_leaks)
-    both = arguments.labels.suffix == ".json" and "beside" in read_query(arguments.labels)
-    beside = LabelPool(data, labels=0, key="mask") if both else None
-    pool = LabelPool(data, labels=arguments.labels, key=arguments.key, beside=beside)
+    pool = _pool(arguments.labels, data)
     if arguments.query:
         pool.query_size = tuple(read_query(arguments.query)["query_size"])
     columns, _ = read_table(arguments.table)
     lost = []
-    for own in pools_of(pool).values():
-        if own.key not in columns and own is not pool:
-            continue
+    for own in [own for own in pools_of(pool).values() if own.key in columns] or [pool]:
         rows = read_annotations(arguments.table, own.classes, own.task, own.key)
         accepted, refused = annotate_from_table(own, rows, correct=arguments.command == "correct")
         print(f"{len(accepted)} {own.key}s taken, {len(refused)} refused")
@@ -330,6 +323,22 @@ def _change_labels(arguments: argparse.Namespace) -> int:
     for reason in lost:
         print(f"refused: {reason}", file=sys.stderr)
     return 1 if lost else 0
+
+
+def _pool(labels: Path, data: Datalist) -> LabelPool:
+    """The pool that a file of labels, of masks, or of both describes."""
+    from medssl_monai.data import LabelPool
+    from medssl_monai.data.pool import read_table
+    from medssl_monai.query.record import read_query
+
+    table = labels.suffix == ".csv"
+    kinds = set(read_table(labels)[0] if table else [read_query(labels).get("key", "label")])
+    if "mask" in kinds and "label" not in kinds:
+        return LabelPool(data, labels=labels, key="mask")
+    if not data.mask_classes:
+        return LabelPool(data, labels=labels)
+    masks = labels if "mask" in kinds else 0 if table else None  # None: a file that says nothing of masks leaves them
+    return LabelPool(data, labels=labels, beside=LabelPool(data, labels=masks, key="mask"))
 
 
 COMMANDS = {

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from medssl_monai.bundle import workflow
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.pool import NOTHING, LabelPool, annotate_from_table, read_annotations, read_table
-from medssl_monai.handlers.query import Oracle, give_answers, write_one_query
+from medssl_monai.handlers.query import Oracle, check_cold_start, give_answers, write_one_query
 from medssl_monai.handlers.rounds import write_report
 from medssl_monai.query.record import pools_of, read_query
 
@@ -109,7 +109,8 @@ def _cold_start(run: Any, folder: Path) -> Path | None:
         return None
     path = folder / "queries" / "cold_start.json"
     if not path.exists():
-        pool.quarantine(dataset.unreadable)
+        check_cold_start(pool, method)
+        pool.quarantine(dataset.unreadable, method.learned)
         write_one_query(path, method, dataset, pool, strategy, budget, seed, device)
     return path
 
@@ -139,7 +140,7 @@ def hand_over(
         if not accepted and record["items"]:
             logger.info(f"Fill in {_how(table, record, pool)}, then start the same command again.")
             return False
-        logger.info(f"{len(accepted)} of {len(record['items'])} queried images have a label now.")
+        logger.info(f"{len(accepted)} of {len(record['items'])} queries were answered.")
     pool.query_size = tuple(record["query_size"])
     pool.save(labels)
     return True
@@ -150,11 +151,10 @@ def _from_person(table: Path, pool: LabelPool) -> tuple[set[str], list[str]]:
     columns, _ = read_table(table)
     accepted: set[str] = set()
     refused: list[str] = []
-    for own in pools_of(pool).values():
-        if own.key in columns or own is pool:
-            good, bad = annotate_from_table(own, read_annotations(table, own.classes, own.task, own.key))
-            accepted.update(good)
-            refused += bad
+    for own in [own for own in pools_of(pool).values() if own.key in columns] or [pool]:
+        good, bad = annotate_from_table(own, read_annotations(table, own.classes, own.task, own.key))
+        accepted.update(good)
+        refused += bad
     return accepted, refused
 
 

@@ -149,9 +149,7 @@ def test_prepare_and_annotate_masks_beside_classes(leaky, tmp_path, capsys):
     pool.save(tmp_path / "masks.json")
     (leaky / "mine.csv").write_text("id,mask\n7.png,3_lungs.png\n")
     arguments = ["--datalist", str(out / "datalist.json"), "--labels", str(tmp_path / "masks.json")]
-    assert main(["annotate", str(leaky / "mine.csv"), *arguments]) == 1
-    assert "holds masks, and this is a pool of labels" in capsys.readouterr().err
-    assert main(["annotate", str(leaky / "mine.csv"), *arguments, "--key", "mask"]) == 0
+    assert main(["annotate", str(leaky / "mine.csv"), *arguments]) == 0
     assert "1 masks taken, 0 refused" in capsys.readouterr().out
     again = LabelPool(load_datalist(out / "datalist.json"), labels=tmp_path / "masks.json", key="mask")
     assert again.label(again.position["7.png"]) == str(leaky / "3_lungs.png")
@@ -178,6 +176,20 @@ def test_annotate_labels_and_masks_of_one_file(leaky, tmp_path, capsys):
     assert pool.label(pool.position["6.png"]) == 0
     assert pool.beside.label(pool.position["7.png"]) == str(leaky / "3_lungs.png")
     assert [int(own.mask.sum()) for own in (pool, pool.beside)] == [1, 1]
+
+
+def test_a_table_of_labels_and_masks_keeps_both(leaky, tmp_path):
+    for k in range(4):
+        Image.fromarray(np.eye(16, dtype=np.uint8)).save(leaky / f"{k}_lungs.png")
+    out, names = tmp_path / "out", ["--masks", "_lungs", "--mask_classes", "background", "lung"]
+    assert main(["prepare", str(leaky), str(out), *names, "--split", "1", "0", "0", "--clear_names"]) == 0
+    (leaky / "known.csv").write_text("id,label,mask\n4.png,a,1_lungs.png\n5.png,b,\n")
+    (leaky / "new.csv").write_text("id,mask\n5.png,2_lungs.png\n")
+    arguments = ["--datalist", str(out / "datalist.json"), "--labels", str(leaky / "known.csv")]
+    assert main(["annotate", str(leaky / "new.csv"), *arguments, "--output", str(tmp_path / "o.json")]) == 0
+    data = load_datalist(out / "datalist.json")
+    pool = LabelPool(data, labels=tmp_path / "o.json", beside=LabelPool(data, labels=0, key="mask"))
+    assert [int(own.mask.sum()) for own in (pool, pool.beside)] == [2, 2]
 
 
 def test_audit_fails_on_leaks_unless_they_are_allowed(leaky, tmp_path, capsys):

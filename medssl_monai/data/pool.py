@@ -178,17 +178,18 @@ class LabelPool:
         if self.beside is not None:
             self.beside.exclude(positions)
 
-    def quarantine(self, images: Iterable[int] = ()) -> None:
+    def quarantine(self, images: Iterable[int] = (), learned: Sequence[Key] = ("label", "mask")) -> None:
         """`exclude` samples whose images cannot be read, and those whose masks cannot, from the pool of these alone.
 
         Args:
             images: positions of the images, as from `ImageDataset.unreadable`.
+            learned: `SSLMethod.learned`; masks `beside` labels that nobody learns are not read.
 
         Raises:
             ValueError: if bad masks are not to be skipped, see `Masks.read`.
         """
         self.exclude([*images, *self.unreadable])
-        if self.beside is not None:
+        if self.beside is not None and "mask" in learned:
             self.beside.exclude(self.beside.unreadable)
 
     def indices(self, subset: Subset) -> Tensor:
@@ -563,12 +564,15 @@ def _class(label: Any) -> Any:
     return 0 if isinstance(label, str) else label
 
 
+ASKED_BY: dict[Key, str] = {"label": "labels", "mask": "mask_labels"}
+"""The value of a configuration that says how many are known."""
+
 DRAWS = {"balanced": balanced_draw, "stratified": stratified_draw}
 
 
 def _shuffled(size: int, count: int, seed: int, key: Key) -> list[int]:
     if not 0 <= count <= size:
-        raise ValueError(f"`labels` asks for {count} items, and the training section has {size} with a {key}.")
+        raise ValueError(f"`{ASKED_BY[key]}` asks for {count} items, and the training section has {size} with a {key}.")
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
@@ -727,7 +731,7 @@ class PoolSampler(Sampler[int]):
             raise ValueError(
                 f"no {self.subset} samples to draw from; the pool has {len(self.pool)} samples"
                 f"{f', {lost} of them unreadable' if lost else ''}. Give some items a {self.pool.key}, or name a table "
-                f"of {self.pool.key}s with `labels`."
+                f"of {self.pool.key}s with `{ASKED_BY[self.pool.key]}`."
             )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         rank, world_size = idist.get_rank(), idist.get_world_size()
@@ -798,6 +802,8 @@ def pool_loader(
     """
     length = len(dataset)  # type: ignore[arg-type]  # torch's Dataset does not declare it
     if patch_size := getattr(dataset, "patch_size", None):
+        if pool.beside is not None or pool.key == "mask":
+            raise ValueError("labels beside masks are of whole images, and not of patches; set `patch_size` to null.")
         dataset = PatchDataset(cast(ImageDataset, dataset), patch_size, pool if subset == "labeled" else None)
     if length != len(pool):
         raise ValueError(f"the dataset has {length} items, the pool {len(pool)}; both must share one datalist.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,7 +115,8 @@ class QueryHandler:
         """Ask for the first labels, and give them to the pool, if none is known."""
         if not self.cold_start or len(self.pool.indices("labeled")):
             return
-        self.pool.quarantine(self.dataset.unreadable)
+        check_cold_start(self.pool, self.method)
+        self.pool.quarantine(self.dataset.unreadable, self.method.learned)
         path = self.folder / "cold_start.json"
         if is_first():
             self._ask(engine, path, "Cold start", self.cold_start)
@@ -150,10 +152,22 @@ class QueryHandler:
     def _annotate(self, engine: Engine, path: Path, name: str, annotator: Annotator) -> None:
         record = from_first(read_query(path) if is_first() else None)
         answered = annotate(self.pool, self.method, record, annotator)
-        self.pool.quarantine()
+        self.pool.quarantine(learned=self.method.learned)
         known = (f"{int(own.mask.sum())} are {FLAGS[key]}" for key, own in pools_of(self.pool).items())
         engine.logger.info(
             f"{name}: {answered} of {len(record['items'])} answered; of {len(self.pool)} samples {', '.join(known)}."
+        )
+
+
+def check_cold_start(pool: LabelPool, method: SSLMethod) -> None:
+    """Refuse to begin without any mask where a method learns masks beside labels.
+
+    Raises:
+        ValueError: then, since a query in units of cost need not bring one.
+    """
+    if pool.beside is not None and "mask" in method.learned and len(pool.beside.indices("labeled")) == 0:
+        raise ValueError(
+            "no mask is known, and a cold start asks for labels first; set `mask_labels`, or learn labels alone."
         )
 
 
@@ -167,15 +181,19 @@ def ask(
     device: torch.device | str,
     batch_size: int = 128,
     threshold: Threshold | None = None,
+    learned: Sequence[Key] | None = None,
 ) -> dict[str, Any]:
     """The record of one query, see `medssl_monai.query.record`.
 
-    `threshold` stands in for the method's present one; see `QueryHandler` for the other arguments.
+    Images in quarantine are not asked for, nor those of a source that training does not draw (`LabelPool.streamed`).
+    `threshold` and `learned` stand in for what the method says of itself; see `QueryHandler` for the other arguments.
     """
-    network, pool = method.inference_network, pool.only(method.learned)
+    network, pool = method.inference_network, pool.only(method.learned if learned is None else learned)
     threshold = method.confidence_threshold if threshold is None else threshold
-    outputs = predict_pool(network, dataset, pool, device, batch_size, threshold)
-    outputs = outputs.take(pool.indices("all"))  # without images in quarantine
+    found = predict_pool(network, dataset, pool, device, batch_size, threshold)
+    outputs = found.take(pool.streamed("all"))
+    if pool.beside is not None and found.beside is not None:
+        outputs = replace(outputs, beside=found.beside.take(pool.beside.streamed("all")))
     query = strategy(outputs, budget, generator)
     facts = {"strategy": name_of(strategy), "budget": budget, "model_sha256": weights_sha256(network)}
     return query_record(query, outputs, pool, **facts)
@@ -194,13 +212,15 @@ def write_one_query(
 ) -> None:
     """`ask` outside of a run, and write the query; see `QueryHandler` for the arguments.
 
-    `weights` is the file that the method's network was loaded from; it knows the threshold and the epoch at which it
-    was saved. None: training has not begun.
+    `weights` is the file that the method's network was loaded from; it knows what it learned, the threshold and the
+    epoch at which it was saved. None: training has not begun.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003)
     saved = weights_metadata(weights) if weights else {}
-    threshold = saved.get("threshold")
-    record = ask(method.to(device), dataset, pool, strategy, budget, generator, device, threshold=threshold)
+    threshold, learned = saved.get("threshold"), saved.get("learned")
+    record = ask(
+        method.to(device), dataset, pool, strategy, budget, generator, device, threshold=threshold, learned=learned
+    )
     write_query(path, {**record, "epoch": saved.get("epoch", 0)})
 
 

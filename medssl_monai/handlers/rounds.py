@@ -82,7 +82,7 @@ class RoundReport:
         refused = []
         for pool, dataset in ((self.pool, self.dataset), (self.validation_pool, self.validation)):
             try:
-                pool.quarantine(dataset.unreadable)
+                pool.quarantine(dataset.unreadable, self.method.learned)
             except ValueError as error:
                 refused.append(str(error))
         if refused:
@@ -111,7 +111,7 @@ class RoundReport:
             "pseudo_labels": checked,
             "evaluation": figures,
             "quarantine": [
-                *quarantine("training", self.dataset, self.pool),
+                *quarantine("training", self.dataset, self.pool.only(self.method.learned)),
                 *quarantine("validation", self.validation, self.validation_pool),
             ],
         }
@@ -154,9 +154,7 @@ def quarantine_lines(entries: Sequence[dict[str, str]]) -> list[str]:
     for entry in entries:
         names.setdefault((entry["section"], entry["reason"]), []).append(entry["id"])
     lines = [f"{section}, {', '.join(ids)}: {reason}" for (section, reason), ids in names.items()]
-    return (
-        [f"Quarantine: {len(entries)} images cannot be read and are left out of everything.", *lines] if lines else []
-    )
+    return [f"Quarantine: {len(entries)} files cannot be read and are left out of everything.", *lines] if lines else []
 
 
 def write_report(
@@ -249,12 +247,13 @@ def rounds_table(rounds: Sequence[dict[str, Any]]) -> str:
     table = csv.writer(text, lineterminator="\n")
     several = any(finding_figures(record["evaluation"]) for record in rounds)
     further = ["undefined"] if several else []
-    table.writerow(["round", "epoch", "labels", "metric", "value", "low", "high", "data", *further])
+    masks = ["masks"] if any("masks" in record for record in rounds) else []
+    table.writerow(["round", "epoch", "labels", *masks, "metric", "value", "low", "high", "data", *further])
     for record in rounds:
         kind = "SYNTHETIC" if record["evaluation"].get("synthetic") else "real"
         named = [{"metric": name, **figure} for name, figure in record["evaluation"]["metrics"].items()]
         for figure in [*named, *finding_figures(record["evaluation"])]:
-            row = [record["round"], record["epoch"], record["labels"], figure["metric"]]
+            row = [record[name] for name in ("round", "epoch", "labels", *masks)] + [figure["metric"]]
             bounds = [figure.get("low", ""), figure.get("high", "")]
             table.writerow([*row, figure["value"], *bounds, kind, *(figure.get(name, "") for name in further)])
     return text.getvalue()

@@ -41,14 +41,14 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
         structure is does not say how sure the network is of it. Where there may be masks beside labels, ``ask`` says
         which of both is asked for, ``label`` or ``mask``, and ``predicted`` is the prediction of that.
     """
-    row_of = {int(index): row for row, index in enumerate(outputs.index)}
     kinds = query.kind or [pool.key] * len(query)
     told = query.kind is not None or pool.key != "label"
     seen = {pool.key: outputs} if outputs.beside is None else {"label": outputs, "mask": outputs.beside}
+    row_of = {kind: {int(index): row for row, index in enumerate(own.index)} for kind, own in seen.items()}
     pools = pools_of(pool)
     items = []
     for rank, (index, kind) in enumerate(zip(query.index.tolist(), kinds, strict=True)):
-        row, own = row_of[index], seen[kind]
+        row, own = row_of[kind][index], seen[kind]
         names = pools[kind].classes or tuple(map(str, range(own.probs.shape[1])))
         items.append(
             {

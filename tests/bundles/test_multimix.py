@@ -199,7 +199,7 @@ def test_labeled_images_stand_in_where_all_are_labeled(run_multimix, caplog, lab
 @pytest.mark.parametrize(
     ("key", "choice", "message"),
     [
-        ("mask", {}, "the training section has 0 with a mask"),
+        ("mask", {}, "`mask_labels` asks for 4 items, and the training section has 0 with a mask"),
         ("mask", {"mask_labels": 0}, "no validation image has a mask"),
         ("label", {}, "the training section has 0 with a label"),
     ],
@@ -222,6 +222,26 @@ def test_without_classes_masks_alone_can_be_learned(run_multimix, changed, tmp_p
 
 def test_masks_of_no_known_image_are_refused_before_training(run_multimix):
     assert "no labeled samples to draw from" in refused(run_multimix, mask_labels=0)
+
+
+def test_a_cold_start_needs_a_mask_before_anybody_is_asked(run_multimix, tmp_path):
+    said = refused(run_multimix, labels=0, mask_labels=0, **{"query::cold_start": 12})
+    assert "no mask is known, and a cold start asks for labels first" in said
+    assert not (tmp_path / "run" / "queries").exists()
+
+
+def test_patches_are_refused_in_words(run_multimix):
+    assert "set `patch_size` to null" in refused(run_multimix, patch_size=[16, 16])
+
+
+def test_masks_that_nobody_learns_are_not_read(run_multimix, changed, tmp_path):
+    path = Path(changed(lambda section, item: item))
+    content = json.loads(path.read_text())
+    content["training"][0]["mask"] = content["validation"][0]["mask"] = str(tmp_path / "lost.png")
+    path.write_text(json.dumps(content))
+    weights, bridge = WEIGHTS["enc_ssl"]
+    run_multimix(datalist=str(path), mask_labels=1.0, bridge=bridge, **weights)
+    assert record(tmp_path / "run")["quarantine"] == []
 
 
 def test_a_bad_mask_is_named_or_skipped_and_takes_no_class_away(run_multimix, changed, tmp_path):
@@ -294,6 +314,38 @@ def test_a_second_source_of_other_classes_is_refused(run_multimix, own_bundle, c
         assert "was trained on the classes" in said
 
 
+def test_a_model_of_masks_alone_is_not_measured_on_other_masks(run_multimix, own_bundle, changed):
+    models, (weights, bridge) = str(own_bundle("multimix") / "models"), WEIGHTS["unet"]
+    run_multimix(ckpt_dir=models, bridge=bridge, **weights)
+    other = changed(lambda _, item: item, classes=["right", "left"], mask_classes=["background", "box"])
+    said = refused(run_multimix, "far", ("evaluate.yaml",), ckpt_dir=models, datalist=other)
+    assert "was trained on the classes ['background', 'disk']" in said
+    other = changed(lambda _, item: item, classes=["right", "left"])
+    run_multimix("far", ("evaluate.yaml",), ckpt_dir=models, datalist=other)  # classes that it never learned
+
+
+@pytest.mark.parametrize(("key", "metric"), [("mask", "dice"), ("label", "accuracy")])
+def test_a_source_of_one_kind_is_measured_by_that(run_multimix, own_bundle, changed, tmp_path, key, metric):
+    models = str(own_bundle("multimix") / "models")
+    run_multimix(ckpt_dir=models)
+    other = {"mask": "label", "label": "mask"}[key]
+    run_multimix("far", ("evaluate.yaml",), ckpt_dir=models, datalist=changed(without(other)))
+    metrics = json.loads((tmp_path / "far" / "metrics.json").read_text())["metrics"]
+    assert metric in metrics
+    assert len({"dice", "accuracy"} & set(metrics)) == 1
+
+
+def test_nothing_is_asked_for_that_a_source_does_not_have(run_multimix, changed, tmp_path):
+    """Else the oracle could not answer, and the same images would come back in every query."""
+    costs = {"strategies::joint::costs": {"label": 1.0, "mask": 1.0}}
+    run_multimix(datalist=changed(two_sources), labels=8, mask_labels=4, **{"query::budget": 18}, **costs)
+    query = json.loads((tmp_path / "run" / "queries" / "round_00.json").read_text())
+    kinds = {item["id"]: item["ask"] for item in query["items"]}
+    masks = {name for name in kinds if int(name.rpartition("_")[2]) % 3 == 2}
+    assert {name for name, kind in kinds.items() if kind == "mask"} == masks
+    assert 0 < len(masks) < len(kinds)
+
+
 # ---- queries ---------------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +377,23 @@ def test_what_to_label_next_by_a_trained_model(run_multimix, own_bundle, tmp_pat
 
 
 # ---- inference and deployment ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["unet", "enc_ssl"])
+def test_a_query_knows_what_its_weights_learned(run_multimix, own_bundle, tmp_path, name):
+    models, (weights, bridge) = str(own_bundle("multimix") / "models"), WEIGHTS[name]
+    run_multimix(ckpt_dir=models, bridge=bridge, **weights)
+    strategy = "@strategies::mask_entropy" if name == "unet" else "@strategies::joint"
+    run_multimix("asked", ("query.yaml",), ckpt_dir=models, **{"query::budget": 3, "query::strategy": strategy})
+    rows = list(csv.DictReader((tmp_path / "asked" / "query.csv").read_text().splitlines()))
+    assert len(rows) == 3
+    assert {row.get("ask", "label") for row in rows} == {"mask" if name == "unet" else "label"}
+
+
+def test_the_file_of_a_run_is_the_start_of_another_whatever_else_is_asked_for(run_multimix, tmp_path):
+    run_multimix()
+    run_multimix("again", labels=str(tmp_path / "run" / "pool.json"), mask_labels=400)
+    assert (record(tmp_path / "again")["labels"], record(tmp_path / "again")["masks"]) == (6, 4)
 
 
 @pytest.fixture

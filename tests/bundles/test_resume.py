@@ -15,7 +15,7 @@ CHOICES = [
     *[("boostmis", {"method_def": f"@methods::{m}"}) for m in ("boostmis", "fixmatch", "mean_teacher", "supervised")],
     *[("tear", {"methods::tear::adapl::previous": previous}) for previous in ("ema", "snapshot", "bank")],
     *[("s2mts2", {"methods::s2mts2::teacher_bn": mode}) for mode in ("eval", "train")],
-    ("multimix", {"strategies::joint::costs": {"label": 1.0, "mask": 1.0}}),
+    ("multimix", {"strategies::joint::costs": {"label": 4.0, "mask": 1.0}}),
 ]
 
 

@@ -990,7 +990,7 @@ def test_refusals_name_the_mask(index, labels, match):
     [
         ({"key": "masks"}, r"`key` must be one of \('label', 'mask'\), got 'masks'"),
         ({"task": "multiclass"}, "the task of a pool of masks is 'segmentation', not 'multiclass'"),
-        ({"labels": 4}, "`labels` asks for 4 items, and the training section has 3 with a mask"),
+        ({"labels": 4}, "`mask_labels` asks for 4 items, and the training section has 3 with a mask"),
     ],
 )
 def test_errors_of_a_pool_of_masks(options, match):
@@ -1000,7 +1000,7 @@ def test_errors_of_a_pool_of_masks(options, match):
 
 def test_no_mask_to_draw_from():
     pool = LabelPool(joint(), key="mask", labels=0)
-    with pytest.raises(ValueError, match="Give some items a mask, or name a table of masks with `labels`"):
+    with pytest.raises(ValueError, match="Give some items a mask, or name a table of masks with `mask_labels`"):
         list(PoolSampler(pool, "labeled", num_samples=1))
 
 

@@ -33,7 +33,7 @@ def sections(page):
 def plain(line):
     """A line without what differs from run to run: pseudonyms, and figures of a training."""
     line = re.sub(r"\b[a-z][0-9a-f]{12}\b", "ID", line)
-    line = re.sub(r"^(\d+) +\d+ +(?=\d\.\d{3})", r"\1 LABELS ", line)  # a query asks for K to 2 K
+    line = re.sub(r"^(\d+) +\d+( +\d+)? +(?=\d\.\d{3})", r"\1 LABELS ", line)  # a query asks for K to 2 K
     line = re.sub(r"\b\d+\.\d+\b", "0.0", line)
     return re.sub(r"\s+", " ", line).strip()
 
