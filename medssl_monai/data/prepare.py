@@ -106,7 +106,8 @@ def prepare(
         uncertain: what a finding of -1 counts as: unknown (``ignore``), absent (``zero``) or present (``one``).
         blank: what an empty finding counts as, likewise.
         split: shares of training, validation and testing; groups stay together, classes are spread evenly. None: the
-            publisher's split if it keeps groups together, else (0.8, 0.2, 0).
+            publisher's split if it keeps groups together, else (0.8, 0.2, 0). A section with a share of 0 is left out:
+            (0, 0, 1) is a set to measure on.
         folds: cross-validation instead: groups are dealt to as many folds, so that each has its share of the groups of
             every class; a testing section of the publisher stays out of it.
         fold: which of them, from 0, is the validation section; the others are the training section.
@@ -199,11 +200,17 @@ def prepare(
         raise ValueError(f"{masked or source} holds no usable mask; noted: {_counts(found.noted)}.")
     sections, how = _all_sections(found, split, bool(split_column) or own_split, folds, fold, seed, allow_leaks)
     how = how.replace("the source", listed.name, 1) if listed and own_split else how
-    label_list_line = listed.hide_others(sections["training"]) if listed else None
+    training = sections.get("training", [])
+    if not training and (listed or labels is not None or mask_labels is not None or second is not None):
+        raise ValueError(
+            "labels to show, and images without labels, are for the training section, and this split has none; give "
+            "it a share, or leave them out."
+        )
+    label_list_line = listed.hide_others(training) if listed else None
     if labels is not None:
-        hide_labels(sections["training"], labels, labels_by, seed)
+        hide_labels(training, labels, labels_by, seed)
     if mask_labels is not None:
-        hide_labels(sections["training"], mask_labels, labels_by, seed, "mask")
+        hide_labels(training, mask_labels, labels_by, seed, "mask")
     _write_images(found, request.out_dir)
     if second is not None and not found.features:
         _drop_recurring(found, sections, request.out_dir)
@@ -214,7 +221,7 @@ def prepare(
         classes=found.classes,
         name=request.source.stem if request.source.is_file() else request.out_dir.resolve().name,
         synthetic=found.synthetic or any(_is_synthetic(each.source) for each in (request, second, third) if each),
-        modality=("feature",) if found.features else _modality(request.out_dir, sections["training"]),
+        modality=("feature",) if found.features else _modality(request.out_dir, itertools.chain(*sections.values())),
         allow_leaks=allow_leaks,
         mask_classes=mask_classes or (),
         quarantine=found.quarantine,
@@ -492,7 +499,7 @@ def _split(
         shares = _shares(DEFAULT_SPLIT if split is None else split)
         names = [name for name, share in zip(SECTIONS, shares, strict=True) if share > 0] if labeled else ["training"]
         place = _stratify(labeled, dict(zip(SECTIONS, shares, strict=True)), names, seed)
-        section_of = {item["id"]: place.get(item["group"], "training") for item in found.items}
+        section_of = {item["id"]: place.get(item["group"], names[0]) for item in found.items}
         how = f"new, by group, shares {shares}" + (", since the source's tears groups apart" if torn else "")
     return section_of, names, how
 
@@ -563,7 +570,7 @@ def _torn_groups(found: Found) -> list[str]:
 
 def _shares(split: Sequence[float]) -> tuple[float, ...]:
     shares = tuple(float(share) for share in split)
-    if len(shares) != 3 or min(shares) < 0 or shares[0] == 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
+    if len(shares) != 3 or min(shares) < 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
         raise ValueError(f"`split` must be three shares (training, validation, testing) that add up to 1, got {split}.")
     return shares
 
@@ -704,7 +711,7 @@ def _one_against_rest(found: Found, positive: str, names: Sequence[str] | None) 
             item["label"] = label[index] if isinstance(label, list) else int(label == index)
 
 
-def _modality(folder: Path, items: Sequence[Item], sample: int = 8) -> tuple[str, ...]:
+def _modality(folder: Path, items: Iterable[Item], sample: int = 8) -> tuple[str, ...]:
     """Names of the channels: colours if any of the first `sample` images has differing ones, else one."""
     for item in itertools.islice(items, sample):
         try:

@@ -92,6 +92,15 @@ def test_split_keeps_patients_together_and_spreads_classes(folder, tmp_path, spl
     assert sections == {name: {"ill": 8 * x, "normal": 8 * x} for name, x in shares.items() if x}
 
 
+def test_a_set_to_measure_on_has_no_training_section(folder, tmp_path):
+    path = prepare(folder, tmp_path / "out", **COLUMNS, split=(0, 0, 1))
+    content = json.loads(path.read_text())
+    assert [name for name in ("training", "validation", "testing") if name in content] == ["testing"]
+    assert content["modality"] == {"0": "image"}
+    with pytest.raises(ValueError, match="are for the training section, and this split has none"):
+        prepare(folder, tmp_path / "other", **COLUMNS, split=(0, 0, 1), labels=2)
+
+
 def test_seed_decides_the_split(folder, tmp_path):
     ids = [
         set(section(prepare(folder, tmp_path / str(k), **COLUMNS, seed=seed), "validation"))
