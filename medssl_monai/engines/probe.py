@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from monai.networks import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medssl_monai.data.datalist import Key
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool
 from medssl_monai.engines.evaluate import evaluate
@@ -48,9 +49,11 @@ class Probe:
 
     Attributes:
         inference_network: the encoder with the probe on top.
+        learned: of labels alone, see `medssl_monai.methods.SSLMethod`.
     """
 
     confidence_threshold = None
+    learned: ClassVar[tuple[Key, ...]] = ("label",)
     inference_network: nn.Module
 
     def __init__(
