@@ -58,6 +58,8 @@ def main() -> None:
         for name, value in figures(out_dir / cell.folder, cell.overrides).items():
             found[cell.method][name].append(value)
         print(cell.name, {name: round(values[-1], 3) for name, values in found[cell.method].items()}, flush=True)
+    if not found:
+        parser.error(f"{out_dir} has no finished cell of this grid and this code; run the grid first.")
     summary = {method: {name: spread(values) for name, values in by.items()} for method, by in found.items()}
     write_json(HERE / "far.json", {"notice": SYNTHETIC, "phantom": FAR, "section": "testing", "methods": summary})
 
