@@ -132,7 +132,7 @@ def test_file_table_and_page_list_the_quarantine_by_id_with_reasons(report, capl
     ]
     assert json.loads((folder / "rounds" / "round_01.json").read_text())["quarantine"] == expected
     for text in (caplog.text, (folder / "report.html").read_text()):
-        assert "Quarantine: 2 images cannot be read" in text
+        assert "Quarantine: 2 files cannot be read" in text
         assert "training, id5: OSError: id5 is damaged" in text
         assert "validation, id3: OSError: id3 is damaged" in text
         assert "5.png" not in text
