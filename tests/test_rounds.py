@@ -223,7 +223,7 @@ def test_a_person_gives_classes_and_masks_and_bad_rows_are_named(both, tmp_path,
     assert known_of(labels, data) == ({"a": 1, "b": 0}, {"b": str(tmp_path / "drawn.png")})
     assert "the label of 'c' is 'middle', which is none of the classes" in caplog.text
     assert "the mask of 'c' is" in caplog.text and "there is no such file" in caplog.text
-    assert "2 of 3 queried images have a label now" in caplog.text
+    assert "2 of 3 queries were answered" in caplog.text
 
 
 # ---- masks, from a cold start ---------------------------------------------------------------------------------------
