@@ -381,7 +381,7 @@ def test_rows_and_whole_batches_are_drawn_alike():
 def test_trap_4_both_stages_see_grey_values_of_one_scale():
     """The released code trains the segmentation on 0 to 255, and the restoration on 0 to 1."""
     images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8, generator=seeded())
-    batch = {"labeled": {"image": images}, "unlabeled": {"image": images}}
+    batch = {"labeled": {"image": images, "label": torch.zeros(4).long()}, "unlabeled": {"image": images}}
     restored = views()(batch, seeded())["unlabeled"]["image"]
     segmented = Views(lambda x, generator: x)(batch, seeded())
     assert torch.equal(restored, images / 255)
