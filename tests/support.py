@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,16 @@ def outputs_of(folder: Path) -> dict[str, bytes]:
     """Content of every file that equal runs must leave equal: figures, queries, labels."""
     names = ["rounds/*.json", "queries/*", "pool.json", "rounds.csv"]
     return {str(path.relative_to(folder)): path.read_bytes() for name in names for path in folder.glob(name)}
+
+
+def refused(run: Callable[..., Any], *args: Any, **overrides: Any) -> str:
+    """What a run that fails says, at the root of it."""
+    with pytest.raises((RuntimeError, ValueError)) as found:
+        run(*args, **overrides)
+    error: BaseException = found.value
+    while error.__cause__:
+        error = error.__cause__
+    return str(error)
 
 
 def torchrun(*arguments: str, cwd: Path | None = None, path: Sequence[Path] = ()) -> None:

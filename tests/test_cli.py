@@ -138,11 +138,19 @@ def test_prepare_says_what_it_found_and_where_the_bad_file_is(leaky, tmp_path, c
     assert "`positive` 'c' is none of the classes" in capsys.readouterr().err
 
 
-def test_prepare_and_annotate_masks_beside_classes(leaky, tmp_path, capsys):
+LUNGS = ["--masks", "_lungs", "--mask_classes", "background", "lung"]
+
+
+def add_lungs(folder):
+    """Masks beside the first four images."""
     for k in range(4):
-        Image.fromarray(np.eye(16, dtype=np.uint8)).save(leaky / f"{k}_lungs.png")
-    out, names = tmp_path / "out", ["--masks", "_lungs", "--mask_classes", "background", "lung"]
-    options = [*names, "--labels", "3", "--mask_labels", "1", "--split", "1", "0", "0", "--clear_names"]
+        Image.fromarray(np.eye(16, dtype=np.uint8)).save(folder / f"{k}_lungs.png")
+
+
+def test_prepare_and_annotate_masks_beside_classes(leaky, tmp_path, capsys):
+    add_lungs(leaky)
+    out = tmp_path / "out"
+    options = [*LUNGS, "--labels", "3", "--mask_labels", "1", "--split", "1", "0", "0", "--clear_names"]
     assert main(["prepare", str(leaky), str(out), *options]) == 0
     assert "training: 8 images, 4 groups, 3 labeled (4 a, 4 b in all), 1 masked" in capsys.readouterr().out
     pool = LabelPool(load_datalist(out / "datalist.json"), key="mask", labels=0)
@@ -156,10 +164,9 @@ def test_prepare_and_annotate_masks_beside_classes(leaky, tmp_path, capsys):
 
 
 def test_annotate_labels_and_masks_of_one_file(leaky, tmp_path, capsys):
-    for k in range(4):
-        Image.fromarray(np.eye(16, dtype=np.uint8)).save(leaky / f"{k}_lungs.png")
-    out, names = tmp_path / "out", ["--masks", "_lungs", "--mask_classes", "background", "lung"]
-    options = [*names, "--labels", "3", "--mask_labels", "1", "--split", "1", "0", "0", "--clear_names"]
+    add_lungs(leaky)
+    out = tmp_path / "out"
+    options = [*LUNGS, "--labels", "3", "--mask_labels", "1", "--split", "1", "0", "0", "--clear_names"]
     assert main(["prepare", str(leaky), str(out), *options]) == 0
     data = load_datalist(out / "datalist.json")
     before = LabelPool(data, labels=0, beside=LabelPool(data, labels=0, key="mask"))
@@ -179,10 +186,9 @@ def test_annotate_labels_and_masks_of_one_file(leaky, tmp_path, capsys):
 
 
 def test_a_table_of_labels_and_masks_keeps_both(leaky, tmp_path):
-    for k in range(4):
-        Image.fromarray(np.eye(16, dtype=np.uint8)).save(leaky / f"{k}_lungs.png")
-    out, names = tmp_path / "out", ["--masks", "_lungs", "--mask_classes", "background", "lung"]
-    assert main(["prepare", str(leaky), str(out), *names, "--split", "1", "0", "0", "--clear_names"]) == 0
+    add_lungs(leaky)
+    out = tmp_path / "out"
+    assert main(["prepare", str(leaky), str(out), *LUNGS, "--split", "1", "0", "0", "--clear_names"]) == 0
     (leaky / "known.csv").write_text("id,label,mask\n4.png,a,1_lungs.png\n5.png,b,\n")
     (leaky / "new.csv").write_text("id,mask\n5.png,2_lungs.png\n")
     arguments = ["--datalist", str(out / "datalist.json"), "--labels", str(leaky / "known.csv")]

@@ -198,7 +198,7 @@ class LabelPool:
         return (chosen & ~self._excluded).nonzero().squeeze(1)
 
     def streamed(self, subset: Subset) -> Tensor:
-        """`indices` to train on: of the sources (datalist) that have a known label, where there are several."""
+        """`indices` to train on and to ask for: where there are several sources, of those that have a known label."""
         positions = self.indices(subset)
         sources = {self._sources[i] for i in self.indices("labeled").tolist()}
         if not sources or sources >= set(self._sources):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 from ignite.engine import Engine, Events
 
@@ -17,19 +17,11 @@ class DescribeBundle:
     `BestModel`. See `medssl_monai.bundle.describe_data` for the arguments.
     """
 
-    def __init__(
-        self,
-        bundle_root: str | Path,
-        classes: Sequence[str],
-        channels: int,
-        image_size: Sequence[int],
-        synthetic: bool,
-        mask_classes: Sequence[str] = (),
-    ) -> None:
-        self.arguments = (bundle_root, classes, channels, image_size, synthetic, mask_classes)
+    def __init__(self, **arguments: Any) -> None:
+        self.describe = partial(describe_data, **arguments)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        describe_data(*self.arguments)
+        self.describe()

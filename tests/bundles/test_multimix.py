@@ -13,10 +13,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from PIL import Image
-from support import assert_same_state
+from support import assert_same_state, refused
 
-from medssl_monai.bundle import workflow
-from medssl_monai.data import load_datalist, write_datalist
+from medssl_monai.data import write_datalist
 from medssl_monai.networks import MultiMixNetwork, export_joint, weights_metadata
 
 SHORT = {"rounds": 1, "epochs_per_round": 1, "epoch_length": 2, "query::budget": 0}
@@ -67,17 +66,6 @@ def changed(toy_joint, tmp_path):
     return _changed
 
 
-def cause_of(error):
-    return cause_of(error.__cause__) if error.__cause__ else str(error)
-
-
-def refused(run, *args, **overrides):
-    """What a run that fails says."""
-    with pytest.raises((RuntimeError, ValueError)) as error:
-        run(*args, **overrides)
-    return cause_of(error.value)
-
-
 def record(folder, number=0):
     return json.loads((folder / "rounds" / f"round_{number:02d}.json").read_text())
 
@@ -113,7 +101,6 @@ def test_the_baselines_are_choices_of_weights_and_bridge(run_multimix, own_bundl
     run_multimix("measured", ("evaluate.yaml",), ckpt_dir=models)  # the weights know what they are of
     again = json.loads((tmp_path / "measured" / "metrics.json").read_text())
     assert set(again["metrics"]) == set(measured["metrics"]), "what was not learned is not measured"
-    assert again["metrics"].get("dice", {}).get("value", 0) <= 1
     assert (tmp_path / "measured" / "cases.csv").exists() == ("mask" in learned)
 
 
@@ -371,7 +358,7 @@ def test_what_to_label_next_by_a_trained_model(run_multimix, own_bundle, tmp_pat
     run_multimix(ckpt_dir=models)
     run_multimix("asked", ("query.yaml",), ckpt_dir=models, **{"query::budget": 12})
     query = json.loads((tmp_path / "asked" / "query.json").read_text())
-    assert {"label", "mask"} >= {item["ask"] for item in query["items"]}
+    assert sum({"label": 1, "mask": 10}[item["ask"]] for item in query["items"]) == 12
     rows = list(csv.DictReader((tmp_path / "asked" / "query.csv").read_text().splitlines()))
     assert {"id", "ask", "label", "mask"} <= set(rows[0])
 
@@ -401,35 +388,6 @@ def trained(run_multimix, own_bundle):
     """A bundle that was trained on toy images, with its weights where MONAI looks for them."""
     run_multimix(ckpt_dir=str(own_bundle("multimix") / "models"))
     return own_bundle("multimix")
-
-
-def test_inference_of_a_folder(trained, toy_joint, tmp_path):
-    folder, out = tmp_path / "folder", tmp_path / "out"
-    folder.mkdir()
-    Image.fromarray((np.arange(40 * 30) % 251).astype(np.uint8).reshape(40, 30)).save(folder / "a.png")
-    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:40])
-    run = workflow(
-        [trained / "configs" / "inference.json"],
-        "infer",
-        logging_file=False,
-        bundle_root=str(trained),
-        dataset_dir=str(folder),
-        output_dir=str(out),
-        device="cpu",
-    )
-    run.initialize()
-    assert run.check_properties() == []
-    run.run()
-    files = {item["image"].rsplit("/")[-1]: item["id"] for item in load_datalist(out / "images.json", "testing")}
-    table = {row["id"]: row for row in csv.DictReader((out / "probabilities.csv").read_text().splitlines())}
-    row = table[files["a.png"]]
-    assert float(row["left"]) + float(row["right"]) == pytest.approx(1, abs=1e-5)
-    assert table[files["broken.png"]]["error"]
-    masks = {row["id"]: row for row in csv.DictReader((out / "predictions.csv").read_text().splitlines())}
-    [overlay] = (out / "saliency").glob("*.png")
-    for path in (out / masks[files["a.png"]]["file"], overlay):
-        with Image.open(path) as image:
-            assert image.size == (30, 40)
 
 
 def test_weights_load_eagerly_and_torchscript_is_refused(trained):

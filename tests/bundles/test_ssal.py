@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.ndimage import zoom
-from support import assert_same_state
+from support import assert_same_state, refused
 
 from medssl_monai.bundle import workflow
 from medssl_monai.data import write_datalist
@@ -63,17 +63,6 @@ VOLUMES = {
     "labels": 3,
     "batch_size": {"labeled": 2, "unlabeled": 2, "validation": 2},
 }
-
-
-def cause_of(error: BaseException) -> str:
-    return cause_of(error.__cause__) if error.__cause__ else str(error)
-
-
-def refused(run, *args, **overrides):
-    """What a run that fails says."""
-    with pytest.raises((RuntimeError, ValueError)) as error:
-        run(*args, **overrides)
-    return cause_of(error.value)
 
 
 def record(folder, number=0):
