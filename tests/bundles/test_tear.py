@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import refused
 
 from medssl_monai.bundle import workflow
 from medssl_monai.data import write_datalist
@@ -45,17 +46,6 @@ def run_tear(run_bundle, colour_datalist):
         return run_bundle("tear", **{**SHORT, "datalist": str(colour_datalist), **overrides})
 
     return _run
-
-
-def cause_of(error: BaseException) -> str:
-    return cause_of(error.__cause__) if error.__cause__ else str(error)
-
-
-def refused(run, **overrides):
-    """What a run that fails says."""
-    with pytest.raises((RuntimeError, ValueError)) as error:
-        run(**overrides)
-    return cause_of(error.value)
 
 
 def test_phantoms_of_seven_classes_in_colour_are_the_default(own_bundle, tmp_path):
