@@ -48,9 +48,13 @@ def common(state):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["boostmis", "tear", "s2mts2", "ssal", "multimix"])
 def test_torchrun_asks_the_same_on_both_ranks(train_twice, tmp_path, name):
-    (pool, method), (other_pool, other_method) = train_twice(name, ["train", "multi_gpu_train"])
+    masks_first = {"strategies::joint::costs": {"label": 4, "mask": 1}} if name == "multimix" else {}
+    (pool, method), (other_pool, other_method) = train_twice(name, ["train", "multi_gpu_train"], **masks_first)
     assert pool == other_pool
     assert_same_state(common(method), common(other_method))
+    if masks_first:
+        assert sum(mask is not None for mask in pool["beside"]["labels"]) == 4 + 3
+        return
     known = sum(label is not None for label in pool["labels"])
     query = json.loads((tmp_path / "run" / "queries" / "round_00.json").read_text())
     assert known == 6 + len(query["items"])
