@@ -1,4 +1,4 @@
-"""Masks written to files, each with the geometry of its image's file."""
+"""Masks in files: written with the geometry of their image's file, and read back to its axes."""
 
 from __future__ import annotations
 
@@ -59,6 +59,37 @@ def to_file_axes(mask: Array, image: Path) -> Array:
     return np.asarray(nib.orientations.apply_orientation(mask.reshape(shape), back))
 
 
+def to_image_axes(
+    mask: Array, path: Path, meta: Mapping[str, Any], image: Path, image_meta: Mapping[str, Any]
+) -> tuple[Array, Mapping[str, Any], Mapping[str, Any]]:
+    """A mask in the axes of its image, if both files say how they lie in the patient: exact flips and permutations.
+
+    `medssl_monai.data.ClinicalReader` turns NIfTI files to the closest L-P-S orientation and drops an axis of one
+    voxel; of DICOM files it keeps rows, columns and slices, which in sagittal and coronal planes run otherwise.
+
+    Args:
+        mask: ``(C, x, y[, z])``, as read.
+        path: of the mask.
+        meta: read with it.
+        image: path of the image.
+        image_meta: read with that.
+
+    Returns:
+        The mask, its third axis dropped if it is one voxel deep, and ``affine`` and ``spacing`` of mask and image to
+        compare; all as they are if a file does not say how it lies.
+    """
+    own, wanted = _in_patient(path, meta), _in_patient(image, image_meta)
+    if own is None or wanted is None:
+        return mask, meta, image_meta
+    volume = mask.reshape((*mask.shape, 1)[:4])
+    turn = nib.io_orientation(np.linalg.inv(wanted) @ own)  # of grids at 45 degrees to L-P-S, too, it is unambiguous
+    turned = np.moveaxis(nib.orientations.apply_orientation(np.moveaxis(volume, 0, -1), turn), -1, 0)
+    turned = turned[..., 0] if turned.shape[-1] == 1 else turned
+    spacing = np.append(meta["spacing"], np.nan)[np.argsort(turn[:, 0])][: turned.ndim - 1]
+    affine = own @ nib.orientations.inv_ornt_aff(turn, volume.shape[1:])
+    return turned, {"affine": affine, "spacing": spacing}, {"affine": wanted, "spacing": image_meta["spacing"]}
+
+
 def write_mask(stem: Path, mask: Array, image: Path, num_classes: int, note: str = "") -> MaskFile:
     """Write a mask that any program lays over its image.
 
@@ -87,7 +118,7 @@ def write_mask(stem: Path, mask: Array, image: Path, num_classes: int, note: str
         affine, *_ = _nifti_grid(source)
         known = np.allclose(affine, source.affine, equal_nan=False)
     else:
-        affine, known = _patient_affine(image, mask.ndim)
+        affine, known, _ = _patient_affine(image, mask.ndim)
         mask = mask if mask.ndim == 3 else mask[..., None]
         out = nib.Nifti1Image(mask.astype(np.uint8), affine)
         out.header.set_xyzt_units("mm")
@@ -120,8 +151,32 @@ def _copy_geometry(source: Mapping[str, Any], target: Any) -> None:
     target["pixdim"][4:] = 0  # channels or time
 
 
-def _patient_affine(path: Path, ndim: int) -> tuple[Array, bool]:
-    """Affine (4, 4) to RAS of a DICOM file or series in the axes of its pixels, and whether its scale is known."""
+def _in_patient(path: Path, meta: Mapping[str, Any]) -> Array | None:
+    """Affine (4, 4) to RAS of x, y and z as `ClinicalReader` reads them, z one voxel deep if it reads a plane.
+
+    None: the file does not say; of DICOM volumes that do not, what programs suppose.
+    """
+    kind, affine, ndim = image_format(path), np.asarray(meta["affine"], dtype=float), len(meta["spacing"])
+    if kind == "DICOM":
+        if ndim == 3 and not _is_unplaced(affine):
+            return affine
+        affine, _, placed = _patient_affine(path, ndim)
+        return affine if placed or ndim == 3 else None
+    if kind != "NIfTI" or not np.isfinite(meta["spacing"]).all():
+        return None
+    if ndim == 3:
+        return affine
+    image = nib.load(path)
+    if not image.header["qform_code"] and not image.header["sform_code"]:
+        return None
+    affine, turn, shape = _nifti_grid(image)
+    affine = affine @ nib.orientations.inv_ornt_aff(turn, (*image.shape, 1, 1)[:3])
+    flat = int(np.flatnonzero(shape == 1)[-1])
+    return np.asarray(affine[:, [*np.delete(range(3), flat), flat, 3]])
+
+
+def _patient_affine(path: Path, ndim: int) -> tuple[Array, bool, bool]:
+    """Of a DICOM file or series: affine (4, 4) to RAS in the axes of its pixels; are its scale, its place known?"""
     files, grid = find_volume(path) if path.is_dir() else ((path,), None)
     ds = open_dicom(files[0], pixels=False)
     groups = _groups(ds)
@@ -133,8 +188,12 @@ def _patient_affine(path: Path, ndim: int) -> tuple[Array, bool]:
         affine = np.eye(4)
         affine[:3, :3] = np.column_stack([row, column, np.cross(row, column)]) * np.nan_to_num(spacing, nan=1.0)
         affine[:3, 3] = position if placed else 0.0
-        return LPS_TO_RAS @ affine, False
+        return LPS_TO_RAS @ affine, False, placed
     affine, spacing = grid or _stack_of_frames(ds, int(ds.NumberOfFrames)).grid
-    diagonal = np.array_equal(affine, np.diag(affine.diagonal().clip(0)))  # as `plane` gives it
-    known = bool(np.isfinite(spacing).all())
-    return (LPS_TO_RAS @ affine if diagonal and not (placed and not position.any()) else affine), known
+    placed = not _is_unplaced(affine) or (placed and not position.any())
+    return affine if placed else LPS_TO_RAS @ affine, bool(np.isfinite(spacing).all()), placed
+
+
+def _is_unplaced(affine: Array) -> bool:
+    """Whether it is as `medssl_monai.data.dicom.plane` gives it."""
+    return np.array_equal(affine, np.diag(affine.diagonal().clip(0)))

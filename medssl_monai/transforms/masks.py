@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import ImageReader, MetaTensor
 from monai.transforms import MapTransform, SpatialPadd
+from monai.utils import ensure_tuple
 from numpy.typing import NDArray
+
+from medssl_monai.transforms.load import TakeSliced
 
 Array = NDArray[Any]
 
@@ -31,11 +35,13 @@ class LoadMaskd(MapTransform):
 
     In a file a voxel has the index of its class, from 0 to K - 1; K (the first index that is no class) or -1 means that
     nobody labeled it. For two classes the values 0 and 255 are read as 0 and 1. Image and mask are read anew from
-    their files, so that they are compared as they were stored, whatever has been done to the image since.
+    their files, so that they are compared as they were stored, whatever has been done to the image since. If both say
+    how they lie in the patient, the mask may be stored in other axes: it is permuted and flipped, never interpolated.
 
     The result is a ``MetaTensor`` ``(1, *spatial)`` of 8 bits, 255 where nobody labeled. It has the metadata of the
     image, whose spacing the mask's file may lack, so that both are resampled alike. The mask of an item with a
-    ``slice`` may be a volume like the image, which `medssl_monai.transforms.TakeSliced` cuts, or that slice alone.
+    ``slice`` may be a volume like the image, which `medssl_monai.transforms.TakeSliced` cuts, or that slice alone,
+    whose position is not looked at: programs that cut slices often leave them that of the volume.
 
     Args:
         keys: paths of masks; items without such a key are refused, unless `allow_missing_keys`.
@@ -69,11 +75,15 @@ class LoadMaskd(MapTransform):
         self.image_key, self.slice_key = image_key, slice_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        from medssl_monai.data.mask_files import to_image_axes  # not above: that package imports this module
+
         result = dict(data)
         for key in self.key_iterator(result):
             name = str(result.get("id", "the item"))
             image, grid = _read(self.reader, result[self.image_key], f"{name}: its image")
             mask, own_grid = _read(self.mask_reader, result[key], f"{name}: its mask")
+            mask_path, path = (Path(ensure_tuple(data[k])[0]) for k in (key, self.image_key))
+            mask, ours, theirs = to_image_axes(mask, mask_path, own_grid, path, grid)
             shape, own_shape = image.shape[1:], mask.shape[1:]
             one_slice = self.slice_key in result and own_shape == shape[:-1] and len(own_shape) == 2
             if own_shape != shape and not one_slice:
@@ -81,11 +91,19 @@ class LoadMaskd(MapTransform):
                     f"{name}: the mask has {_sides(own_shape)}, its image {_sides(shape)}; export it again on the grid "
                     "of the image (in most programs: set the image as reference geometry)."
                 )
-            if problem := None if one_slice else elsewhere(own_grid, grid, shape, self.tolerance):
+            if problem := None if one_slice else elsewhere(ours, theirs, shape, self.tolerance):
                 raise ValueError(f"{name}: {problem}; export the mask again on the grid of its image.")
             classes = torch.from_numpy(self._classes(_one_channel(mask, name), name))
-            result[key] = MetaTensor(classes, meta=dict(own_grid if one_slice else grid))
+            result[key] = MetaTensor(classes, meta=self._slice_meta(result, shape, grid) if one_slice else dict(grid))
         return result
+
+    def _slice_meta(
+        self, item: Mapping[Hashable, Any], shape: Sequence[int], grid: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Of a slice of the item's image."""
+        volume = MetaTensor(torch.empty(1).expand(1, *shape), meta=dict(grid))
+        cut = TakeSliced(self.image_key, self.slice_key)({**item, self.image_key: volume})
+        return dict(cut[self.image_key].meta)
 
     def _classes(self, mask: Array, name: str) -> Array:
         """Indices and `UNLABELED` of the values in a file."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medssl_monai.data.layouts.base import SUFFIX, Found, Request, relative
+from medssl_monai.data.mask_files import to_image_axes
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
 from medssl_monai.transforms.masks import UNLABELED, elsewhere
 
@@ -89,8 +90,10 @@ def read_masks(found: Found, request: Request) -> None:
             found.add("noted", "no mask", item["id"])
             continue
         if path not in problems:
-            image = None if item["image"] in found.copies else request.out_dir / item["image"]
-            problems[path], held, blank[path] = _check(image, Path(path), "slice" in item, len(classes))
+            slices = found.copies.get(item["image"])
+            image = slices[0] if slices else request.out_dir / item["image"]
+            check = _check(image, Path(path), "slice" in item, len(classes), whole=not slices)
+            problems[path], held, blank[path] = check
             values.update(held)
         if problems[path]:
             found.add("noted", f"mask {problems[path]}", item["id"])
@@ -121,27 +124,30 @@ def classes_of(values: set[int]) -> tuple[str, ...]:
     return tuple(str(k) for k in range(max(known) + 1))
 
 
-def _check(image: Path | None, mask: Path, one_slice: bool, classes: int) -> tuple[str | None, list[int], set[int]]:
+def _check(
+    image: Path, mask: Path, one_slice: bool, classes: int, whole: bool
+) -> tuple[str | None, list[int], set[int]]:
     """What is wrong with a mask, its values, and the slices of a volume of which nobody labeled anything.
 
     Args:
-        image: None: it is still to be put together.
+        image: path of the image.
         mask: its mask.
         one_slice: the mask may be that of one slice of the image.
         classes: how many there are; 0: not known.
+        whole: or `image` is the first slice of a series that is still to be put together, which tells its axes.
     """
     if not mask.is_file() and not mask.is_dir():
         return "whose file is missing", [], set()
     reader = ClinicalReader()
     try:
         pixels, meta = reader.get_data([mask])
-        if image:
-            picture, grid = reader.get_data([image])
-            shape, own = picture.shape[1:], pixels.shape[1:]
-            if own != shape and not (one_slice and own == shape[:2]):
-                return "of another shape than its image", [], set()
-            if own == shape and elsewhere(meta, grid, shape):
-                return "that lies elsewhere than its image: the affines differ", [], set()
+        picture, grid = reader.get_data([image])
+        pixels, ours, theirs = to_image_axes(pixels, mask, meta, image, grid)
+        shape, own = picture.shape[1:], pixels.shape[1:]
+        if whole and own != shape and not (one_slice and own == shape[:2]):
+            return "of another shape than its image", [], set()
+        if whole and own == shape and elsewhere(ours, theirs, shape):
+            return "that lies elsewhere than its image: the affines differ", [], set()
     except UnreadableImageError as error:
         return f"that {error.reason}", [], set()
     if len(pixels) > 1 and (pixels != pixels[:1]).any():
