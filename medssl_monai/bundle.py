@@ -133,6 +133,18 @@ def channels_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> int:
     return len(names) or int(metadata["network_data_format"]["inputs"]["image"]["num_channels"])
 
 
+def image_size_of(metadata: Mapping[str, Any]) -> list[int]:
+    """Size of the images that the network takes, from the bundle's metadata."""
+    return [int(side) for side in metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]]
+
+
+def metadata_of(bundle_root: str | Path, metadata: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The bundle's metadata: `metadata`, or the content of its file where nobody has read it, as in MONAI Label."""
+    if metadata:
+        return dict(metadata)
+    return dict(json.loads((Path(bundle_root) / "configs" / "metadata.json").read_text(encoding="utf-8")))
+
+
 def feature_size(data: Sequence[Any]) -> int:
     """Width of the feature table that the items of a datalist are rows of."""
     import numpy as np
