@@ -15,18 +15,20 @@ if TYPE_CHECKING:  # the commands import what they need
 
 SHOWN = 20
 """Files that cannot be used, in the terminal."""
+OPEN = ("loop", "features", "label-app")
+"""Commands whose further flags override a bundle's configuration."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = build_parser()
     known, rest = parser.parse_known_args(arguments)
-    if rest and known.command not in ("loop", "features"):
+    if rest and known.command not in OPEN:
         parser.error(f"unknown argument {rest[0]!r}")
     if known.command is None:
         parser.print_help()
         return 2
-    if known.command in ("loop", "features"):
+    if known.command in OPEN:
         known.overrides = parse_overrides(rest)
     try:
         return int(COMMANDS[known.command](known))
@@ -128,6 +130,17 @@ def build_parser() -> argparse.ArgumentParser:
     loop.add_argument("--annotator", choices=["oracle", "person"], default="oracle")
     loop.add_argument("--weights", choices=["fresh", "continued"], default="fresh")
 
+    label_app = commands.add_parser(
+        "label-app",
+        help="write an app for MONAI Label that serves bundles, trains them and asks for labels",
+        epilog="Further flags are what the bundle was trained with: --network_def @networks::resnet50 ...",
+    )
+    label_app.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="folders of (trained) bundles")
+    label_app.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the app")
+    label_app.add_argument(
+        "--overlay", action="append", default=[], metavar="FILE", help="config it was trained with: train_3d.yaml"
+    )
+
     benchmark = commands.add_parser("benchmark", help="run a grid of methods, queries and seeds; one table of all")
     benchmark.add_argument("grid", type=Path, help="YAML file, such as benchmarks/boostmis/grid.yaml")
     benchmark.add_argument("folder", type=Path, nargs="?", help="where cells and results go; default: runs/NAME")
@@ -166,7 +179,9 @@ def parse_overrides(flags: Sequence[str]) -> dict[str, Any]:
         name = flags[position]
         if not name.startswith("--") or position + 1 == len(flags):
             raise ValueError(f"{name!r} must be a flag with a value, as in `--labels 20`.")
-        values[name[2:]] = None if flags[position + 1] == "None" else yaml.safe_load(flags[position + 1])
+        text = flags[position + 1]
+        refers = text.startswith(("@", "%", "$"))  # references, macros and expressions of MONAI are no YAML
+        values[name[2:]] = text if refers else None if text == "None" else yaml.safe_load(text)
     return values
 
 
@@ -279,6 +294,17 @@ def _loop(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _label_app(arguments: argparse.Namespace) -> int:
+    from medssl_monai.label import write_app
+
+    folder = write_app(arguments.output, arguments.bundles, arguments.overlay, arguments.overrides).resolve()
+    names = sorted(path.name for path in (folder / "model").iterdir())
+    print(folder)
+    print(f"serves {', '.join(names)}" if names else f"serves nothing yet: copy bundles to {folder / 'model'}")
+    print(f"monailabel start_server --app {folder} --studies STUDIES --host 127.0.0.1 --port 8000")
+    return 0
+
+
 def _benchmark(arguments: argparse.Namespace) -> int:
     import logging
 
@@ -348,6 +374,7 @@ COMMANDS = {
     "audit": _audit,
     "features": _features,
     "loop": _loop,
+    "label-app": _label_app,
     "benchmark": _benchmark,
     "speed": _speed,
     "annotate": _change_labels,

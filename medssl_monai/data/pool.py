@@ -595,8 +595,7 @@ def read_annotations(
     names, rows = read_table(path)
     if not {"id", key} <= set(names):
         raise ValueError(f"{path} must have the columns 'id' and {key!r}, got {names}.")
-    parse = _parse_findings if task == "multilabel" else _parse_label
-    annotations = [(row["id"].strip(), parse((row[key] or "").strip(), classes)) for row in rows]
+    annotations = [(row["id"].strip(), parse_label((row[key] or "").strip(), classes, task)) for row in rows]
     if task == "segmentation":  # relative to the table, as a person who fills it in sees it
         return [
             (name, str(Path(path).parent / label) if isinstance(label, str) else label) for name, label in annotations
@@ -613,7 +612,10 @@ def read_table(path: str | Path) -> tuple[list[str], list[dict[str, str]]]:
         return list(reader.fieldnames or ()), list(reader)
 
 
-def _parse_label(text: str, classes: Sequence[str]) -> Label | None:
+def parse_label(text: str, classes: Sequence[str] = (), task: Task = "multiclass") -> Label | None:
+    """The label that a person wrote, see `read_annotations`; None for no text, and the text itself if it is none."""
+    if task == "multilabel":
+        return _parse_findings(text, classes)
     if not text:
         return None
     if text in classes:
@@ -626,7 +628,6 @@ def _parse_label(text: str, classes: Sequence[str]) -> Label | None:
 
 
 def _parse_findings(text: str, classes: Sequence[str]) -> Label | None:
-    """A multi-hot label; None for no text, and the text itself if it is none."""
     if not text:
         return None
     names = [part.strip() for part in text.split(";") if part.strip()]
@@ -636,7 +637,7 @@ def _parse_findings(text: str, classes: Sequence[str]) -> Label | None:
         return [0] * len(classes)
     if names and len(present) + len(unknown) == len(names) and not present & unknown and unknown <= set(classes):
         return [1 if name in present else UNKNOWN if name in unknown else 0 for name in classes]
-    numbers = _parse_label(text, ())
+    numbers = parse_label(text)
     return [numbers] if isinstance(numbers, int) else numbers
 
 

@@ -220,7 +220,7 @@ def prepare(
         sections,
         classes=found.classes,
         name=request.source.stem if request.source.is_file() else request.out_dir.resolve().name,
-        synthetic=found.synthetic or any(_is_synthetic(each.source) for each in (request, second, third) if each),
+        synthetic=found.synthetic or any(is_synthetic(each.source) for each in (request, second, third) if each),
         modality=("feature",) if found.features else _modality(request.out_dir, itertools.chain(*sections.values())),
         allow_leaks=allow_leaks,
         mask_classes=mask_classes or (),
@@ -681,7 +681,7 @@ def _spread(items: Sequence[Item], seed: int, choice: int = 32) -> list[str]:
     return order
 
 
-def _is_synthetic(source: Path) -> bool:
+def is_synthetic(source: Path) -> bool:
     """Whether a folder is one of phantoms; what is made of them must say so as well."""
     path = source / "datalist.json"
     return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("synthetic", False))

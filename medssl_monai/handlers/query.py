@@ -19,7 +19,7 @@ from medssl_monai.engines.pool import predict_pool, weights_sha256
 from medssl_monai.losses.pseudo_label import Threshold
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.networks.pretrained import weights_metadata
-from medssl_monai.query.base import QueryStrategy, name_of
+from medssl_monai.query.base import PoolOutputs, QueryStrategy, name_of
 from medssl_monai.query.record import asked_for, pools_of, query_record, read_query, write_query
 
 
@@ -171,6 +171,42 @@ def check_cold_start(pool: LabelPool, method: SSLMethod) -> None:
         )
 
 
+def look(
+    method: SSLMethod,
+    dataset: ImageDataset,
+    pool: LabelPool,
+    device: torch.device | str,
+    batch_size: int = 128,
+    threshold: Threshold | None = None,
+    learned: Sequence[Key] | None = None,
+) -> tuple[PoolOutputs, LabelPool]:
+    """What strategies see of a pool, and the pool of what the method learned.
+
+    Left out are images in quarantine, and those of a source that training does not draw (`LabelPool.streamed`).
+    `threshold` and `learned` stand in for what the method says of itself; see `QueryHandler` for the other arguments.
+    """
+    network, pool = method.inference_network, pool.only(method.learned if learned is None else learned)
+    threshold = method.confidence_threshold if threshold is None else threshold
+    found = predict_pool(network, dataset, pool, device, batch_size, threshold)
+    outputs = found.take(pool.streamed("all"))
+    if pool.beside is not None and found.beside is not None:
+        outputs = replace(outputs, beside=found.beside.take(pool.beside.streamed("all")))
+    return outputs, pool
+
+
+def choose(
+    outputs: PoolOutputs,
+    pool: LabelPool,
+    strategy: QueryStrategy,
+    budget: int,
+    generator: torch.Generator,
+    **facts: Any,
+) -> dict[str, Any]:
+    """The record of the query of one strategy after a `look`; `facts` are kept in it as well."""
+    query = strategy(outputs, budget, generator)
+    return query_record(query, outputs, pool, strategy=name_of(strategy), budget=budget, **facts)
+
+
 def ask(
     method: SSLMethod,
     dataset: ImageDataset,
@@ -183,20 +219,9 @@ def ask(
     threshold: Threshold | None = None,
     learned: Sequence[Key] | None = None,
 ) -> dict[str, Any]:
-    """The record of one query, see `medssl_monai.query.record`.
-
-    Images in quarantine are not asked for, nor those of a source that training does not draw (`LabelPool.streamed`).
-    `threshold` and `learned` stand in for what the method says of itself; see `QueryHandler` for the other arguments.
-    """
-    network, pool = method.inference_network, pool.only(method.learned if learned is None else learned)
-    threshold = method.confidence_threshold if threshold is None else threshold
-    found = predict_pool(network, dataset, pool, device, batch_size, threshold)
-    outputs = found.take(pool.streamed("all"))
-    if pool.beside is not None and found.beside is not None:
-        outputs = replace(outputs, beside=found.beside.take(pool.beside.streamed("all")))
-    query = strategy(outputs, budget, generator)
-    facts = {"strategy": name_of(strategy), "budget": budget, "model_sha256": weights_sha256(network)}
-    return query_record(query, outputs, pool, **facts)
+    """The record of one query, see `medssl_monai.query.record`; see `look` and `QueryHandler` for the arguments."""
+    outputs, pool = look(method, dataset, pool, device, batch_size, threshold, learned)
+    return choose(outputs, pool, strategy, budget, generator, model_sha256=weights_sha256(method.inference_network))
 
 
 def write_one_query(

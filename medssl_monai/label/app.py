@@ -1,0 +1,209 @@
+"""The app that a MONAI Label server runs: trained bundles of this package, and what they ask for."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import monailabel.config
+from fastapi import HTTPException
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.utils.async_tasks.task import AsyncTask
+
+from medssl_monai import __version__
+from medssl_monai.label.infer import ClassInfer, MaskInfer
+from medssl_monai.label.labels import kind_of, read_class, settle_mask
+from medssl_monai.label.scoring import NextImage, QueryScores
+from medssl_monai.label.served import ServedBundle
+from medssl_monai.label.studies import TAGS, SafeWrites
+from medssl_monai.label.train import Training
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = ("*.dcm", "*.jpeg")
+"""What a study folder may hold beyond what MONAI Label looks for."""
+
+
+class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
+    """Every bundle below ``model/``: inference, training, scoring and strategies.
+
+    A wrong request is answered with a status and a message: 404 for an image, model or strategy that is not there, 400
+    for a label that fits no bundle, which is then not stored.
+
+    Args:
+        app_dir: folder of the app.
+        studies: folder of the studies, or address of a DICOMweb server.
+        conf: ``models``: names of bundles, separated by commas (default: all); ``validation``: share of the patients
+            held out to measure on (default 0.2; 0: the validation images of the bundles' own datalist); ``batch``:
+            images that a strategy chooses at once (default 20); ``strategies``: which to score, as
+            `ServedBundle.strategies` takes it.
+
+    Raises:
+        ValueError: if a value of `conf` is out of its range.
+        FileNotFoundError: if there is no bundle, or none of that name.
+    """
+
+    _infers: dict[str, Any]  # of the base class
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None = None) -> None:
+        conf = dict(conf or {})
+        self.share, self.batch = float(conf.get("validation", 0.2)), int(conf.get("batch", 20))
+        if not 0.0 <= self.share < 1.0 or self.batch < 1:
+            raise ValueError(
+                f"`validation` is a share in [0, 1) and `batch` a number from 1, got {self.share} and {self.batch}."
+            )
+        self.served = _find(Path(app_dir) / "model", conf.get("models", ""))
+        asked = conf.get("strategies", "")
+        self.by_bundle = {name: served.strategies(asked) for name, served in self.served.items()}
+        known = {"all", "random"}.union(*self.by_bundle.values())
+        if lost := [name for name in asked.replace(",", " ").split() if name not in known]:
+            raise ValueError(f"`strategies` names {lost[0]!r}, which no bundle of this app has.")
+        super().__init__(
+            app_dir,
+            studies,
+            conf,
+            name=f"medssl_monai {__version__}",
+            description="Label-efficient learning: " + ", ".join(self.served) + ". For research, not a medical device.",
+            version=__version__,
+        )
+
+    def init_datastore(self) -> Any:
+        """MONAI Label's datastore; finds DICOM files, loses no change, and takes no label that does not fit."""
+        settings = monailabel.config.settings
+        known = list(settings.MONAI_LABEL_DATASTORE_FILE_EXT)
+        settings.MONAI_LABEL_DATASTORE_FILE_EXT = known + [suffix for suffix in SUFFIXES if suffix not in known]
+        store = super().init_datastore()
+        self.writes = SafeWrites(store)
+        store.save_label = functools.partial(self._save_label, store.save_label)
+        return store
+
+    def init_infers(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, served in self.served.items():
+            if not served.weights.exists():
+                logger.warning(f"{name} is not trained: it predicts nothing yet, and its strategies choose at random.")
+                continue
+            if served.mask_classes and "mask" in served.outputs:
+                found[name] = MaskInfer(served, self.conf)
+            if served.classes and "label" in served.outputs:
+                found[f"{name}_classes" if name in found else name] = ClassInfer(served, self.conf)
+        return found
+
+    def init_trainers(self) -> dict[str, Any]:
+        return {name: Training(served, self.conf, self.share, self.studies) for name, served in self.served.items()}
+
+    def init_scoring_methods(self) -> dict[str, Any]:
+        return {
+            name: QueryScores(served, self.by_bundle[name], self.writes, self.batch, self.share, self.studies)
+            for name, served in self.served.items()
+        }
+
+    def init_strategies(self) -> dict[str, Any]:
+        """Those of every bundle, with its name before theirs if there are several; and ``random``."""
+        found = {"random": NextImage(list(self.served.values()), "random", self.share)}
+        for bundle, served in self.served.items():
+            for name in self.by_bundle[bundle]:
+                found[name if len(self.served) == 1 else f"{bundle}_{name}"] = NextImage([served], name, self.share)
+        return found
+
+    def info(self) -> dict[str, Any]:
+        if any(served.weights.exists() and name not in self._infers for name, served in self.served.items()):
+            self._infers = self.init_infers()  # trained for the first time since the server was started
+        return dict(super().info())
+
+    def infer(self, request: Any, datastore: Any = None) -> Any:
+        self.info()
+        _look_up("model", request.get("model"), self._infers)
+        self._check_image(request.get("image"))
+        try:
+            return super().infer(request, datastore)
+        except (ValueError, OSError) as error:  # of the image: it is no fault of the server
+            raise HTTPException(422, f"{request.get('image')}: {getattr(error, 'reason', error)}") from error
+
+    def batch_infer(self, request: Any, datastore: Any = None) -> Any:
+        self.info()
+        return super().batch_infer(request, datastore)
+
+    def next_sample(self, request: Any) -> Any:
+        _look_up("strategy", request.get("strategy") or "random", self._strategies)
+        self.writes.read()
+        return super().next_sample(request)
+
+    def bundle_path(self, model: str | None) -> Any:
+        if model is not None:  # MONAI Label asks for it before it starts a training
+            _look_up("model", model, {**self._infers, **self._trainers})
+        return super().bundle_path(model)
+
+    def async_scoring(self, method: str | None, params: Any = None) -> Any:
+        """Score; without a `method`, what is due and not scored already."""
+        if method is not None:
+            return super().async_scoring(method, params)
+        tasks = AsyncTask.status("scoring", all=True)[0] or []
+        running = {task["request"].get("method") for task in tasks if task["status"] in ("SUBMITTED", "RUNNING")}
+        self.writes.read()
+        return {
+            name: super(LabelApp, self).async_scoring(name, params)
+            for name, scoring in self._scoring_methods.items()
+            if name not in running and scoring.due(self.datastore())
+        }
+
+    def _check_image(self, image: Any) -> None:
+        if isinstance(image, str) and not Path(image).exists() and not self.datastore().get_image_uri(image):
+            raise HTTPException(404, f"there is no image {image!r} in the studies; /datastore/?output=all lists them.")
+
+    def _save_label(
+        self, save: Callable[..., str], image_id: str, label_filename: str, label_tag: str, label_info: Any, *more: Any
+    ) -> str:
+        """Store a label if it fits a bundle; beside one of the other kind, if there is one."""
+        store = self.datastore()
+        self._check_image(image_id)
+        if not (image := store.get_image_uri(image_id)):
+            raise HTTPException(404, f"there is no image {image_id!r} in the studies.")
+        if label_tag not in TAGS or label_filename.endswith(".bin"):  # a prediction; what MONAI Label converts itself
+            return save(image_id, label_filename, label_tag, label_info, *more)
+        kind = kind_of(label_filename)
+        with tempfile.TemporaryDirectory() as folder:
+            file = self._settle(Path(label_filename), image, (label_info or {}).get("label_info") or [], Path(folder))
+            there = store.get_label_uri(image_id, label_tag)
+            tag = kind if there and kind_of(there) != kind else label_tag
+            return save(image_id, str(file), tag, label_info, *more)
+
+    def _settle(self, file: Path, image: str, names: Any, folder: Path) -> Path:
+        """The label as training reads it.
+
+        Raises:
+            HTTPException: 400, with what each bundle says, if it fits none.
+        """
+        reasons = []
+        for name, served in self.served.items():
+            try:
+                if kind_of(file) == "class" and served.classes:
+                    read_class(file, served.classes, served.task)
+                    return file
+                if kind_of(file) == "mask" and served.mask_classes:
+                    return settle_mask(file, image, served.mask_classes, names, folder)
+            except (ValueError, RuntimeError) as error:  # SimpleITK has the latter alone
+                reasons.append(f"{name}: {error}")
+        kinds = {"class": "classes, as JSON", "mask": "masks, as images"}
+        none = f"no bundle of this app learns {kinds[kind_of(file)]}"
+        raise HTTPException(400, f"the label was not saved: {'; '.join(reasons) or none}")
+
+
+def _find(folder: Path, models: str) -> dict[str, ServedBundle]:
+    there = sorted(path.parent.parent for path in folder.glob("*/configs/train.yaml"))
+    found = {path.name: ServedBundle(path) for path in there}
+    wanted = models.replace(",", " ").split() or list(found)
+    if lost := [name for name in wanted if name not in found]:
+        raise FileNotFoundError(f"`models` names {lost[0]!r}, and {folder} has {list(found)}.")
+    if not found:
+        raise FileNotFoundError(f"{folder} has no bundle; add one: medssl label-app BUNDLE --output {folder.parent}")
+    return {name: found[name] for name in wanted}
+
+
+def _look_up(what: str, name: Any, there: Mapping[str, Any]) -> None:
+    if name not in there:
+        raise HTTPException(404, f"there is no {what} {name!r}; there are {sorted(there)}.")

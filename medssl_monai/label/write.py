@@ -1,0 +1,82 @@
+"""An app for the MONAI Label server, as a folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medssl_monai.files import write_json, write_text
+
+MAIN = '''"""What `monailabel start_server --app` looks for, written by `medssl label-app`. Not a medical device."""
+
+from medssl_monai.label.app import LabelApp
+
+__all__ = ["LabelApp"]
+'''
+SETTINGS = "label.json"
+"""Beside a bundle's configuration: what it was trained with, of what its files do not say."""
+
+GIVEN = {
+    *("bundle_root", "labels", "mask_labels", "output_dir", "ckpt_dir", "device", "rounds", "max_epochs"),
+    *("pretrained", "query::budget", "query::cold_start", "query::annotator"),
+}
+"""Values of a configuration that the app or the viewer decide."""
+
+
+def write_app(
+    output: str | Path,
+    bundles: Sequence[str | Path] = (),
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the app, or add bundles to one.
+
+    Args:
+        output: folder of the app; new, empty, or an app that was written before.
+        bundles: folders of bundles, trained or not, which are copied to ``model/NAME`` without their runs. Others may
+            be copied there by hand.
+        overlays: config files beside ``train.yaml`` that the bundles were trained with, such as ``train_3d.yaml``.
+        overrides: values of the configuration that they were trained with, such as ``network_def``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: if `output` holds something else, or has a bundle of that name.
+        FileNotFoundError: if a folder is no bundle of ours, or lacks an overlay.
+        ValueError: if an override names nothing in the configuration, or what the app decides.
+    """
+    output, main = Path(output), Path(output) / "main.py"
+    if output.exists() and any(output.iterdir()) and not (main.exists() and main.read_text(encoding="utf-8") == MAIN):
+        raise FileExistsError(f"{output} is not empty, and no app of this package; name a new folder.")
+    values = {name.replace("#", "::"): value for name, value in (overrides or {}).items()}
+    sources = [Path(bundle) for bundle in bundles]
+    for source in sources:
+        _check(source, overlays, values)
+        if (output / "model" / source.resolve().name).exists():
+            raise FileExistsError(
+                f"{output} has a bundle {source.resolve().name!r} already; remove that folder, or write another app."
+            )
+    (output / "model").mkdir(parents=True, exist_ok=True)
+    write_text(main, MAIN)
+    for source in sources:
+        target = output / "model" / source.resolve().name
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("eval", "runs", "__pycache__"))
+        if overlays or values:
+            write_json(target / "configs" / SETTINGS, {"overlays": list(overlays), "overrides": values})
+    return output
+
+
+def _check(source: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    from monai.bundle import ConfigParser
+
+    from medssl_monai.bundle import check_overrides, nested
+
+    files = [source / "configs" / name for name in ("train.yaml", *overlays, "inference.json", "metadata.json")]
+    if missing := [str(path) for path in files if not path.is_file()]:
+        raise FileNotFoundError(f"{source} is no bundle of this package: there is no {missing[0]}.")
+    if given := sorted(GIVEN & overrides.keys()):
+        raise ValueError(f"`--{given[0]}` is for the app or the viewer to say; leave it out.")
+    check_overrides(overrides, nested(ConfigParser.load_config_files(list(map(str, files[: 1 + len(overlays)])))))
