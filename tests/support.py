@@ -11,8 +11,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pydicom
 import pytest
 import torch
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "bundles"
@@ -76,6 +80,48 @@ def in_two_processes(code: str, folder: Path) -> list[Any]:
     )
     torchrun(str(script), path=[ROOT / "tests"])
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def dicom_sample(name: str) -> Path:
+    """A file that pydicom ships; its own look-up needs setuptools in version 2, which also ships fewer."""
+    path = Path(pydicom.__file__).parent / "data" / "test_files" / name
+    if not path.exists() and pydicom.__version__.startswith("2."):
+        pytest.skip(f"pydicom {pydicom.__version__} ships no {name}")
+    return path
+
+
+def save_dicom(path: Path, pixels: np.ndarray, photometric: str, bits: int | None = None, **elements: Any) -> Path:
+    """Write grey `pixels`, (rows, columns) or (frames, rows, columns), with any version of pydicom.
+
+    `elements` may replace those that follow from the pixels; they include the UIDs of class and instance.
+    """
+    meta = FileMetaDataset()
+    meta.FileMetaInformationGroupLength = 0  # is put right when written
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.MediaStorageSOPClassUID = elements["SOPClassUID"]
+    meta.MediaStorageSOPInstanceUID = elements["SOPInstanceUID"]
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds = FileDataset(str(path), {}, preamble=bytes(128), file_meta=meta, is_implicit_VR=False, is_little_endian=True)
+    allocated = 8 * pixels.itemsize
+    bits = bits or allocated
+    content = {
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": photometric,
+        **({"NumberOfFrames": len(pixels)} if pixels.ndim == 3 else {}),
+        "Rows": pixels.shape[-2],
+        "Columns": pixels.shape[-1],
+        "BitsAllocated": allocated,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": int(pixels.dtype.kind == "i"),
+        **elements,
+    }
+    for name, value in content.items():
+        setattr(ds, name, value)
+    ds.PixelData = pixels.tobytes() + bytes(pixels.nbytes % 2)
+    ds["PixelData"].VR = "OB" if allocated == 8 else "OW"
+    ds.save_as(str(path))
+    return path
 
 
 VOID = {"meta", "img", "br"}

@@ -1,7 +1,8 @@
-"""Datalists, pools, images and phantoms."""
+"""Datalists, pools, images, masks and phantoms."""
 
 from medssl_monai.data.datalist import Datalist, load_datalist, write_datalist
 from medssl_monai.data.images import ImageDataset
+from medssl_monai.data.load_mask import LoadMaskd
 from medssl_monai.data.masks import Masks
 from medssl_monai.data.patches import PatchDataset
 from medssl_monai.data.pool import LabelPool, MultiStreamLoader, PoolSampler, batch_loader, pool_loader
@@ -13,6 +14,7 @@ __all__ = [
     "Datalist",
     "ImageDataset",
     "LabelPool",
+    "LoadMaskd",
     "Masks",
     "MultiStreamLoader",
     "PatchDataset",

@@ -28,7 +28,7 @@ class Masks:
         datalist: item ``i`` is sample ``i``: image and slice that its mask belongs to.
         transform: deterministic dictionary transform of ``image`` and ``label``, both paths, and what else the item
             says; its ``label`` must be whole numbers ``(1, *spatial)`` on the grid of the images, 255 where nobody
-            labeled, as from `medssl_monai.transforms`.
+            labeled, as from `medssl_monai.data.LoadMaskd`.
         on_bad_file: see `ImageDataset`; a mask that is skipped is listed in `unreadable` and is unknown everywhere.
         cache_dir: see `ImageDataset`.
     """

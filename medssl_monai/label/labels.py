@@ -10,11 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from monai.utils import optional_import
 
+from medssl_monai.data import LoadMaskd
 from medssl_monai.data.dicom import Array
+from medssl_monai.data.mask_files import _in_patient
 from medssl_monai.data.pool import NOTHING, Label, parse_label
 from medssl_monai.data.reader import ClinicalReader, image_format
 from medssl_monai.task import UNKNOWN, Task
-from medssl_monai.transforms import LoadMaskd
 
 nib, _ = optional_import("nibabel")  # its functions are untyped
 
@@ -37,7 +38,7 @@ def read_class(file: str | Path, classes: Sequence[str], task: Task | None = Non
     Args:
         file: to read.
         classes: names of the classes or findings, in the order of their index.
-        task: ``multiclass`` or ``multilabel``; None: as the file has it.
+        task: ``multiclass`` or ``multilabel``; None: as the file has it, where a name alone is a class.
 
     Raises:
         ValueError: if it says none of these; the message names what is accepted.
@@ -51,11 +52,11 @@ def read_class(file: str | Path, classes: Sequence[str], task: Task | None = Non
         raise ValueError(f"the file is no JSON; {how}.") from None
     if not isinstance(content, Mapping) or "label" not in content:
         raise ValueError(f"the file has no 'label'; {how}.")
-    label = _findings(content["label"], classes) if task == "multilabel" else content["label"]
-    if task is None and isinstance(label, list | dict):
-        label = _findings(label, classes)
-    elif task != "multilabel" and isinstance(label, str):
+    label = content["label"]
+    if task != "multilabel" and isinstance(label, str):
         label = parse_label(label, classes)
+    if task == "multilabel" or (task is None and not isinstance(label, int)):
+        label = _findings(label, classes)
     if isinstance(label, list) and task != "multiclass" and any(value != UNKNOWN for value in label):
         return label
     if type(label) is int and task != "multilabel" and 0 <= label < len(classes):
@@ -66,17 +67,17 @@ def read_class(file: str | Path, classes: Sequence[str], task: Task | None = Non
 def _findings(value: Any, classes: Sequence[str]) -> list[int] | None:
     """A multi-hot list; None if `value` says none."""
     if isinstance(value, str):
-        parsed = parse_label(value, classes, "multilabel")
-        return parsed if isinstance(parsed, list) else None
-    if isinstance(value, list) and len(value) == len(classes) and all(type(v) is int for v in value):
-        return value if set(value) <= {-1, 0, 1} else None
+        value = parse_label(value, classes, "multilabel")
+    if isinstance(value, list) and value and all(type(state) is int for state in value):
+        return value if len(value) == len(classes) and set(value) <= {-1, 0, 1} else None
     if isinstance(value, list):
         value = {**dict.fromkeys(classes, False), **{str(name): True for name in value if name != NOTHING}}
     if not isinstance(value, Mapping) or not set(value) <= set(classes):
         return None
-    marks = {None: UNKNOWN, True: 1, False: 0}  # 1 and 0 are True and False
     states = [value.get(name) for name in classes]
-    return [marks[state] for state in states] if set(states) <= {None, True, False} else None
+    if not all(state is None or (isinstance(state, int) and -1 <= state <= 1) for state in states):
+        return None
+    return [UNKNOWN if state is None else int(state) for state in states]
 
 
 def settle_mask(
@@ -84,8 +85,9 @@ def settle_mask(
 ) -> Path:
     """A mask whose values are the indices of `classes`, in a format that training reads; refused if it does not fit.
 
-    3D Slicer numbers the segments of a scene, and says beside the file which number is which name. A file in NRRD
-    becomes NIfTI, one whose numbers differ from the classes is written anew; else it stays as it is.
+    3D Slicer numbers the segments of a scene, and says beside the file which number is which name; it may crop the
+    file to where segments are. A file in NRRD becomes NIfTI, one that is cropped or whose numbers differ from the
+    classes is written anew; else it stays as it is.
 
     Args:
         file: as it came: NIfTI, NRRD (with layers, if Slicer wrote ``.seg.nrrd``), PNG.
@@ -98,24 +100,30 @@ def settle_mask(
         `file`, or a new one.
 
     Raises:
-        ValueError: if a segment is none of the classes, or the mask does not lie on the grid of its image.
+        ValueError: if the file cannot be read, a segment is none of the classes, segments overlap, or the mask does
+            not lie on the grid of its image.
     """
     result = file
     if file.name.lower().endswith(NRRD):
         result, names = _from_nrrd(file, names, folder)
     if (table := _table(names, classes)) is not None:
         result = _renumbered(result, table, folder)
+    result = _uncropped(result, Path(image), folder)
     LoadMaskd("label", ClinicalReader(), len(classes))({"image": str(image), "label": str(result), "id": "this image"})
     return result
 
 
 def _table(names: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[int, int] | None:
     """Number in the file to index of the class; None if they are the same."""
+    if not all(isinstance(entry, Mapping) and type(entry.get("idx", 0)) is int for entry in names):
+        raise ValueError('`label_info` must be a list of segments, each such as {"name": "lesion", "idx": 1}.')
     known = {name.lower(): index for index, name in enumerate(classes)}
     told = [(str(entry["name"]), entry.get("idx", place + 1)) for place, entry in enumerate(names) if entry.get("name")]
     if unknown := [name for name, _ in told if name.lower() not in known]:
-        raise ValueError(f"the segment {unknown[0]!r} is none of the classes {list(classes)}; rename it in the viewer.")
-    table = {int(number): known[name.lower()] for name, number in told}
+        raise ValueError(
+            f"the segment {unknown[0]!r} is none of the classes {list(classes)}; rename or remove it in the viewer."
+        )
+    table = {number: known[name.lower()] for name, number in told}
     return None if all(number == index for number, index in table.items()) else table
 
 
@@ -126,8 +134,8 @@ def _renumbered(file: Path, table: Mapping[int, int], folder: Path) -> Path:
         )
     source = nib.load(file)
     mask = np.asanyarray(source.dataobj)
-    if unknown := sorted({int(value) for value in np.unique(mask)} - {0} - table.keys()):
-        raise ValueError(f"the mask holds {unknown[:5]}, and the viewer named the numbers {sorted(table)}.")
+    if unknown := [f"{value:g}" for value in np.unique(mask) if value != 0 and value not in table]:
+        raise ValueError(f"the mask holds {', '.join(unknown[:5])}, and the viewer named the numbers {sorted(table)}.")
     numbers = np.zeros(mask.shape, np.uint8)
     for number, index in table.items():
         numbers[mask == number] = index
@@ -139,34 +147,55 @@ def _renumbered(file: Path, table: Mapping[int, int], folder: Path) -> Path:
     return result
 
 
+def _uncropped(file: Path, image: Path, folder: Path) -> Path:
+    """The mask on the whole grid of its image, if it is a part of that; else as it is, for `LoadMaskd` to judge."""
+    reader = ClinicalReader()
+    try:
+        (mask, meta), (pixels, grid) = (reader.get_data(reader.read(path)) for path in (file, image))
+    except ValueError:
+        return file
+    own, wanted = _in_patient(file, meta), _in_patient(image, grid)
+    if own is None or wanted is None or mask.shape[1:] == pixels.shape[1:] or len(mask) > 1:
+        return file
+    size, room = ((*array.shape[1:], 1)[:3] for array in (mask, pixels))
+    ends = np.linalg.inv(own) @ wanted @ [*([0, side - 1] for side in room), [1, 1]]  # of the image, in the mask's axes
+    low, high = np.sort(ends[:3]).round().astype(int).T
+    around = np.column_stack([-low, high + 1 - size])
+    if sorted(high + 1 - low) != sorted(room) or around.min() < 0:
+        return file
+    own = own @ np.block([[np.eye(3), low[:, None]], [np.eye(4)[3:]]])
+    result = folder / "placed.nii.gz"
+    nib.save(nib.Nifti1Image(np.pad(mask.reshape(size), around), own, dtype=mask.dtype), result)
+    return result
+
+
 def _from_nrrd(
     file: Path, names: Sequence[Mapping[str, Any]], folder: Path
 ) -> tuple[Path, Sequence[Mapping[str, Any]]]:
     """The file as NIfTI, and the segments that it names itself, if it does; layers become one."""
     import SimpleITK as sitk  # noqa: N813
 
-    image: Any = sitk.ReadImage(str(file))
-    keys = set(image.GetMetaDataKeys())
+    try:
+        image: Any = sitk.ReadImage(str(file))
+    except RuntimeError:
+        raise ValueError("the file cannot be read as NRRD; save it anew, or as .nii.gz.") from None
+    tags = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
     own = [
         {
-            "name": image.GetMetaData(f"Segment{n}_Name"),
-            "idx": int(image.GetMetaData(f"Segment{n}_LabelValue")) if f"Segment{n}_LabelValue" in keys else n + 1,
-            "layer": int(image.GetMetaData(f"Segment{n}_Layer")) if f"Segment{n}_Layer" in keys else 0,
+            "name": tags[f"Segment{n}_Name"],
+            "idx": int(tags.get(f"Segment{n}_LabelValue", 1)),  # an old file says neither: each has a layer of ones
+            "layer": int(tags.get(f"Segment{n}_Layer", n)),
         }
-        for n in range(len(keys))
-        if f"Segment{n}_Name" in keys
+        for n in range(len(tags))
+        if f"Segment{n}_Name" in tags
     ]
-    layers = sitk.GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() == 1:
-        layers = layers[..., None]
-    if len(own) and layers.shape[-1] > 1:
-        flat = _one_layer(layers, own)
+    mask, count = sitk.GetArrayFromImage(image), image.GetNumberOfComponentsPerPixel()
+    if count > 1 and not own:
+        raise ValueError(f"the file has {count} components and names no segments; save a labelmap.")
+    if count > 1:
+        mask = _one_layer(mask, own)
         own = [{"name": segment["name"], "idx": place + 1} for place, segment in enumerate(own)]
-    elif layers.shape[-1] == 1:
-        flat = layers[..., 0]
-    else:
-        raise ValueError(f"the file has {layers.shape[-1]} components and names no segments; save a labelmap.")
-    out: Any = sitk.GetImageFromArray(flat.astype(np.int16))
+    out: Any = sitk.GetImageFromArray(mask)
     out.CopyInformation(image)
     result = folder / "mask.nii.gz"
     sitk.WriteImage(out, str(result))
@@ -174,6 +203,7 @@ def _from_nrrd(
 
 
 def _one_layer(layers: Array, segments: Sequence[Mapping[str, Any]]) -> Array:
+    """Layers ``(z, y, x, L)`` as one mask, in which segment n is n + 1."""
     flat = np.zeros(layers.shape[:-1], np.int16)
     for place, segment in enumerate(segments):
         inside = layers[..., segment["layer"]] == segment["idx"]

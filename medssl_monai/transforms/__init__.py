@@ -17,7 +17,7 @@ from medssl_monai.transforms.augment import (
 from medssl_monai.transforms.features import FeatureDropout, FeatureNoise, LoadFeaturesd
 from medssl_monai.transforms.invert import InvertProbabilitiesd, ToFileAxesd
 from medssl_monai.transforms.load import Channelsd, TakeSliced
-from medssl_monai.transforms.masks import UNLABELED, LoadMaskd, PadToSized
+from medssl_monai.transforms.masks import UNLABELED, PadToSized
 from medssl_monai.transforms.mri import KnownSpacingd, N4BiasFieldCorrectiond, RobustIntensityd
 from medssl_monai.transforms.restoration import (
     BezierIntensity,
@@ -50,7 +50,6 @@ __all__ = [
     "KeyViews",
     "KnownSpacingd",
     "LoadFeaturesd",
-    "LoadMaskd",
     "LocalShuffle",
     "MaskViews",
     "N4BiasFieldCorrectiond",

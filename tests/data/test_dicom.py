@@ -2,7 +2,6 @@ import random
 import re
 import shutil
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -10,9 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
-from pydicom.data import get_testdata_file
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
+from support import dicom_sample, save_dicom
 
 from medssl_monai.data.dicom import find_series, find_volume, instance_uid
 from medssl_monai.files import sha256
@@ -24,9 +22,6 @@ STUDY, SERIES = generate_uid(), generate_uid()
 
 def write(path, pixels=None, kind=MRImageStorage, **elements):
     """One tiny image of a person, with `elements`; None leaves one out."""
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     values = {
         "SOPClassUID": kind,
         "SOPInstanceUID": generate_uid(),
@@ -37,14 +32,10 @@ def write(path, pixels=None, kind=MRImageStorage, **elements):
         "PixelSpacing": [0.5, 0.25],
         **elements,
     }
-    for name, value in values.items():
-        if value is not None:
-            setattr(ds, name, value)
     pixels = np.zeros((4, 3), np.uint8) if pixels is None else pixels
-    ds.set_pixel_data(pixels, "MONOCHROME2", 8 * pixels.itemsize, generate_instance_uid=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    ds.save_as(path, enforce_file_format=True)
-    return path
+    given = {name: value for name, value in values.items() if value is not None}
+    return save_dicom(path, pixels, "MONOCHROME2", **given)
 
 
 def stack(folder, places, directions=AXIAL, axis=(0, 0, 1), **elements):
@@ -328,11 +319,12 @@ def test_copies_are_passed_over_and_other_images_of_the_same_uid_are_not(tmp_pat
     assert len(only(same).files) == 3
 
 
+@pytest.mark.filterwarnings("ignore:The SOP Class 'Media Storage Directory Storage'")  # of pydicom 2
 def test_what_is_no_image_is_named_and_what_is_damaged_spoils_the_folder(tmp_path):
     stack(tmp_path, [0, 3, 6])
     for name in ("reportsi.dcm", "liver_1frame.dcm", "rtdose.dcm"):
-        shutil.copy(get_testdata_file(name, download=False), tmp_path)
-    shutil.copy(Path(get_testdata_file("MR_small.dcm")).parent / "dicomdirtests" / "DICOMDIR", tmp_path)
+        shutil.copy(dicom_sample(name), tmp_path)
+    shutil.copy(dicom_sample("dicomdirtests/DICOMDIR"), tmp_path)
     (tmp_path / "Secret^Susan.txt").write_text("hello")
     (tmp_path / ".hidden").write_text("")
     found, unusable = find_series(path for path in tmp_path.iterdir() if path.name != ".hidden")
@@ -430,7 +422,7 @@ def test_real_series_is_sorted_as_by_gdcm(real_data, tmp_path):
 
 def test_pydicoms_folder_of_folders(tmp_path):
     """Two people, three modalities, a DICOMDIR, scouts, no suffixes."""
-    root = Path(get_testdata_file("MR_small.dcm")).parent / "dicomdirtests"
+    root = dicom_sample("dicomdirtests")
     found, unusable = find_series(
         path for folder in ("77654033", "98892001", "98892003") for path in (root / folder).rglob("*") if path.is_file()
     )
@@ -476,6 +468,6 @@ def test_instance_uid_or_the_hash_of_the_content(tmp_path):
 
 @pytest.mark.parametrize("name", ["image_dfl.dcm", "MR_small_RLE.dcm", "JPEG2000.dcm", "examples_ybr_color.dcm"])
 def test_a_whole_file_is_not_called_cut_short_whatever_its_encoding(name):
-    path = Path(get_testdata_file(name, download=False))
+    path = dicom_sample(name)
     series, unusable = find_series([path])
     assert [one.files for one in series] == [(path,)] and unusable == {}

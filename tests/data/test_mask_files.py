@@ -9,11 +9,11 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from medssl_monai.data import ClinicalReader, load_datalist
+from medssl_monai.data import ClinicalReader, LoadMaskd, load_datalist
 from medssl_monai.data.mask_files import write_mask
 from medssl_monai.data.phantom.files import write_dicom
 from medssl_monai.data.prepare import prepare
-from medssl_monai.transforms import LoadMaskd, TakeSliced
+from medssl_monai.transforms import TakeSliced
 
 N, STEP = 6, 3.3  # columns, rows and slices: equal, so that no shape tells axes apart; mm between slices
 ORIGIN = np.array([-40.0, 12.5, 7.0])

@@ -10,7 +10,7 @@ import pytest
 from monai.transforms import Compose, Resized
 from PIL import Image
 
-from medssl_monai.data import LabelPool, Masks, MultiStreamLoader, phantom, pool_loader
+from medssl_monai.data import LabelPool, LoadMaskd, Masks, MultiStreamLoader, phantom, pool_loader
 from medssl_monai.data.datalist import SECTIONS, load_datalist
 from medssl_monai.data.layouts.chest import CHESTXRAY14
 from medssl_monai.data.phantom import KINDS, chest14, chest_joint, lesion, make_phantom
@@ -19,7 +19,6 @@ from medssl_monai.data.phantom import spine as spine_kind
 from medssl_monai.data.phantom.spine import GRADE_COUNTS
 from medssl_monai.data.prepare import prepare
 from medssl_monai.data.reader import ClinicalReader
-from medssl_monai.transforms import LoadMaskd
 
 FEW = {"training": 24, "validation": 6, "testing": 10}
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medssl_monai.data.layouts.base import SUFFIX, Found, Request, relative
+from medssl_monai.data.load_mask import elsewhere
 from medssl_monai.data.mask_files import to_image_axes
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
-from medssl_monai.transforms.masks import UNLABELED, elsewhere
+from medssl_monai.transforms.masks import UNLABELED
 
 if TYPE_CHECKING:
     from medssl_monai.data.layouts.table import Table
