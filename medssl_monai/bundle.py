@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,18 @@ def channels_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> int:
     """Channels of the images, from the datalist or else from the bundle's metadata."""
     names = getattr(data, "modality", ())
     return len(names) or int(metadata["network_data_format"]["inputs"]["image"]["num_channels"])
+
+
+def output_dir(bundle_root: str | Path, data: Sequence[Any]) -> str:
+    """Where a training leaves its state and report: ``eval`` in the bundle.
+
+    For a plain list (from another tool, such as MONAI Label) a new folder in there: the next list is that of another
+    training, which must not be taken for this one, broken off.
+    """
+    folder = Path(bundle_root) / "eval"
+    if isinstance(data, Datalist):
+        return str(folder)
+    return str(folder / (os.environ.get("TORCHELASTIC_RUN_ID") or time.strftime("%Y-%m-%d_%H-%M-%S")))
 
 
 def image_size_of(metadata: Mapping[str, Any]) -> list[int]:

@@ -333,11 +333,9 @@ def drive(
         for what, (request, content) in everything.items():
             method, path = request.split()
             answer = requests.request(method, server.url + path, timeout=60, **content)
-            check(
-                400 <= answer.status_code < 500 and answer.json().get("detail"),
-                f"{what}: {answer.status_code} {answer.text}",
-            )
-            say(where, "wrong input", f"{what}: {answer.status_code} {told[:150]}")
+            detail = answer.json().get("detail") if 400 <= answer.status_code < 500 else ""
+            check(detail, f"{what}: {answer.status_code} {answer.text}")
+            say(where, "wrong input", f"{what}: {answer.status_code} {detail[:150]}")
         after = requests.get(f"{server.url}/info/", timeout=60).json()["datastore"]
         check(after["completed"] == completed, "a wrong label was stored")
 
