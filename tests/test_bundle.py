@@ -17,10 +17,13 @@ from medssl_monai.bundle import (
     classes_of,
     copy_bundle,
     describe_data,
+    image_size_of,
     load_data,
     load_images,
     mask_classes_of,
+    metadata_of,
     nested,
+    output_dir,
     shipped_bundles,
     workflow,
 )
@@ -194,10 +197,6 @@ def bundle(tmp_path):
     return tmp_path
 
 
-def metadata_of(bundle):
-    return json.loads((bundle / "configs" / "metadata.json").read_text())
-
-
 @pytest.mark.parametrize("synthetic", [True, False])
 def test_metadata_say_what_the_network_is_trained_on(bundle, synthetic):
     describe_data(bundle, ["low", "high"], 1, [32, 48], synthetic)
@@ -212,7 +211,19 @@ def test_metadata_of_several_channels(bundle):
     describe_data(bundle, ["low", "high"], 3, [32, 32, 16], synthetic=False)
     image = metadata_of(bundle)["network_data_format"]["inputs"]["image"]
     assert image["channel_def"] == {"0": "channel 0", "1": "channel 1", "2": "channel 2"}
-    assert image["spatial_shape"] == [32, 32, 16]
+    assert image["spatial_shape"] == image_size_of(metadata_of(bundle)) == [32, 32, 16]
+
+
+def test_metadata_that_were_read_already_count(bundle):
+    assert metadata_of(bundle, {"name": "read"}) == {"name": "read"}
+    assert metadata_of(bundle, {}) == metadata_of(bundle) == METADATA
+
+
+def test_a_list_of_another_tool_is_trained_on_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    assert output_dir(tmp_path, Datalist()) == str(tmp_path / "eval")
+    assert Path(output_dir(tmp_path, [])).parent == tmp_path / "eval"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one-for-all-processes")
+    assert output_dir(tmp_path, []) == str(tmp_path / "eval" / "one-for-all-processes")
 
 
 def test_metadata_that_fit_already_are_not_written_again(bundle):

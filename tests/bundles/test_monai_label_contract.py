@@ -1,4 +1,4 @@
-"""What MONAI Label's BundleTrainTask does to a bundle, step by step, without a server."""
+"""What MONAI Label's own app does to a bundle, step by step, without a server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from medssl_monai.files import save_tensors
 from medssl_monai.networks import weights_metadata
 
 
@@ -55,6 +56,24 @@ def test_overrides_of_bundle_train_task(own_bundle, tiny, toy_datalist, tmp_path
     assert len(pool) == 40 and int(pool.mask.sum()) == 8
     assert parser.get_parsed_content("method").steps_done == 3
     assert weights_metadata(tmp_path / "run" / "models" / "model.pt")["classes"] == classes  # of the metadata
+
+
+@pytest.mark.parametrize("name", ["boostmis", "tear", "s2mts2", "ssal", "multimix"])
+def test_inference_is_read_from_one_file_alone(own_bundle, name):
+    """As BundleInferTask does: no metadata, the folder as `bundle_root`, and parts one by one."""
+    bundle = own_bundle(name)
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    parser.config.update({"bundle_root": str(bundle)})
+    network = parser.get_parsed_content("network_def", instantiate=True)
+    save_tensors(bundle / "models" / "model.pt", network.state_dict())
+    size = parser.get_parsed_content("image_size")
+    image = torch.rand(1, parser.get_parsed_content("channels"), *size)
+    logits = parser.get_parsed_content("inferer", instantiate=True)(image, network.eval())
+    preprocessing, postprocessing = (parser.get_parsed_content(f"{part}processing") for part in ("pre", "post"))
+    assert preprocessing.transforms[0].__class__.__name__ == "LoadImaged"
+    if name not in ("ssal", "multimix"):
+        assert torch.isfinite(postprocessing({"pred": logits[0]})["pred"]).all()
 
 
 def test_weights_that_monai_label_loads_reach_student_and_teacher(own_bundle, tiny, tmp_path):
