@@ -20,7 +20,7 @@ def test_help_names_every_command_and_imports_nothing_heavy():
         "import sys; from medssl_monai.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    for command in ("prepare", "audit", "features", "loop", "annotate", "correct", "bundle", "phantom"):
+    for command in ("prepare", "audit", "features", "loop", "label-app", "annotate", "correct", "bundle", "phantom"):
         assert command in done.stdout
     assert "not a medical device" in " ".join(done.stdout.split())
     assert done.stdout.strip().endswith("False")
@@ -84,6 +84,46 @@ def test_overrides_are_read_as_yaml():
 def test_a_misspelt_override_of_the_loop_is_named(own_bundle, tmp_path, capsys):
     assert main(["loop", str(own_bundle("boostmis")), str(tmp_path / "out"), "--datalsit", "x.json"]) == 1
     assert "did you mean `--datalist`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["@methods::x", "%configs/other.yaml::x", "$@seed + 1", "$[1, 2]"])
+def test_references_macros_and_expressions_stay_texts(text):
+    assert parse_overrides(["--value", text]) == parse_overrides([f"--value={text}"]) == {"value": text}
+
+
+def test_label_app(own_bundle, tmp_path, capsys):
+    app = tmp_path / "app"
+    bundle = str(own_bundle("boostmis"))
+    assert main(["label-app", "--output", str(app)]) == 0
+    assert f"serves nothing yet: copy bundles to {app / 'model'}" in capsys.readouterr().out
+    command = ["label-app", bundle, "--output", str(app), "--method_def", "@methods::fixmatch", "--image_size=[32, 32]"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{app}\nserves boostmis\nmonailabel start_server --app {app} --studies")
+    settings = json.loads((app / "model" / "boostmis" / "configs" / "label.json").read_text())
+    assert settings == {"overlays": [], "overrides": {"method_def": "@methods::fixmatch", "image_size": [32, 32]}}
+    assert main(command) == 1
+    assert "has a bundle 'boostmis' already" in capsys.readouterr().err
+    assert main(["label-app", str(own_bundle("ssal")), "--overlay", "train_3d.yaml", "--output", str(app)]) == 0
+    assert "serves boostmis, ssal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["boostmis", "--method_def", "@methods::x"], "`--method_def @methods::x`: the override"),
+        (["boostmis", "--datalsit", "x.json"], "did you mean `--datalist`?"),
+        (["boostmis", "--overlay", "train_4d.yaml"], "train_4d.yaml"),
+        (["boostmis", "--rounds", "3"], "`--rounds` is for the app or the viewer to say"),
+        (["boostmis/docs"], "is no bundle of this package: there is no"),
+        (["nothing"], "is no bundle of this package: there is no"),
+    ],
+)
+def test_label_app_says_what_is_wrong_and_writes_nothing(own_bundle, tmp_path, capsys, arguments, reason):
+    folder = own_bundle("boostmis").parent
+    assert main(["label-app", str(folder / arguments[0]), *arguments[1:], "--output", str(tmp_path / "app")]) == 1
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "app").exists()
 
 
 def test_an_unknown_argument_of_another_command_is_refused(capsys):

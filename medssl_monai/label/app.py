@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,15 +12,17 @@ from typing import Any
 
 import monailabel.config
 from fastapi import HTTPException
+from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from medssl_monai import __version__
+from medssl_monai.label.archive import Archive, segments, voxels
 from medssl_monai.label.infer import ClassInfer, MaskInfer
 from medssl_monai.label.labels import kind_of, read_class, settle_mask
 from medssl_monai.label.scoring import NextImage, QueryScores
 from medssl_monai.label.served import ServedBundle
-from medssl_monai.label.studies import TAGS, SafeWrites
+from medssl_monai.label.studies import TAGS, SafeWrites, restore
 from medssl_monai.label.train import Training
 
 logger = logging.getLogger(__name__)
@@ -51,11 +54,14 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None = None) -> None:
         conf = dict(conf or {})
-        self.share, self.batch = float(conf.get("validation", 0.2)), int(conf.get("batch", 20))
+        share, batch = conf.get("validation", "0.2"), conf.get("batch", "20")
+        wrong = f"`validation` is a share in [0, 1) and `batch` a whole number from 1, got {share!r} and {batch!r}."
+        try:
+            self.share, self.batch = float(share), int(batch)
+        except ValueError:
+            raise ValueError(wrong) from None
         if not 0.0 <= self.share < 1.0 or self.batch < 1:
-            raise ValueError(
-                f"`validation` is a share in [0, 1) and `batch` a number from 1, got {self.share} and {self.batch}."
-            )
+            raise ValueError(wrong)
         self.served = _find(Path(app_dir) / "model", conf.get("models", ""))
         asked = conf.get("strategies", "")
         self.by_bundle = {name: served.strategies(asked) for name, served in self.served.items()}
@@ -70,14 +76,30 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
             description="Label-efficient learning: " + ", ".join(self.served) + ". For research, not a medical device.",
             version=__version__,
         )
+        self._take_over()
+
+    def _download_dcmqi_tools(self) -> None:
+        """MONAI Label loads an old release from GitHub; the package ``dcmqi`` has a newer one."""
+        if not shutil.which("itkimage2segimage"):
+            raise FileNotFoundError(
+                "masks are stored in a DICOMweb archive by `itkimage2segimage`, which is not in PATH: `pip install "
+                "dcmqi`, and activate the environment before the server is started."
+            )
+
+    def _take_over(self) -> None:
+        """Masks that viewers stored in the archive themselves."""
+        if self.archive:
+            self.archive.take_over(functools.partial(self._keep, self.archive))
 
     def init_datastore(self) -> Any:
         """MONAI Label's datastore; finds DICOM files, loses no change, and takes no label that does not fit."""
         settings = monailabel.config.settings
         known = list(settings.MONAI_LABEL_DATASTORE_FILE_EXT)
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = known + [suffix for suffix in SUFFIXES if suffix not in known]
+        restore(Path(self.studies) / "datastore_v2.json")
         store = super().init_datastore()
         self.writes = SafeWrites(store)
+        self.archive = Archive(store, self.writes) if isinstance(store, DICOMWebDatastore) else None
         store.save_label = functools.partial(self._save_label, store.save_label)
         return store
 
@@ -108,28 +130,36 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         for bundle, served in self.served.items():
             for name in self.by_bundle[bundle]:
                 found[name if len(self.served) == 1 else f"{bundle}_{name}"] = NextImage([served], name, self.share)
+        found["random"].choices = list(found)  # OHIF asks for "random" whatever is selected, but sends this option
         return found
 
-    def info(self) -> dict[str, Any]:
+    def _take_up(self) -> None:
+        """Serve what was trained for the first time since the server was started."""
         if any(served.weights.exists() and name not in self._infers for name, served in self.served.items()):
-            self._infers = self.init_infers()  # trained for the first time since the server was started
+            self._infers = self.init_infers()
+
+    def info(self) -> dict[str, Any]:
+        self._take_up()
         return dict(super().info())
 
     def infer(self, request: Any, datastore: Any = None) -> Any:
-        self.info()
+        self._take_up()
         _look_up("model", request.get("model"), self._infers)
-        self._check_image(request.get("image"))
+        self._check_image(image := request.get("image"))
         try:
             return super().infer(request, datastore)
         except (ValueError, OSError) as error:  # of the image: it is no fault of the server
-            raise HTTPException(422, f"{request.get('image')}: {getattr(error, 'reason', error)}") from error
+            reason = str(getattr(error, "reason", error))
+            path = self.datastore().get_image_uri(image) or image
+            raise HTTPException(422, f"{image}: {reason.replace(path, image)}") from error
 
     def batch_infer(self, request: Any, datastore: Any = None) -> Any:
-        self.info()
+        self._take_up()
         return super().batch_infer(request, datastore)
 
     def next_sample(self, request: Any) -> Any:
         _look_up("strategy", request.get("strategy") or "random", self._strategies)
+        self._take_over()
         self.writes.read()
         return super().next_sample(request)
 
@@ -151,8 +181,14 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
             if name not in running and scoring.due(self.datastore())
         }
 
+    def _uri(self, image_id: str) -> str:
+        try:
+            return str(self.datastore().get_image_uri(image_id))
+        except IndexError:  # no series of an archive
+            return ""
+
     def _check_image(self, image: Any) -> None:
-        if isinstance(image, str) and not Path(image).exists() and not self.datastore().get_image_uri(image):
+        if isinstance(image, str) and not Path(image).exists() and not self._uri(image):
             raise HTTPException(404, f"there is no image {image!r} in the studies; /datastore/?output=all lists them.")
 
     def _save_label(
@@ -160,20 +196,29 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
     ) -> str:
         """Store a label if it fits a bundle; beside one of the other kind, if there is one."""
         store = self.datastore()
-        self._check_image(image_id)
-        if not (image := store.get_image_uri(image_id)):
+        if not (image := self._uri(image_id)):
             raise HTTPException(404, f"there is no image {image_id!r} in the studies.")
-        if label_tag not in TAGS or label_filename.endswith(".bin"):  # a prediction; what MONAI Label converts itself
+        if label_tag not in TAGS:
             return save(image_id, label_filename, label_tag, label_info, *more)
-        kind = kind_of(label_filename)
+        kind, info = kind_of(label_filename), dict(label_info or {})
         with tempfile.TemporaryDirectory() as folder:
-            file = self._settle(Path(label_filename), image, (label_info or {}).get("label_info") or [], Path(folder))
+            file, info["label_info"] = self._settle(
+                Path(label_filename), image, info.get("label_info") or [], Path(folder)
+            )
             there = store.get_label_uri(image_id, label_tag)
             tag = kind if there and kind_of(there) != kind else label_tag
-            return save(image_id, str(file), tag, label_info, *more)
+            if self.archive:
+                return self.archive.save(save, image_id, file, tag, info)
+            return save(image_id, str(file), tag, info, *more)
 
-    def _settle(self, file: Path, image: str, names: Any, folder: Path) -> Path:
-        """The label as training reads it.
+    def _keep(self, archive: Archive, image_id: str, mask: Path, names: list[dict[str, Any]]) -> None:
+        """Store a mask that is in the archive already."""
+        with tempfile.TemporaryDirectory() as folder:
+            file, names = self._settle(mask, self._uri(image_id), names, Path(folder))
+            archive.keep(image_id, str(file), "final", {"label_info": names})
+
+    def _settle(self, file: Path, image: str, names: Any, folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+        """The label as training reads it, and the segments in it.
 
         Raises:
             HTTPException: 400, with what each bundle says, if it fits none.
@@ -183,10 +228,12 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
             try:
                 if kind_of(file) == "class" and served.classes:
                     read_class(file, served.classes, served.task)
-                    return file
+                    return file, []
                 if kind_of(file) == "mask" and served.mask_classes:
-                    return settle_mask(file, image, served.mask_classes, names, folder)
-            except (ValueError, RuntimeError) as error:  # SimpleITK has the latter alone
+                    whole = voxels(file, image, folder) if self.archive and file.suffix == ".bin" else file
+                    mask = settle_mask(whole, image, served.mask_classes, names, folder)
+                    return mask, segments(mask, served.mask_classes, names) if self.archive else names
+            except ValueError as error:
                 reasons.append(f"{name}: {error}")
         kinds = {"class": "classes, as JSON", "mask": "masks, as images"}
         none = f"no bundle of this app learns {kinds[kind_of(file)]}"

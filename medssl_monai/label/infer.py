@@ -35,6 +35,7 @@ class _BundleInfer(BundleInferTask):  # type: ignore[misc]  # MONAI Label is unt
     def __init__(self, served: ServedBundle, conf: dict[str, str], kind: InferType) -> None:
         self.served = served
         super().__init__(str(served.folder), conf, type=kind, add_post_restore=False, load_strict=True)
+        self._config.pop("model_filename", None)  # else the file with the shortest name in models/ would be taken
 
     def _load_bundle_config(self, path: str, config: str) -> Any:
         parser = super()._load_bundle_config(path, config)
@@ -42,6 +43,18 @@ class _BundleInfer(BundleInferTask):  # type: ignore[misc]  # MONAI Label is unt
             if name.split("::")[0] in parser.config:
                 parser[name] = value
         return parser
+
+    def __call__(self, request: Any, callbacks: Any = None) -> Any:
+        """Predict.
+
+        Raises:
+            ValueError: if the image is a volume and the network for single images, or the reverse.
+        """
+        slices = 1 if "slice" in request else count_slices(Path(request["image"])) or 1
+        if (slices > 1) != (self.served.dimensions == 3):
+            takes = {2: "single images", 3: "volumes"}[self.served.dimensions]
+            raise ValueError(f"the image has {slices} slice(s), and {self.served.name} takes {takes}.")
+        return super().__call__(request, callbacks)
 
     def info(self) -> dict[str, Any]:
         return {**super().info(), "weights": self.served.version}
@@ -120,19 +133,22 @@ class MaskInfer(_BundleInfer):
         return self._write(mask if mask.ndim == 3 else to_file_axes(mask, image), image, data)
 
     def _write(self, mask: Any, image: Path, request: Any) -> tuple[str, dict[str, Any]]:
-        stem = Path(tempfile.mkdtemp(prefix="medssl-")) / "mask"
         note = "model trained on SYNTHETIC data" if self.served.about.get("synthetic") else ""
-        names = self.served.mask_classes
-        path = write_mask(stem, mask, image, len(names), note).path
-        if (
-            (wanted := request.get("result_extension"))
-            and image_format(path) == "NIfTI"
-            and not path.name.endswith(wanted)
-        ):
-            import SimpleITK as sitk  # noqa: N813
-
-            nifti, path = path, path.with_name(f"mask{wanted}")
-            sitk.WriteImage(sitk.ReadImage(str(nifti)), str(path))
+        names, wanted = self.served.mask_classes, request.get("result_extension") or ""
+        with tempfile.TemporaryDirectory() as folder:
+            path = write_mask(Path(folder) / "mask", mask, image, len(names), note).path
+            if image_format(path) == "NIfTI" and not path.name.endswith(wanted):
+                path = _converted(path, wanted)
+            with tempfile.NamedTemporaryFile(suffix="".join(path.suffixes), delete=False) as file:  # MONAI Label's
+                file.write(path.read_bytes())
         share = np.bincount(mask.ravel(), minlength=len(names))[: len(names)] / max(mask.size, 1)
         shares = {name: float(part) for name, part in zip(names, share, strict=True)}
-        return str(path), {"shares": shares, "weights": self.served.version}
+        return file.name, {"shares": shares, "weights": self.served.version}
+
+
+def _converted(nifti: Path, suffix: str) -> Path:
+    import SimpleITK as sitk  # noqa: N813
+
+    path = nifti.with_name(f"mask{suffix}")
+    sitk.WriteImage(sitk.ReadImage(str(nifti)), str(path))
+    return path

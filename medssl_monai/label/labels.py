@@ -132,8 +132,11 @@ def _renumbered(file: Path, table: Mapping[int, int], folder: Path) -> Path:
         raise ValueError(
             f"the segments are numbered {dict(table)}, and only NIfTI and NRRD can be renumbered; use .nii.gz."
         )
-    source = nib.load(file)
-    mask = np.asanyarray(source.dataobj)
+    try:
+        source = nib.load(file)
+        mask = np.asanyarray(source.dataobj)
+    except Exception:  # nibabel and gzip fail in any way
+        raise ValueError("the file cannot be read as NIfTI; save it anew.") from None
     if unknown := [f"{value:g}" for value in np.unique(mask) if value != 0 and value not in table]:
         raise ValueError(f"the mask holds {', '.join(unknown[:5])}, and the viewer named the numbers {sorted(table)}.")
     numbers = np.zeros(mask.shape, np.uint8)
@@ -210,4 +213,6 @@ def _one_layer(layers: Array, segments: Sequence[Mapping[str, Any]]) -> Array:
         if (overlap := int((flat[inside] > 0).sum())) > 0:
             raise ValueError(f"segments overlap in {overlap} voxels, and a voxel can be of one class; separate them.")
         flat[inside] = place + 1
+    if lost := int(((layers != 0).any(-1) & (flat == 0)).sum()):
+        raise ValueError(f"{lost} voxels are of no segment that the file names; save it anew.")
     return flat

@@ -6,23 +6,26 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.utils.others.generic import name_to_device
+from torch import Tensor
 
 from medssl_monai.handlers.query import choose, look
 from medssl_monai.label.labels import Kind
 from medssl_monai.label.served import ServedBundle
-from medssl_monai.label.studies import KEY, SafeWrites, Studies, label_files, read_studies
-from medssl_monai.query.base import EmbeddingQuery
+from medssl_monai.label.studies import KEY, TAGS, SafeWrites, Studies, label_files, read_studies
+from medssl_monai.query.base import EmbeddingQuery, PoolOutputs
 
 logger = logging.getLogger(__name__)
 
 KIND_OF: dict[str | None, Kind] = {"label": "class", "mask": "mask"}
-"""The kind of file that answers what a query asks for."""
+"""The kind of file that answers what a query asks for; one that does not say asks for classes, if there are any."""
 RESET = 24 * 60 * 60
 """Seconds after which an image that was given out and not labeled is given out again like any other."""
 VALIDATION = "validation: drawn at random, so that figures do not depend on what the strategy likes"
@@ -32,7 +35,7 @@ class QueryScores(ScoringMethod):  # type: ignore[misc]  # MONAI Label is untype
     """Predict all images, let every strategy of a bundle choose its next batch, and keep what it says of each image.
 
     A batch is chosen as one, so that strategies which look for diversity have it among its images. Nothing is done
-    while the weights are those of the last time and every batch still has images without a label (`due`).
+    while the weights are those of the last time and every batch still has images to give out (`due`).
 
     The info of an image then has ``medssl``: ``validation``, whether it is held out; ``scored``, by which weights of
     each bundle; and ``queries``, by bundle and strategy: ``rank`` in the batch (from 1), ``reason``, ``scores``,
@@ -66,10 +69,14 @@ class QueryScores(ScoringMethod):  # type: ignore[misc]  # MONAI Label is untype
         scored = {info.get("scored", {}).get(self.served.name) for info in infos.values()}
         if scored - {self.served.version}:
             return True
-        waiting = {name for name in without_label(store, [self.served]) if not infos[name]["validation"]}
-        queries = {name: info["queries"].get(self.served.name, {}) for name, info in infos.items()}
-        asked = {strategy for own in queries.values() for strategy in own}
-        return bool(waiting) and asked != {strategy for name in waiting for strategy in queries[name]}
+        waiting = {
+            name: infos[name]
+            for name in without_label(store, [self.served])
+            if not (infos[name]["validation"] or with_a_reader(store, name))
+        }
+        asked = {strategy for info in infos.values() for strategy in info["queries"].get(self.served.name, {})}
+        left = {strategy for own in unanswered(store, waiting, self.served).values() for strategy in own}
+        return bool(waiting) and asked != left
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
         """Score.
@@ -88,8 +95,9 @@ class QueryScores(ScoringMethod):  # type: ignore[misc]  # MONAI Label is untype
         studies = read_studies(datastore, self.served, self.share, self.studies)
         queries: dict[str, dict[str, Any]] = {name: {} for name in set(studies.image_of.values())}
         chosen: dict[str, int] = {}
-        if any(not item["labeled"] or not item.get("masked", True) for item in studies.train):
-            for strategy, items in self._ask(studies.train, studies.synthetic, request.get("device")):
+        if self.strategies and any(not (item["labeled"] and item.get("masked", True)) for item in studies.train):
+            busy = {item for item, name in studies.image_of.items() if with_a_reader(datastore, name)}
+            for strategy, items in self._ask(studies.train, studies.synthetic, busy, request.get("device")):
                 for item in items:
                     own = queries[studies.image_of[item.pop("id")]]
                     own.setdefault(strategy, item | {"weights": self.served.version})  # of slices, the first
@@ -111,11 +119,10 @@ class QueryScores(ScoringMethod):  # type: ignore[misc]  # MONAI Label is untype
         return info | {"validation": name in studies.held_out}
 
     def _ask(
-        self, train: Sequence[Mapping[str, Any]], synthetic: bool, device: Any
+        self, train: Sequence[Mapping[str, Any]], synthetic: bool, busy: Container[str], device: Any
     ) -> Iterable[tuple[str, list[dict[str, Any]]]]:
         """Strategy and the items of its query, for each strategy that has something to say."""
-        values = {"device": device if isinstance(device, str) else device[0]} if device else {}
-        run = self.served.run(list(map(dict, train)), [], synthetic, **values)
+        run = self.served.run(list(map(dict, train)), [], synthetic, device=name_to_device(device))
         names = ("method_def", "train::dataset", "pool", "seed", "device")
         method, dataset, pool, seed, on = (run.parser.get_parsed_content(name) for name in names)
         about = self.served.about
@@ -123,6 +130,7 @@ class QueryScores(ScoringMethod):  # type: ignore[misc]  # MONAI Label is untype
         outputs, own = look(
             method.to(on), dataset, pool, on, threshold=about.get("threshold"), learned=about.get("learned")
         )
+        outputs = _as_labeled(outputs, torch.tensor([item["id"] in busy for item in train]))
         for name in self.strategies:
             generator = torch.Generator().manual_seed(seed * 1_000_003)
             try:
@@ -130,8 +138,8 @@ class QueryScores(ScoringMethod):  # type: ignore[misc]  # MONAI Label is untype
                 if not about and not isinstance(strategy, EmbeddingQuery):
                     continue  # predictions of a network that has learned nothing
                 yield name, choose(outputs, own, strategy, self.batch, generator)["items"]
-            except ValueError as error:
-                logger.warning(f"{self.served.name}: {name} cannot choose: {error}")
+            except (ValueError, RuntimeError) as error:  # the latter from MONAI, if it cannot be built
+                logger.warning(f"{self.served.name}: {name} cannot choose: {error.__cause__ or error}")
 
 
 class NextImage(Strategy):  # type: ignore[misc]  # MONAI Label is untyped
@@ -151,39 +159,40 @@ class NextImage(Strategy):  # type: ignore[misc]  # MONAI Label is untyped
         of = "" if name == "random" else f" by {served[0].name}"
         super().__init__(f"{name}{of}; each answer has a reason")
         self.served, self.name, self.share = served, name, share
+        self.choices: list[str] = []
+
+    def info(self) -> dict[str, Any]:
+        return {**super().info(), **({"config": {"strategy": self.choices}} if self.choices else {})}
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any] | None:
         """The ``id`` of an image, with ``reason``, ``rank`` and what else is kept; None if all are labeled."""
         infos = {name: datastore.get_image_info(name) for name in datastore.list_images()}
-        since = {name: time.time() - _given_out(info) for name, info in infos.items()}
+        since = {name: time.time() - _given_out(datastore, name, info) for name, info in infos.items()}
         waiting = without_label(datastore, self.served)
         fresh = [name for name in waiting if since[name] > RESET]
         if waiting and not fresh:  # all were given out today, perhaps to someone who left
             name = max(waiting, key=lambda name: since[name])
             return {"id": name, "reason": "given out before, and not labeled since"}
-        held_out = {name for name in infos if kept(datastore, name).get("validation")}
+        known = {name: info.get(KEY, {}) for name, info in infos.items()}
+        held_out = {name for name, info in known.items() if info.get("validation")}
         done = infos.keys() - set(fresh)
         due = math.floor(self.share * (len(done) + 1)) > len(done & held_out)
         to_learn, to_measure = ([name for name in fresh if (name in held_out) == side] for side in (False, True))
         if to_measure and (due or not to_learn):
             return {"id": min(to_measure, key=_chance), "reason": VALIDATION}
-        ranked = {name: query for name in to_learn if (query := self._query(datastore, name))}
-        if ranked:
-            best = min(ranked, key=lambda name: int(ranked[name]["rank"]))
-            return {"id": best, **ranked[best]}
-        return {"id": min(to_learn, key=_chance), "reason": self._why_random()} if to_learn else None
+        queries = unanswered(datastore, {name: known[name] for name in waiting}, self.served[0])
+        asked = {name: own[self.name] for name, own in queries.items() if self.name in own}
+        if ranked := asked.keys() & set(to_learn):
+            best = min(ranked, key=lambda name: int(asked[name]["rank"]))
+            return {"id": best, **asked[best]}
+        return {"id": min(to_learn, key=_chance), "reason": self._why_random(bool(asked))} if to_learn else None
 
-    def _query(self, store: Any, name: str) -> dict[str, Any] | None:
-        """What is kept of an image by this strategy; None if there is nothing, or it got what it was chosen for."""
-        found = kept(store, name).get("queries", {}).get(self.served[0].name, {}).get(self.name)
-        if not found or KIND_OF.get(found.get("ask")) in label_files(store, name):
-            return None
-        return dict(found)
-
-    def _why_random(self) -> str:
+    def _why_random(self, asked: bool) -> str:
         if self.name == "random":
             return "random"
-        why = "it is not trained yet" if not self.served[0].weights.exists() else "scoring has not ended, or failed"
+        untrained = not self.served[0].weights.exists()
+        scoring = "it is not trained yet" if untrained else "scoring has not ended, or failed"
+        why = "its choice is given out" if asked else scoring
         return f"random: {self.name} of {self.served[0].name} has no score for what is left ({why})"
 
 
@@ -198,9 +207,32 @@ def without_label(store: Any, served: Sequence[ServedBundle]) -> list[str]:
     return sorted(name for name in store.list_images() if not wanted <= label_files(store, name).keys())
 
 
-def _given_out(info: Mapping[str, Any]) -> float:
-    """When an image was last given out, by any strategy; 0: never."""
-    return max((float(one.get("ts", 0)) for one in info.get("strategy", {}).values()), default=0.0)
+def unanswered(store: Any, infos: Mapping[str, Mapping[str, Any]], served: ServedBundle) -> dict[str, dict[str, Any]]:
+    """Of what is `kept` of images: queries of a bundle by strategy, but for those that were answered."""
+    usual: Kind = "class" if served.classes else "mask"
+    found = {}
+    for name, info in infos.items():
+        own, there = info.get("queries", {}).get(served.name, {}), label_files(store, name)
+        found[name] = {key: query for key, query in own.items() if KIND_OF.get(query.get("ask"), usual) not in there}
+    return found
+
+
+def with_a_reader(store: Any, name: str) -> bool:
+    """Whether an image was given out lately and is not labeled since."""
+    return time.time() - _given_out(store, name, store.get_image_info(name)) <= RESET
+
+
+def _as_labeled(outputs: PoolOutputs, given: Tensor) -> PoolOutputs:
+    """What is with a reader counts as labeled, by position ``(N,)``: the next batch shall differ from it as well."""
+    beside = None if outputs.beside is None else _as_labeled(outputs.beside, given)
+    return replace(outputs, labeled=outputs.labeled | given[outputs.index], beside=beside)
+
+
+def _given_out(store: Any, name: str, info: Mapping[str, Any]) -> float:
+    """When an image was last given out, by any strategy, and not labeled since; 0: never."""
+    given = max((float(one["ts"]) for one in info.get("strategy", {}).values()), default=0.0)
+    answered = max(float(store.get_label_info(name, tag).get("ts", 0)) for tag in TAGS)
+    return given if given > answered else 0.0
 
 
 def _chance(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from medssl_monai.task import Task
 
 
 class ServedBundle:
-    """A folder ``model/NAME`` of an app; everything is read anew, since training changes it.
+    """A folder ``model/NAME`` of an app; what a training changes is read anew each time.
 
     Args:
         folder: of the bundle.
@@ -92,13 +92,18 @@ class ServedBundle:
         return None if task not in ("multiclass", "multilabel") else cast(Task, task)
 
     @property
-    def dimensions(self) -> int:
-        """2 for images, 3 for volumes."""
-        return len(image_size_of(self.metadata))
+    def image_size(self) -> list[int]:
+        """That the weights are for; before the first training, as configured."""
+        return image_size_of(self.metadata) if self.weights.exists() else list(self.config["image_size"])
 
     @property
+    def dimensions(self) -> int:
+        """2 for images, 3 for volumes."""
+        return len(self.image_size)
+
+    @cached_property
     def config(self) -> dict[str, Any]:
-        """The config files, merged, with what the bundle was trained with."""
+        """The config files, merged, with what the bundle was trained with; read once, since no training changes it."""
         from monai.bundle import ConfigParser
 
         from medssl_monai.bundle import nested
@@ -117,7 +122,7 @@ class ServedBundle:
             wanted: ``all``, or names separated by commas; default: the one that the bundle asks by, and ``entropy``.
         """
         there = [name for name in self.config["strategies"] if name != "random"]
-        own = str(self.config["query"]["strategy"]).removeprefix("@strategies::")
+        own = str(self.config["query"]["strategy"]).replace("#", "::").removeprefix("@strategies::")
         names = wanted.replace(",", " ").split() or [own, "entropy"]
         return there if wanted == "all" else [name for name in there if name in names]
 
@@ -153,17 +158,19 @@ class ServedBundle:
         values: dict[str, Any] = {
             **self.overrides,
             "bundle_root": str(self.folder),
-            "image_size": image_size_of(self.metadata),
+            "image_size": self.image_size,
             "labels": None,
             "on_bad_file": "skip",
             "rounds": 1,
+            "epochs_per_round": self.epochs,
             "query::budget": 0,  # the viewer asks
             "query::cold_start": 0,
             "query::annotator": "@annotators::nobody",
         }
         if task := "segmentation" if self.mask_classes and not self.joint else self.task:  # no label may tell it yet
-            pools = {"pool": config["pool"], "validate::pool": config["validate"]["pool"]}
-            values |= {f"{name}::task": task for name, pool in pools.items() if isinstance(pool, Mapping)}
+            own = {f"validate::{name}": config["validate"].get(name) for name in ("pool", "labels")}
+            pools = [name for name, pool in own.items() if isinstance(pool, Mapping)]  # or it is made of another
+            values |= {f"{name}::task": task for name in ("pool", *pools)}
         if "mask_labels" in config:
             values["mask_labels"] = None
         if "spacing" in config and self.about.get("spacing"):
@@ -173,7 +180,7 @@ class ServedBundle:
             if "part" in config["network"]:
                 values["network::part"] = "continue"
         start = self.folder / "models" / "pretrained.pt"
-        if "encoder" in config and (start.exists() or self.weights.exists()):  # whose features clusters are made of
+        if start.exists() or ("encoder" in config and self.weights.exists()):  # clusters are made of its features
             values["pretrained"] = str(start if start.exists() else self.weights)
         return values
 
@@ -181,9 +188,9 @@ class ServedBundle:
         """``train::dataset::data``: one list with flags, and the names that a plain list would lack."""
         return {
             "_target_": "medssl_monai.data.Datalist",
-            "items": list(items),
-            "classes": self.classes or self.mask_classes,
-            "mask_classes": self.mask_classes if self.joint else [],
+            "items": tuple(items),  # MONAI looks for its syntax, such as #, in all texts of lists, but not of tuples
+            "classes": tuple(self.classes or self.mask_classes),
+            "mask_classes": tuple(self.mask_classes if self.joint else ()),
             "modality": ["image"] * int(self.metadata["network_data_format"]["inputs"]["image"]["num_channels"]),
             "synthetic": synthetic,
         }

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pydicom
 from filelock import FileLock
 
 from medssl_monai.data.datalist import Item
-from medssl_monai.data.dicom import find_series
 from medssl_monai.data.prepare import is_synthetic
 from medssl_monai.data.pseudonym import load_key, pseudonym
 from medssl_monai.data.reader import count_slices, image_format
 from medssl_monai.label.labels import Kind, kind_of, read_class
 from medssl_monai.label.served import ServedBundle
+from medssl_monai.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +67,9 @@ def read_studies(store: Any, served: ServedBundle, share: float, folder: str | P
     """Every image of a datastore as the bundle sees it.
 
     A patient's images are all for training or all for validation, by a keyed hash of the patient (of the image, where
-    nothing tells the patient), so that no later label moves an image from training to validation. If none of those that
-    are held out has a label, the labeled patient nearest to them is.
+    nothing tells the patient), whatever is labeled. Only while none of those that are held out has a label, the labeled
+    patient nearest to them is, too. So nothing is measured on whose label was learned from before; an image that was
+    learned from without one may be, if the first label of its patient comes in that time.
 
     Args:
         store: MONAI Label's datastore.
@@ -72,13 +78,14 @@ def read_studies(store: Any, served: ServedBundle, share: float, folder: str | P
         folder: of the studies; tells whether they are phantoms.
     """
     result, key = Studies(synthetic=_synthetic(folder)), load_key()
+    learned = _Learned(served.classes, served.mask_classes, served.task, served.joint, served.dimensions == 2)
     ids = sorted(store.list_images())
     paths = {name: Path(store.get_image_uri(name)) for name in ids}
     place = {name: _place(key, group) for name, group in _groups(store, paths).items()}
     items: dict[str, list[Item]] = {}
     for name in ids:
         try:
-            items[name] = _items(name, paths[name], f"{place[name][0]}", label_files(store, name), served, result)
+            items[name] = _items(name, paths[name], place[name][0], label_files(store, name), learned, result.refused)
         except (ValueError, OSError) as error:
             result.refused[name] = str(getattr(error, "reason", error)).replace(str(paths[name]), name)
     result.held_out = {name for name in items if place[name][1] < share}
@@ -98,27 +105,37 @@ def read_studies(store: Any, served: ServedBundle, share: float, folder: str | P
     return result
 
 
+class _Learned(NamedTuple):
+    """Of a `ServedBundle`, which reads its files each time that it is asked."""
+
+    classes: Sequence[str]
+    mask_classes: Sequence[str]
+    task: Task | None
+    joint: bool
+    flat: bool
+
+
 def _items(
-    name: str, image: Path, group: str, files: Mapping[Kind, Path], served: ServedBundle, result: Studies
+    name: str, image: Path, group: str, files: Mapping[Kind, Path], learned: _Learned, refused: dict[str, str]
 ) -> list[Item]:
-    item: Item = {"image": str(image), "id": f"_{name}" if name[:1] in "$@%" else name, "group": group}
+    item: Item = {"image": str(image), "id": name, "group": group}
     if image_format(image) is None:
         raise ValueError("is neither PNG, JPEG, NIfTI nor DICOM")
     label = None
-    if served.classes and "class" in files:
+    if learned.classes and "class" in files:
         try:
-            label = read_class(files["class"], served.classes, served.task)
-        except ValueError as error:
-            result.refused[f"{name} (label)"] = str(error)
-    mask = str(files["mask"]) if served.mask_classes and "mask" in files else None
-    if served.joint:
+            label = read_class(files["class"], learned.classes, learned.task)
+        except (ValueError, OSError) as error:
+            refused[f"{name} (label)"] = getattr(error, "strerror", None) or str(error)  # without the path
+    mask = str(files["mask"]) if learned.mask_classes and "mask" in files else None
+    if learned.joint:
         item |= {"labeled": label is not None, "masked": mask is not None}
         item |= {key: value for key, value in (("label", label), ("mask", mask)) if value is not None}
     else:
-        known = label if served.classes else mask
+        known = label if learned.classes else mask
         item |= {"labeled": known is not None} | ({} if known is None else {"label": known})
-    if served.dimensions == 2 and served.mask_classes and (slices := count_slices(image) or 1) > 1:
-        return [{**item, "id": f"{item['id']}#{number}", "slice": number} for number in range(slices)]
+    if learned.flat and learned.mask_classes and (slices := count_slices(image) or 1) > 1:
+        return [{**item, "id": f"{name}/{number}", "slice": number} for number in range(slices)]  # no file has a slash
     return [item]
 
 
@@ -127,19 +144,27 @@ def _is_labeled(item: Mapping[str, Any]) -> bool:
 
 
 def _groups(store: Any, paths: Mapping[str, Path]) -> dict[str, str]:
-    """Whom an image is of: the patient, as DICOM files or a DICOMweb server say, or else itself."""
-    groups = {name: str(store.get_image_info(name).get("PatientID") or "") for name in paths}
-    parts = {file: name for name, path in paths.items() if not groups[name] for file in _dicom_files(path)}
-    for series in find_series(parts)[0] if parts else []:
-        for file in series.files:
-            groups[parts[file]] = series.patient
-    return {name: f"patient {group}" if group else f"image {name}" for name, group in groups.items()}
+    """Whom an image is of: the patient, as a DICOMweb server or the DICOM file says, or else itself."""
+    groups = {}
+    for name, path in paths.items():
+        patient = store.get_image_info(name).get("PatientID") or _patient(path)
+        groups[name] = f"patient {patient}" if patient else f"image {name}"
+    return groups
 
 
-def _dicom_files(path: Path) -> Iterable[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))[:1]
-    return [path] if path.is_file() and image_format(path) == "DICOM" else []
+def _patient(path: Path) -> str:
+    """PatientID of a DICOM file, or of the first in a folder; empty if there is none."""
+    with warnings.catch_warnings():  # pydicom's quote what it finds
+        warnings.simplefilter("ignore")
+        try:
+            if path.is_dir():
+                path = min(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+            if image_format(path) != "DICOM":
+                return ""
+            ds = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=["PatientID"])
+            return str(ds.get("PatientID") or "")
+        except Exception:  # of any kind; who reads the pixels says what is wrong
+            return ""
 
 
 def _place(key: bytes, group: str) -> tuple[str, float]:
@@ -152,12 +177,31 @@ def _synthetic(folder: str | Path) -> bool:
     return bool(folder) and Path(folder).is_dir() and is_synthetic(Path(folder))
 
 
+def restore(path: Path) -> None:
+    """Put back what a datastore's file held before its last change, if that was broken off while it was written.
+
+    Args:
+        path: ``datastore_v2.json`` of a local datastore; nothing happens without one.
+    """
+    try:
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError:
+        if _before(path).exists():
+            logger.warning(f"{path.name} was broken off while it was written; it is put back as it was before.")
+            shutil.copyfile(_before(path), path)
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f"{path.name}.before")
+
+
 class SafeWrites:
     """Let the server and its subprocesses write to one datastore without losing each other's changes.
 
     MONAI Label's local datastore keeps everything in one file, and each process writes all that it remembers: a
     subprocess that scored for a minute would put back the labels of a minute ago. Here every change first reads what is
-    there, both under one lock. What the store is asked for afterwards is the file's content as well.
+    there, both under one lock. What the store is asked for afterwards is the file's content as well. The file is
+    written in place; what it held before is kept beside it, for `restore`.
 
     Args:
         store: a `monailabel.datastore.local.LocalDatastore`, or one that is derived from it; its methods are replaced.
@@ -173,32 +217,53 @@ class SafeWrites:
         self.lock = FileLock(f"{store._datastore_config_path}.lock", thread_local=False)
         self.thread = threading.RLock()
         for name in (*self.CHANGES, "_reconcile_datastore"):
-            setattr(store, name, self._fresh(getattr(store, name)))
+            setattr(store, name, self.locked(getattr(store, name)))
+        store._update_datastore_file = self._keeping(store._update_datastore_file)
 
-    def _fresh(self, change: Callable[..., Any]) -> Callable[..., Any]:
+    def _keeping(self, write: Callable[..., None]) -> Callable[..., None]:
+        path = Path(self.store._datastore_config_path)
+
+        def written(*arguments: Any, **named: Any) -> None:
+            if path.exists():
+                shutil.copyfile(path, _before(path))
+            write(*arguments, **named)
+
+        return written
+
+    def locked(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        """`change`, while nobody else writes and after reading what they wrote."""
+
         def changed(*arguments: Any, **named: Any) -> Any:
-            with self.thread, self.lock:
-                self.store._init_from_datastore_file()
+            with self._alone():
                 return change(*arguments, **named)
 
         return changed
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else writes, and the store knows what they wrote."""
+        with self.thread:
+            within = self.lock.is_locked  # a change that makes another has not been written yet
+            with self.lock:
+                if not within:
+                    self.store._config_ts = None  # it goes by the file's time, which two writes in one tick share
+                    self.store._init_from_datastore_file()
+                yield
+
     def read(self) -> None:
         """Take in what other processes wrote."""
         if self.local:
-            with self.thread, self.lock:
-                self.store._init_from_datastore_file()
+            with self._alone():
+                pass
 
     def update(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
         """Update the info of many images, with one write; images that are gone are passed over."""
         if not self.local:
-            for name, info in infos.items():
-                self.store.update_image_info(name, dict(info))
+            for name in infos.keys() & set(self.store.list_images()):
+                self.store.update_image_info(name, dict(infos[name]))
             return
-        with self.thread, self.lock:
-            self.store._init_from_datastore_file()
+        with self._alone():
             objects = self.store._datastore.objects
-            for name, info in infos.items():
-                if name in objects:
-                    objects[name].image.info.update(info)
+            for name in infos.keys() & objects.keys():
+                objects[name].image.info.update(infos[name])
             self.store._update_datastore_file()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Mapping
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from monailabel.tasks.train.bundle import BundleTrainTask
+from monailabel.utils.others.generic import name_to_device
 
 from medssl_monai.data.datalist import FLAGS
 from medssl_monai.files import write_atomically
@@ -37,20 +38,19 @@ class Training(BundleTrainTask):  # type: ignore[misc]  # MONAI Label is untyped
     """
 
     def __init__(self, served: ServedBundle, conf: dict[str, str], share: float, studies: str) -> None:
-        self.served, self.share, self.studies = served, share, studies
+        self.served, self.share, self.studies, self.epochs = served, share, studies, served.epochs
         super().__init__(str(served.folder), conf)
 
     def config(self) -> dict[str, Any]:
-        options = {**super().config(), "max_epochs": self.served.epochs}
+        options = {**super().config(), "max_epochs": self.epochs}
         return {name: options[name] for name in OFFERED}
 
     def stats(self) -> dict[str, Any]:
         """What the weights say of the training that they are from, in the words of MONAI Label's viewers."""
         about = self.served.about
-        if not about:
-            return {}
         told = {name: about.get(name) for name in ("metric", "epoch")}
-        return {**told, "best_metric": about.get("value"), "total_time": 1}  # viewers take a time for: it has ended
+        told |= {"best_metric": about.get("value"), "total_time": 1}  # viewers take a time for: it has ended
+        return {name: value for name, value in told.items() if value is not None} if about else {}
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
         """Train.
@@ -63,16 +63,16 @@ class Training(BundleTrainTask):  # type: ignore[misc]  # MONAI Label is untyped
             How many images were learned from and measured on, and the metric.
 
         Raises:
-            ValueError: if labels are missing; the message says which.
+            ValueError: if labels are missing, the message says which; or for less than one epoch.
         """
+        epochs = request.get("max_epochs", self.epochs)
+        if not str(epochs).isdecimal() or int(epochs) < 1:
+            raise ValueError(f"`max_epochs` must be a whole number from 1, got {epochs!r}.")
         studies = read_studies(datastore, self.served, self.share, self.studies)
         self._check(studies)
-        folder = self.served.folder / "eval" / time.strftime("%Y-%m-%d_%H-%M-%S")
+        folder = self.served.folder / "eval" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         values: dict[str, Any] = {"output_dir": str(folder), "ckpt_dir": str(folder / "models")}
-        if epochs := request.get("max_epochs"):
-            values["epochs_per_round"] = int(epochs)
-        if device := request.get("device"):
-            values["device"] = device if isinstance(device, str) else device[0]
+        values |= {"epochs_per_round": int(epochs), "device": name_to_device(request.get("device"))}
         if not request.get("pretrained", True):
             values["network::pretrained"] = None
         run = self.served.run(studies.train, studies.validation if self.share else None, studies.synthetic, **values)
@@ -97,17 +97,17 @@ class Training(BundleTrainTask):  # type: ignore[misc]  # MONAI Label is untyped
             )
 
     def _counts(self, run: Any) -> dict[str, int]:
-        """How many images there are of each kind, in the log as well."""
-        pool, validation, method = (
-            run.parser.get_parsed_content(name) for name in ("pool", "validate::pool", "method_def")
-        )
+        """How many readable images there are of each kind, in the log as well."""
+        names = ("pool", "train::dataset", "validate::pool", "validate::dataset", "method_def")
+        pool, images, measured, to_measure, method = (run.parser.get_parsed_content(name) for name in names)
+        pool.quarantine(images.unreadable, method.learned)
+        measured.quarantine(to_measure.unreadable, method.learned)
         counts: dict[str, int] = {}
         for key, own in pools_of(pool).items():
-            known = int(own.mask.sum())
-            counts |= {FLAGS[key]: known, f"un{FLAGS[key]}": len(own) - known}
-        counts["validation"] = len(validation)
+            counts |= {FLAGS[key]: len(own.indices("labeled")), f"un{FLAGS[key]}": len(own.indices("unlabeled"))}
+        counts["validation"] = len(measured.indices("all"))
         told = ", ".join(f"{count} {name}" for name, count in counts.items())
         used = {"unlabeled", "unmasked"} & set(method.streams)
-        how = "which it learns from as well" if used else "which it does not use: it learns from labels alone"
-        logger.info(f"{self.served.name}: {type(method).__name__} on {told} images; of those without a label, {how}.")
+        how = "it learns from those without a label as well" if used else "it learns from labels alone"
+        logger.info(f"{self.served.name}: {type(method).__name__} on {told} images; {how}.")
         return counts

@@ -23,6 +23,8 @@ GIVEN = {
     *("pretrained", "query::budget", "query::cold_start", "query::annotator"),
 }
 """Values of a configuration that the app or the viewer decide."""
+PATHS = {"datalist", "dataset_dir"}
+"""Values that are paths, from the folder where the app is written; the server is started in another."""
 
 
 def write_app(
@@ -38,35 +40,54 @@ def write_app(
         bundles: folders of bundles, trained or not, which are copied to ``model/NAME`` without their runs. Others may
             be copied there by hand.
         overlays: config files beside ``train.yaml`` that the bundles were trained with, such as ``train_3d.yaml``.
-        overrides: values of the configuration that they were trained with, such as ``network_def``.
+        overrides: values of the configuration that they were trained with, such as ``network_def``. A bundle that is
+            not trained yet takes the classes of a ``datalist``.
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: if `output` holds something else, or has a bundle of that name.
+        FileExistsError: if `output` holds something else, or has a bundle of that name, or two are named alike.
         FileNotFoundError: if a folder is no bundle of ours, or lacks an overlay.
-        ValueError: if an override names nothing in the configuration, or what the app decides.
+        ValueError: if an override or its value names nothing in the configuration, or the former what the app decides;
+            if there is no bundle that they are for; or if `output` lies in one.
     """
     output, main = Path(output), Path(output) / "main.py"
     if output.exists() and any(output.iterdir()) and not (main.exists() and main.read_text(encoding="utf-8") == MAIN):
         raise FileExistsError(f"{output} is not empty, and no app of this package; name a new folder.")
     values = {name.replace("#", "::"): value for name, value in (overrides or {}).items()}
-    sources = [Path(bundle) for bundle in bundles]
-    for source in sources:
+    values |= {name: str(Path(values[name]).resolve()) for name in PATHS & values.keys() if values[name]}
+    if not bundles and (overlays or values):
+        raise ValueError(f"no bundle is named that {[*overlays, *values][0]!r} is for; name its folder.")
+    sources: dict[str, Path] = {}
+    for source in map(Path, bundles):
         _check(source, overlays, values)
-        if (output / "model" / source.resolve().name).exists():
-            raise FileExistsError(
-                f"{output} has a bundle {source.resolve().name!r} already; remove that folder, or write another app."
-            )
+        name = source.resolve().name
+        if source.resolve() in output.resolve().parents:
+            raise ValueError(f"{output} lies in the bundle {name!r}, which would be copied into itself; name another.")
+        if name in sources or (output / "model" / name).exists():
+            raise FileExistsError(f"{output} has a bundle {name!r} already; remove that folder, or write another app.")
+        sources[name] = source
     (output / "model").mkdir(parents=True, exist_ok=True)
     write_text(main, MAIN)
-    for source in sources:
-        target = output / "model" / source.resolve().name
+    for name, source in sources.items():
+        target = output / "model" / name
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("eval", "runs", "__pycache__"))
         if overlays or values:
             write_json(target / "configs" / SETTINGS, {"overlays": list(overlays), "overrides": values})
+        if values.get("datalist") and not (target / "models" / "model.pt").exists():
+            _describe(target, values)
     return output
+
+
+def _describe(bundle: Path, values: Mapping[str, Any]) -> None:
+    """Let a bundle that is not trained yet say the classes of its datalist in place of its phantoms'."""
+    from medssl_monai.bundle import describe_data, image_size_of, metadata_of
+    from medssl_monai.data.datalist import load_datalist
+
+    data = load_datalist(values["datalist"], "training", values.get("dataset_dir"), allow_leaks=True)
+    size = values.get("image_size") or image_size_of(metadata_of(bundle))
+    describe_data(bundle, data.classes, len(data.modality), size, data.synthetic, data.mask_classes)
 
 
 def _check(source: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> None:
@@ -79,4 +100,11 @@ def _check(source: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) 
         raise FileNotFoundError(f"{source} is no bundle of this package: there is no {missing[0]}.")
     if given := sorted(GIVEN & overrides.keys()):
         raise ValueError(f"`--{given[0]}` is for the app or the viewer to say; leave it out.")
-    check_overrides(overrides, nested(ConfigParser.load_config_files(list(map(str, files[: 1 + len(overlays)])))))
+    config = nested(ConfigParser.load_config_files(list(map(str, files[: 1 + len(overlays)]))))
+    check_overrides(overrides, config)
+    for name, value in overrides.items():
+        if isinstance(value, str) and value.startswith("@"):
+            try:
+                check_overrides([value[1:]], config)
+            except ValueError as error:
+                raise ValueError(f"`--{name} {value}`: {error}") from None
