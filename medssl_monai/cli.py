@@ -28,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if known.command is None:
         parser.print_help()
         return 2
-    if known.command in OPEN:
-        known.overrides = parse_overrides(rest)
     try:
+        if known.command in OPEN:
+            known.overrides = parse_overrides(rest)
         return int(COMMANDS[known.command](known))
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         cause: BaseException = error

@@ -126,6 +126,11 @@ def test_label_app_says_what_is_wrong_and_writes_nothing(own_bundle, tmp_path, c
     assert not (tmp_path / "app").exists()
 
 
+def test_a_flag_without_a_value_is_named(own_bundle, tmp_path, capsys):
+    assert main(["loop", str(own_bundle("boostmis")), str(tmp_path / "out"), "--labels"]) == 1
+    assert "'--labels' must be a flag with a value" in capsys.readouterr().err
+
+
 def test_an_unknown_argument_of_another_command_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["phantom", "chest", "folder", "--sead", "1"])

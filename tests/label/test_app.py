@@ -161,6 +161,7 @@ class TestInfo:
         assert "boostmis" in info["description"] and "not a medical device" in info["description"]
         assert info["labels"] == ["left", "right"] and info["datastore"]["total"] == 3
         assert info["strategies"].keys() == {"random", "boostmis", "entropy"}
+        assert info["strategies"]["random"]["config"] == {"strategy": ["random", "boostmis", "entropy"]}
         assert info["scoring"].keys() == info["trainers"].keys() == {"boostmis"}
         json.dumps(info)
 

@@ -185,7 +185,6 @@ class TestQueryScores:
         assert len(ranks) == count and ranks[0] == 1 and ranks == sorted(set(ranks))
         assert count == 4 if name == "volumes" else 1 <= count <= 4
 
-
     def test_what_is_with_a_reader_is_not_chosen_again(self, serve, studies):
         folder, _ = studies("boostmis", 16)
         server = serve(["boostmis"], folder, batch=2, strategies="entropy", validation=0)
@@ -207,7 +206,7 @@ class TestJoint:
         queries = chosen(server, "multimix", "joint")
         assert {query["ask"] for query in queries.values()} <= {"label", "mask"}
 
-    def test_it_is_done_with_what_it_asked_for(self, serve, studies, tmp_path):
+    def test_it_is_done_with_what_it_asked_for(self, serve, studies):
         """The image waits on for the other kind of label."""
         folder, _ = studies("multimix", 16)
         server = serve(["multimix"], folder, batch=1, strategies="entropy", validation=0)
