@@ -312,6 +312,13 @@ def drive(
 
         say(where, "inference", f"{asked[0]['id']}: {predicted(server, asked[0]['id'])}")
 
+        few = {"max_batch_size": 3, "device": "cpu"}
+        requests.post(f"{server.url}/batch/infer/{model}", json=few, timeout=60).raise_for_status()
+        server.task("batch/infer")
+        tags = [tag for study in server.infos().values() for tag in study["labels"]]
+        check(tags == ["original"] * 3, f"predictions in a batch: {tags}")
+        say(where, "batch", "3 predictions are stored with the tag original")
+
         before = requests.get(f"{server.url}/info/", timeout=60).json()["datastore"]["completed"]
         seen = [answer["id"] for answer in asked]
         given = seen + [name for name in names[:: max(1, len(names) // LABELED)] if name not in seen]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import monailabel.config
+import torch
 from fastapi import HTTPException
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.app import MONAILabelApp
@@ -154,8 +155,17 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
             raise HTTPException(422, f"{image}: {reason.replace(path, image)}") from error
 
     def batch_infer(self, request: Any, datastore: Any = None) -> Any:
+        """Predict many images; one that cannot be read is passed over, with its reason in the log."""
         self._take_up()
-        return super().batch_infer(request, datastore)
+        several = {"multi_gpu": torch.cuda.is_available()}  # MONAI Label's default shares the work among no GPUs
+        return self._batch_infer({**several, **request}, datastore or self.datastore(), self._infer_or_pass)
+
+    def _infer_or_pass(self, request: Any, datastore: Any = None) -> Any:
+        try:
+            return self.infer(request, datastore)
+        except HTTPException as error:
+            logger.warning(f"no prediction: {error.detail}")
+            return {}
 
     def next_sample(self, request: Any) -> Any:
         _look_up("strategy", request.get("strategy") or "random", self._strategies)

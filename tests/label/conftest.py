@@ -332,9 +332,11 @@ class MONAILabelApp:
             label = store.save_label(image_id, file, request.get("label_tag", "original"), info)
         return {"label": label, "tag": "original", "file": file, "params": result}
 
-    def batch_infer(self, request, datastore=None):
-        store = datastore or self._datastore
-        return {n: self.infer({**request, "image": n, "save_label": True}, store) for n in sorted(store.list_images())}
+    @staticmethod
+    def _batch_infer(request, datastore, infer):
+        assert not request.get("multi_gpu", True), "without a GPU the work is shared among none"
+        images = sorted(datastore.list_images())
+        return {name: infer({**request, "image": name, "save_label": True}, datastore) for name in images}
 
     def train(self, request):
         result = self._trainers[request["model"]](copy.deepcopy(request), self._datastore)

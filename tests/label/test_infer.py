@@ -109,12 +109,15 @@ class TestClasses:
         assert not Path(answer["file"]).is_relative_to(folder)
         assert server.app.info()["datastore"]["completed"] == 0
 
-    def test_a_batch(self, serve, studies):
+    def test_a_batch(self, serve, studies, caplog):
         folder, _ = studies("boostmis", 3)
         server = serve(["boostmis"], folder)
-        answers = server.app.batch_infer({"model": "boostmis", "device": "cpu", "multi_gpu": False})
-        assert answers.keys() == {"training_0", "training_1", "training_2"}
-        assert server.labels() == {f"original/{name}.json" for name in answers}
+        (folder / "broken.png").write_bytes(b"no image")
+        server.app.datastore().refresh()
+        answers = server.app.batch_infer({"model": "boostmis", "device": "cpu"})
+        assert answers.keys() == {"broken", "training_0", "training_1", "training_2"}
+        assert server.labels() == {f"original/{name}.json" for name in answers if name != "broken"}
+        assert "no prediction: broken: " in caplog.text
 
 
 def test_new_weights_count_from_the_next_request(serve, studies):
