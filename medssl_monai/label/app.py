@@ -20,7 +20,7 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from medssl_monai import __version__
 from medssl_monai.label.archive import Archive, segments, voxels
 from medssl_monai.label.infer import ClassInfer, MaskInfer
-from medssl_monai.label.labels import kind_of, read_class, settle_mask
+from medssl_monai.label.labels import Kind, kind_of, read_class, settle_mask
 from medssl_monai.label.scoring import NextImage, QueryScores
 from medssl_monai.label.served import ServedBundle
 from medssl_monai.label.studies import TAGS, SafeWrites, restore
@@ -205,7 +205,6 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         self, save: Callable[..., str], image_id: str, label_filename: str, label_tag: str, label_info: Any, *more: Any
     ) -> str:
         """Store a label if it fits a bundle; beside one of the other kind, if there is one."""
-        store = self.datastore()
         if not (image := self._uri(image_id)):
             raise HTTPException(404, f"there is no image {image_id!r} in the studies.")
         if label_tag not in TAGS:
@@ -215,8 +214,7 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
             file, info["label_info"] = self._settle(
                 Path(label_filename), image, info.get("label_info") or [], Path(folder)
             )
-            there = store.get_label_uri(image_id, label_tag)
-            tag = kind if there and kind_of(there) != kind else label_tag
+            tag = self._beside(image_id, kind, label_tag)
             if self.archive:
                 return self.archive.save(save, image_id, file, tag, info)
             return save(image_id, str(file), tag, info, *more)
@@ -225,7 +223,12 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         """Store a mask that is in the archive already."""
         with tempfile.TemporaryDirectory() as folder:
             file, names = self._settle(mask, self._uri(image_id), names, Path(folder))
-            archive.keep(image_id, str(file), "final", {"label_info": names})
+            archive.keep(image_id, str(file), self._beside(image_id, "mask", "final"), {"label_info": names})
+
+    def _beside(self, image_id: str, kind: Kind, tag: str) -> str:
+        """`tag`, or the kind if a label of the other kind has that."""
+        there = self.datastore().get_label_uri(image_id, tag)
+        return kind if there and kind_of(there) != kind else tag
 
     def _settle(self, file: Path, image: str, names: Any, folder: Path) -> tuple[Path, list[dict[str, Any]]]:
         """The label as training reads it, and the segments in it.

@@ -21,6 +21,8 @@ nib, _ = optional_import("nibabel")  # its functions are untyped
 
 Kind = Literal["class", "mask"]
 NRRD = (".nrrd", ".seg.nrrd")
+NOT_LABELED = "not labeled"
+"""Name of a segment whose voxels nobody labeled; its index is the first that is no class."""
 
 
 def kind_of(file: str | Path) -> Kind:
@@ -117,7 +119,7 @@ def _table(names: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[i
     """Number in the file to index of the class; None if they are the same."""
     if not all(isinstance(entry, Mapping) and type(entry.get("idx", 0)) is int for entry in names):
         raise ValueError('`label_info` must be a list of segments, each such as {"name": "lesion", "idx": 1}.')
-    known = {name.lower(): index for index, name in enumerate(classes)}
+    known = {name.lower(): index for index, name in enumerate([*classes, NOT_LABELED])}
     told = [(str(entry["name"]), entry.get("idx", place + 1)) for place, entry in enumerate(names) if entry.get("name")]
     if unknown := [name for name, _ in told if name.lower() not in known]:
         raise ValueError(

@@ -79,15 +79,14 @@ def read_studies(store: Any, served: ServedBundle, share: float, folder: str | P
     """
     result, key = Studies(synthetic=_synthetic(folder)), load_key()
     learned = _Learned(served.classes, served.mask_classes, served.task, served.joint, served.dimensions == 2)
-    ids = sorted(store.list_images())
-    paths = {name: Path(store.get_image_uri(name)) for name in ids}
+    paths = _paths(store, result.refused)
     place = {name: _place(key, group) for name, group in _groups(store, paths).items()}
     items: dict[str, list[Item]] = {}
-    for name in ids:
+    for name, path in paths.items():
         try:
-            items[name] = _items(name, paths[name], place[name][0], label_files(store, name), learned, result.refused)
+            items[name] = _items(name, path, place[name][0], label_files(store, name), learned, result.refused)
         except (ValueError, OSError) as error:
-            result.refused[name] = str(getattr(error, "reason", error)).replace(str(paths[name]), name)
+            result.refused[name] = str(getattr(error, "reason", error)).replace(str(path), name)
     result.held_out = {name for name in items if place[name][1] < share}
     labeled = [name for name in items if any(map(_is_labeled, items[name]))]
     if share > 0 and labeled and not result.held_out & set(labeled) and len({place[name][0] for name in labeled}) > 1:
@@ -103,6 +102,17 @@ def read_studies(store: Any, served: ServedBundle, share: float, folder: str | P
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(result.refused.items())[:20])
         logger.warning(f"{served.name} leaves {len(result.refused)} images or labels out: {reasons}")
     return result
+
+
+def _paths(store: Any, refused: dict[str, str]) -> dict[str, Path]:
+    """Images by id, sorted; those of an archive are fetched, and what cannot be is `refused`."""
+    paths = {}
+    for name in sorted(store.list_images()):
+        try:
+            paths[name] = Path(store.get_image_uri(name))
+        except Exception as error:  # of any kind: network, archive, conversion
+            refused[name] = f"cannot be fetched ({type(error).__name__})"
+    return paths
 
 
 class _Learned(NamedTuple):

@@ -22,10 +22,15 @@ from types import ModuleType, SimpleNamespace
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
+import SimpleITK
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import LoadImaged
+from pydicom import Dataset, FileDataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from medssl_monai.bundle import copy_bundle, workflow
 from medssl_monai.data import write_datalist
@@ -92,9 +97,8 @@ class LocalDatastore:
         for name in [name for name in objects if not Path(self.get_image_uri(name)).exists()]:
             del objects[name]
         for name, entry in objects.items():
-            entry.labels = {
-                tag: one for tag, one in entry.labels.items() if Path(self.get_label_uri(name, tag)).exists()
-            }
+            files = {tag: Path(LocalDatastore.get_label_uri(self, name, tag)) for tag in entry.labels}
+            entry.labels = {tag: one for tag, one in entry.labels.items() if files[tag].exists()}
         for file in sorted(os.listdir(self.folder)):
             if file.endswith(tuple(self.extensions)):
                 name, suffix = self._to_id(file)
@@ -299,6 +303,10 @@ class MONAILabelApp:
         self._auto_update_scoring, self._server_mode = settings().MONAI_LABEL_AUTO_UPDATE_SCORING, False
 
     def init_datastore(self):
+        if self.studies.startswith("http"):
+            self._download_dcmqi_tools()
+            cache = settings().MONAI_LABEL_DICOMWEB_CACHE_PATH
+            return DICOMWebDatastore(DICOMwebClientX(), {"Modality": "MR"}, cache)
         return LocalDatastore(self.studies, extensions=settings().MONAI_LABEL_DATASTORE_FILE_EXT)
 
     def datastore(self):
@@ -373,8 +381,115 @@ class MONAILabelApp:
         pass
 
 
+class DICOMwebClientX:
+    """Of an archive in memory: a series is one instance, whose document is its voxels as NIfTI."""
+
+    series: dict[str, FileDataset]
+
+    def search_for_series(self, search_filters):
+        wanted = search_filters.items()
+        found = [ds for ds in self.series.values() if wanted <= {key: ds.get(key) for key in search_filters}.items()]
+        return [ds[0x00080000:0x00210000].to_json_dict() for ds in found]
+
+    def retrieve_series(self, study_instance_uid, series_instance_uid):
+        found = self.series[series_instance_uid]
+        assert found.StudyInstanceUID == study_instance_uid
+        return [found]
+
+    def add(self, voxels, **elements):
+        """Store a NIfTI image as a series; returns its UID."""
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds = FileDataset("", {}, preamble=bytes(128), file_meta=meta, is_implicit_VR=False, is_little_endian=True)
+        uid = f"1.2.{len(self.series) + 1}"
+        usual = {"SeriesInstanceUID": uid, "StudyInstanceUID": f"{uid}.0", "Modality": "MR", "PatientID": uid}
+        for key, value in {**usual, **elements, "EncapsulatedDocument": voxels.to_bytes()}.items():
+            setattr(ds, key, value)
+        self.series[str(ds.SeriesInstanceUID)] = ds
+        return str(ds.SeriesInstanceUID)
+
+    def add_seg(self, image_id, mask, names, **elements):
+        """Store a mask, whose values are numbers of segments from 1 on, as SEG of a series; returns its UID."""
+        image, segments = Dataset(), []
+        image.SeriesInstanceUID = image_id
+        for number, name in enumerate(names, 1):
+            segments.append(Dataset())
+            segments[-1].SegmentNumber, segments[-1].SegmentLabel = number, name
+        usual = {"Modality": "SEG", "ReferencedSeriesSequence": [image], "SegmentSequence": segments}
+        return self.add(mask, **{**usual, **elements})
+
+
 class DICOMWebDatastore(LocalDatastore):
-    """Series of an archive."""
+    """Series of an archive, as it was at the start (for two hours), in a cache; labels go by the id of a SEG."""
+
+    def __init__(self, client, search_filter, cache_path):
+        self._client, self._search_filter = client, search_filter
+        self._images, self._segs = map(self._search, (search_filter, {"Modality": "SEG"}))
+        super().__init__(Path(cache_path) / "archive")
+
+    def _search(self, search_filter):
+        found = self._client.search_for_series(search_filters=search_filter)
+        return {one["0020000E"]["Value"][0]: one["0020000D"]["Value"][0] for one in found}
+
+    def list_images(self):
+        return list(self._images)
+
+    def get_labeled_images(self, label_tag=None, labels=None):
+        return [self._image_of(uid) for uid in self._segs]
+
+    def _image_of(self, uid):
+        return str(self._client.series[uid].ReferencedSeriesSequence[0].SeriesInstanceUID)
+
+    def get_image_uri(self, image_id):
+        file = self.folder / f"{image_id}.nii.gz"
+        if not file.exists():
+            study = list(self._search({"SeriesInstanceUID": image_id}).values())[0]  # noqa: RUF015 # an IndexError
+            (ds,) = self._client.retrieve_series(study, image_id)
+            nibabel.save(nibabel.Nifti1Image.from_bytes(ds.EncapsulatedDocument), file)
+            info = {"ts": int(time.time()), "PatientID": str(ds.PatientID), "SeriesInstanceUID": image_id}
+            self._datastore.objects[image_id] = Entry(Data(".nii.gz", info))
+            self._update_datastore_file()
+        return os.path.realpath(file)
+
+    def get_label_uri(self, label_id, label_tag, image_id=""):
+        if label_tag != "final":
+            return super().get_label_uri(label_id, label_tag)
+        assert label_id in self._segs, "an image, downloaded as if it were its label"
+        return super().get_label_uri(self._image_of(label_id), label_tag)
+
+    def save_label(self, image_id, label_filename, label_tag, label_info, label_id=""):
+        self.get_image_uri(image_id)
+        if label_tag == "final":
+            mask, told = nibabel.load(label_filename), label_info.get("label_info") or []
+            values = np.asarray(mask.dataobj)
+            there = np.unique(values[values != 0])
+            assert there.size and there[0] > 0, "itkimage2segimage fails"
+            names = [told[n].get("name", "unknown") if n < len(told) else "unknown" for n in range(there.size)]
+            numbers = sum((values == value) * np.uint8(n) for n, value in enumerate(there, 1))
+            segments = nibabel.Nifti1Image(numbers, mask.affine)
+            label_info["SeriesInstanceUID"] = self._client.add_seg(image_id, segments, names)
+        return super().save_label(image_id, label_filename, label_tag, label_info)
+
+    def _download_labeled_data(self):
+        labeled = {self._image_of(uid) for uid in self._search({"Modality": "SEG"})}
+        for name in set(super().get_labeled_images()) - labeled:
+            os.unlink(LocalDatastore.get_label_uri(self, name, "final"))
+
+
+def binary_to_image(reference_image, label):
+    image, file = nibabel.load(reference_image), tempfile.mktemp(".nii.gz")
+    voxels = np.fromfile(label, np.uint8).reshape(image.shape, order="F")
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), file)
+    return file
+
+
+def dicom_seg_to_itk_image(label, output_ext=".seg.nrrd"):
+    file = tempfile.mktemp(output_ext)
+    with tempfile.NamedTemporaryFile(suffix=".nii") as source:
+        source.write(pydicom.dcmread(label).EncapsulatedDocument)
+        source.flush()
+        SimpleITK.WriteImage(SimpleITK.ReadImage(source.name), file)
+    return file
 
 
 def settings():
@@ -391,7 +506,10 @@ def stand_ins():
         "monailabel.config": {"settings": SimpleNamespace(MONAI_LABEL_DATASTORE_FILE_EXT=known, **switches)},
         "monailabel.datastore.dicom": {"DICOMWebDatastore": DICOMWebDatastore},
         "monailabel.datastore.local": {"LocalDatastore": LocalDatastore},
-        "monailabel.datastore.utils.convert": {"binary_to_image": None, "dicom_seg_to_itk_image": None},
+        "monailabel.datastore.utils.convert": {
+            "binary_to_image": binary_to_image,
+            "dicom_seg_to_itk_image": dicom_seg_to_itk_image,
+        },
         "monailabel.interfaces.app": {"MONAILabelApp": MONAILabelApp},
         "monailabel.interfaces.tasks.infer_v2": {"InferType": InferType},
         "monailabel.interfaces.tasks.scoring": {"ScoringMethod": Described},
@@ -419,6 +537,20 @@ def label(monkeypatch):
         monkeypatch.setattr(settings(), name, False)
     yield modules
     _forget(package)
+
+
+@pytest.fixture
+def archive(label, tmp_path, monkeypatch):
+    """An empty archive, in memory, and the program that MONAI Label makes SEGs with."""
+    if os.environ.get("MEDSSL_MONAILABEL") == "real":
+        pytest.skip("the real datastore asks an archive over HTTP")
+    program = tmp_path / "bin" / "itkimage2segimage"
+    program.parent.mkdir()
+    program.touch(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(settings(), "MONAI_LABEL_DICOMWEB_CACHE_PATH", tmp_path / "cache", raising=False)
+    monkeypatch.setattr(DICOMwebClientX, "series", {}, raising=False)
+    return DICOMwebClientX()
 
 
 def _forget(package):

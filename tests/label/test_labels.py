@@ -225,6 +225,12 @@ class TestNifti:
         assert new
         np.testing.assert_array_equal(read, wanted)
 
+    def test_a_segment_of_what_nobody_labeled(self, tmp_path, volume, mask, settle):
+        file = save(tmp_path / "m.nii.gz", np.array([0, 1, 7], np.uint8)[mask], volume)
+        read, _ = settle(file, volume, [{"name": "liver", "idx": 1}, {"name": "Not labeled", "idx": 7}])
+        wanted = load(save(tmp_path / "wanted.nii.gz", mask, volume), volume)
+        np.testing.assert_array_equal(read, np.array([0, 1, 255])[wanted])
+
     def test_a_segment_that_is_no_class(self, tmp_path, volume, mask, settle):
         file = save(tmp_path / "m.nii.gz", mask, volume)
         with pytest.raises(

@@ -403,6 +403,20 @@ def open_store(tmp_path, request):
     return lambda: FileStore(tmp_path, request.param)
 
 
+def test_an_image_that_cannot_be_fetched_leaves_the_others(store, add, monkeypatch, caplog):
+    def fetch(image_id):
+        if image_id == "c":
+            raise ConnectionError("http://archive/patient")
+        return str(store.images[image_id])
+
+    monkeypatch.setattr(store, "get_image_uri", fetch)
+    add("a", "left")
+    studies = read_studies(store, served(), share=0)
+    assert {item["id"] for item in studies.train} == set("abdefgh")
+    assert studies.refused == {"c": "cannot be fetched (ConnectionError)"}
+    assert "archive" not in caplog.text
+
+
 class TestSafeWrites:
     def test_without_it_changes_are_lost(self, tmp_path):
         FileStore(tmp_path).add_image("a", "", {})
