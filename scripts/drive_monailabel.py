@@ -69,13 +69,18 @@ def phantom(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
     return folder / kind, json.loads((folder / kind / "datalist.json").read_text())["training"]
 
 
+def empty(studies: Path) -> Path:
+    """A new folder of synthetic studies, which says that they are."""
+    shutil.rmtree(studies, ignore_errors=True)
+    studies.mkdir()
+    (studies / "datalist.json").write_text(json.dumps({"synthetic": True, "training": []}))
+    return studies
+
+
 def studies_of_slices(folder: Path) -> tuple[Path, dict[str, str]]:
     """A folder of single DICOM and NIfTI slices, as an archive exports them, and what each shows."""
     source, items = phantom(folder, "spine2")
-    studies, truth = folder / "slices", {}
-    if studies.exists():
-        shutil.rmtree(studies)
-    studies.mkdir()
+    studies, truth = empty(folder / "slices"), {}
     for item in items[:160]:
         image = source / item["image"]
         if image.suffix == ".dcm":
@@ -84,17 +89,13 @@ def studies_of_slices(folder: Path) -> tuple[Path, dict[str, str]]:
             volume = nibabel.load(image)
             nibabel.save(volume.slicer[:, :, item["slice"] : item["slice"] + 1], studies / f"{item['id']}.nii.gz")
         truth[item["id"]] = ["low", "high"][item["label"]]
-    (studies / "datalist.json").write_text(json.dumps({"synthetic": True, "training": []}))
     return studies, truth
 
 
 def studies_of_volumes(folder: Path) -> tuple[Path, dict[str, Path]]:
     """A folder of NIfTI volumes and of DICOM series, each a folder with the ending .dcm, and the mask of each."""
     source, items = phantom(folder, "spine_cord")
-    studies, truth = folder / "volumes", {}
-    if studies.exists():
-        shutil.rmtree(studies)
-    studies.mkdir()
+    studies, truth = empty(folder / "volumes"), {}
     for item in items[:40]:
         image = source / item["image"]
         if image.is_dir():
@@ -102,7 +103,6 @@ def studies_of_volumes(folder: Path) -> tuple[Path, dict[str, Path]]:
         else:
             shutil.copy(image, studies / f"{item['id']}.nii.gz")
         truth[item["id"]] = source / item["label"]
-    (studies / "datalist.json").write_text(json.dumps({"synthetic": True, "training": []}))
     return studies, truth
 
 

@@ -78,7 +78,7 @@ def to_image_axes(
         The mask, its third axis dropped if it is one voxel deep, and ``affine`` and ``spacing`` of mask and image to
         compare; all as they are if a file does not say how it lies.
     """
-    own, wanted = _in_patient(path, meta), _in_patient(image, image_meta)
+    own, wanted = in_patient(path, meta), in_patient(image, image_meta)
     if own is None or wanted is None:
         return mask, meta, image_meta
     volume = mask.reshape((*mask.shape, 1)[:4])
@@ -151,7 +151,7 @@ def _copy_geometry(source: Mapping[str, Any], target: Any) -> None:
     target["pixdim"][4:] = 0  # channels or time
 
 
-def _in_patient(path: Path, meta: Mapping[str, Any]) -> Array | None:
+def in_patient(path: Path, meta: Mapping[str, Any]) -> Array | None:
     """Affine (4, 4) to RAS of x, y and z as `ClinicalReader` reads them, z one voxel deep if it reads a plane.
 
     None: the file does not say; of DICOM volumes that do not, what programs suppose.

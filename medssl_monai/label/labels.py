@@ -12,7 +12,7 @@ from monai.utils import optional_import
 
 from medssl_monai.data import LoadMaskd
 from medssl_monai.data.dicom import Array
-from medssl_monai.data.mask_files import _in_patient
+from medssl_monai.data.mask_files import in_patient
 from medssl_monai.data.pool import NOTHING, Label, parse_label
 from medssl_monai.data.reader import ClinicalReader, image_format
 from medssl_monai.task import UNKNOWN, Task
@@ -159,7 +159,7 @@ def _uncropped(file: Path, image: Path, folder: Path) -> Path:
         (mask, meta), (pixels, grid) = (reader.get_data(reader.read(path)) for path in (file, image))
     except ValueError:
         return file
-    own, wanted = _in_patient(file, meta), _in_patient(image, grid)
+    own, wanted = in_patient(file, meta), in_patient(image, grid)
     if own is None or wanted is None or mask.shape[1:] == pixels.shape[1:] or len(mask) > 1:
         return file
     size, room = ((*array.shape[1:], 1)[:3] for array in (mask, pixels))

@@ -553,6 +553,18 @@ def archive(label, tmp_path, monkeypatch):
     return DICOMwebClientX()
 
 
+@pytest.fixture
+def refused(label):
+    """Status and message of the answer to a wrong request."""
+
+    def _refused(call, *arguments, **named):
+        with pytest.raises(label.app.HTTPException) as found:
+            call(*arguments, **named)
+        return found.value.status_code, found.value.detail
+
+    return _refused
+
+
 def _forget(package):
     for name in OWN:
         sys.modules.pop(f"{package.__name__}.{name}", None)

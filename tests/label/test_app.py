@@ -15,18 +15,6 @@ from medssl_monai.label import write_app
 from medssl_monai.label.studies import read_studies
 
 
-@pytest.fixture
-def status(label):
-    """Status and message of the answer to a wrong request."""
-
-    def _status(call, *arguments, **named):
-        with pytest.raises(label.app.HTTPException) as found:
-            call(*arguments, **named)
-        return found.value.status_code, found.value.detail
-
-    return _status
-
-
 def kinds(server, model, image):
     """What training reads of an image: flags and labels."""
     server.app.writes.read()
@@ -36,7 +24,7 @@ def kinds(server, model, image):
 
 
 class TestWrongRequests:
-    def test_names_that_are_not_there(self, serve, studies, status):
+    def test_names_that_are_not_there(self, serve, studies, refused):
         folder, _ = studies("boostmis", 2)
         server = serve(["boostmis"], folder)
         for call, name, arguments in (
@@ -47,7 +35,7 @@ class TestWrongRequests:
             (server.save, "nobody", ("nobody", {"label": "left"})),
             (server.save, "../nobody", ("../nobody", {"label": "left"})),
         ):
-            code, detail = status(call, *arguments)
+            code, detail = refused(call, *arguments)
             assert code == 404 and repr(name) in detail
         assert server.labels() == set()
         assert server.infer("boostmis", "training_0") and server.next("random")
@@ -63,19 +51,19 @@ class TestWrongRequests:
             (b"mask", ".bin", "no bundle of this app learns masks"),
         ],
     )
-    def test_a_label_that_fits_no_bundle_is_not_stored(self, serve, studies, status, content, suffix, told):
+    def test_a_label_that_fits_no_bundle_is_not_stored(self, serve, studies, refused, content, suffix, told):
         folder, _ = studies("boostmis", 2)
         server = serve(["boostmis"], folder)
         server.save("training_0", {"label": "left"})
         for image in ("training_0", "training_1"):
-            code, detail = status(server.save, image, content, suffix)
+            code, detail = refused(server.save, image, content, suffix)
             assert code == 400 and detail.startswith("the label was not saved: ") and told in detail
         assert server.labels() == {"final/training_0.json"}
         assert kinds(server, "boostmis", "training_0") == {"labeled": True, "label": 0}
         server.app.writes.read()
         assert not server.store.get_label_uri("training_1", "final")
 
-    def test_a_mask_that_does_not_fit(self, serve, studies, status):
+    def test_a_mask_that_does_not_fit(self, serve, studies, refused):
         folder, items = studies("volumes", 2)
         server = serve(["volumes"], folder)
         name = "training_0"
@@ -87,13 +75,13 @@ class TestWrongRequests:
             (b"no image", {}, ""),
             (drawn, {"label_info": [{"name": "spleen", "idx": 1}]}, "'spleen'"),
         ):
-            code, detail = status(server.save, name, content, ".nii" if content is other else ".nii.gz", **params)
+            code, detail = refused(server.save, name, content, ".nii" if content is other else ".nii.gz", **params)
             assert code == 400 and told in detail and str(folder) not in detail
         assert (folder / "labels" / "final" / f"{name}.nii.gz").read_bytes() == drawn
 
-    def test_a_file_that_is_no_nrrd(self, serve, studies, status):
+    def test_a_file_that_is_no_nrrd(self, serve, studies, refused):
         folder, _ = studies("volumes", 1)
-        code, detail = status(serve(["volumes"], folder).save, "training_0", b"NRRD0004", ".seg.nrrd")
+        code, detail = refused(serve(["volumes"], folder).save, "training_0", b"NRRD0004", ".seg.nrrd")
         assert code == 400 and "the label was not saved" in detail and str(folder.parent) not in detail
 
 

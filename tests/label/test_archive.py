@@ -44,18 +44,6 @@ def serve_archive(serve, archive):
     return _serve
 
 
-@pytest.fixture
-def refused(label):
-    """Status and message of the answer to a wrong request."""
-
-    def _refused(call, *arguments, **named):
-        with pytest.raises(label.app.HTTPException) as found:
-            call(*arguments, **named)
-        return found.value.status_code, found.value.detail
-
-    return _refused
-
-
 def segs(archive):
     """Image and names of the segments of every SEG, in the order in which they came."""
     return [
