@@ -1,0 +1,135 @@
+"""Hostile input for every reader: spoiled in many ways, each tried in a process of its own, and watched.
+
+    OMP_NUM_THREADS=1 python benchmarks/hostile/fuzz.py OUT [--count 20000] [--kinds PNG "DICOM series"] [--seed 0]
+    OMP_NUM_THREADS=1 python benchmarks/hostile/fuzz.py OUT --only PNG:17
+
+Inputs are made of valid seeds by a random number that follows from seed, kind and number alone, so that any of them can
+be made again (``--only``). They are tried in blocks; the same command goes on where it stood. OUT has ``blocks.jsonl``,
+and at the end ``results.json`` and ``results.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a pool of threads does not survive a fork
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]  # the package beside, not another one
+
+import archives
+import images
+import masks
+import runs
+import tables
+import summary
+import torch
+from doors import Harm, Kind
+from spoil import Chance, Payloads
+from watch import Fault, Input, Places, watch
+
+torch.set_num_threads(1)
+BLOCK = 50
+KINDS: dict[str, Kind] = {kind.name: kind for kind in [*images.KINDS, *masks.KINDS, *archives.KINDS, *tables.KINDS, *runs.KINDS]}
+
+
+def harm_of(number: int) -> Harm:
+    """One of twenty inputs is a sound seed, and one a seed in another form."""
+    forms: dict[int, Harm] = {0: "none", 1: "same"}
+    return forms.get(number % 20, "spoiled")
+
+
+def attempt(kind: Kind, number: int, seed: int, places: Places) -> tuple[list[Fault], dict[str, object]]:
+    """Make and try one input."""
+    places.empty()
+    chance = Chance(f"{seed}/{kind.name}/{number}")
+
+    def make() -> Input:
+        return kind.make(chance, places, harm_of(number))
+
+    return watch(make, places)
+
+
+def run_block(kind: Kind, start: int, end: int, seed: int, places: Places) -> dict[str, object]:
+    """Inputs of one kind from `start` until before `end`."""
+    began, faults = time.monotonic(), []
+    answers: dict[str, int] = {}
+    for number in range(start, end):
+        found, told = attempt(kind, number, seed, places)
+        for answer in told["answers"].values():  # type: ignore[attr-defined]
+            answers[answer] = answers.get(answer, 0) + 1
+        faults += [{"number": number, **fault.plain(), "what": told["what"]} for fault in found]
+    seconds = round(time.monotonic() - began, 2)
+    return {
+        "kind": kind.name,
+        "start": start,
+        "inputs": end - start,
+        "seed": seed,
+        "seconds": seconds,
+        "answers": answers,
+        "faults": faults,
+    }
+
+
+def warm_up(kinds: list[Kind]) -> None:
+    """Import what readers import late, and make the seeds, so that no child has to."""
+    from importlib import import_module
+
+    late = ["nibabel", "pydicom", "pydicom.pixels", "scipy.io", "scipy.io.matlab", "PIL.PngImagePlugin", "tqdm", "yaml"]
+    late += ["PIL.JpegImagePlugin", "SimpleITK", "medssl_monai.bundle", "medssl_monai.data.audit", "monai.bundle"]
+    late += ["medssl_monai.networks", "medssl_monai.handlers", "medssl_monai.data.pool", "medssl_monai.data.prepare"]
+    for name in late:
+        import_module(name)
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    for maker in (images.png_seeds, images.jpeg_seeds, images.nifti_seeds, images.packed_seeds):
+        maker()
+    images.dicom_seeds(), images.frames_seeds()
+    gc.collect()
+    gc.freeze()
+
+
+def main() -> int:
+    """Try, write, sum up; 1 if there was a fault."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--count", type=int, default=20_000, help="inputs in all")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", metavar="KIND:NUMBER", help="try this one, and say all of it")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="hostile", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        places = Places(Path(folder) / "root")
+        places.make()
+        Payloads.canary, Payloads.victim = places.canary, places.victim
+        warm_up(list(KINDS.values()))
+        if arguments.only:
+            name, _, number = arguments.only.rpartition(":")
+            faults, told = attempt(KINDS[name], int(number), arguments.seed, places)
+            print(json.dumps({**told, "faults": [vars(fault) for fault in faults]}, indent=2))
+            print(places.log.read_text(errors="replace") if places.log.exists() else "")
+            return int(bool(faults))
+        blocks = arguments.out / "blocks.jsonl"
+        lines = blocks.read_text(encoding="utf-8").splitlines() if blocks.exists() else []
+        done = {(line["kind"], line["start"]) for line in map(json.loads, lines) if line["seed"] == arguments.seed}
+        each = -(-arguments.count // len(arguments.kinds))
+        for start in range(0, each, BLOCK):
+            for name in arguments.kinds:
+                if (name, start) in done:
+                    continue
+                block = run_block(KINDS[name], start, min(start + BLOCK, each), arguments.seed, places)
+                with blocks.open("a", encoding="utf-8") as file:
+                    print(json.dumps(block), file=file)
+                print(f"{name} {start}: {len(block['faults'])} faults, {block['seconds']} s", flush=True)  # type: ignore[arg-type]
+    return int(summary.write(arguments.out) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
