@@ -11,16 +11,19 @@ and at the end ``results.json`` and ``results.md``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import io
 import json
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a pool of threads does not survive a fork
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]  # the package beside, not another one
+sys.path.insert(0, str(Path(__file__).parent))
 
 import archives
 import images
@@ -76,23 +79,29 @@ def run_block(kind: Kind, start: int, end: int, seed: int, places: Places) -> di
     }
 
 
-def warm_up(kinds: list[Kind]) -> None:
-    """Import what readers import late, and make the seeds, so that no child has to."""
-    from importlib import import_module
+def warm_up(kinds: Iterable[Kind], places: Places) -> None:
+    """Try a sound seed of each kind in this process, so that no child has to import or make what all of them need.
 
-    late = ["nibabel", "pydicom", "pydicom.pixels", "scipy.io", "scipy.io.matlab", "PIL.PngImagePlugin", "tqdm", "yaml"]
-    late += ["PIL.JpegImagePlugin", "SimpleITK", "medssl_monai.bundle", "medssl_monai.data.audit", "monai.bundle"]
-    late += ["medssl_monai.networks", "medssl_monai.handlers", "medssl_monai.data.pool", "medssl_monai.data.prepare"]
-    for name in late:
-        import_module(name)
+    Nothing of it may start a thread: there is none in a forked process, and locks that it holds stay closed.
+    """
     import SimpleITK
+    import tqdm
 
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    for maker in (images.png_seeds, images.jpeg_seeds, images.nifti_seeds, images.packed_seeds):
-        maker()
-    images.dicom_seeds(), images.frames_seeds()
+    tqdm.tqdm.monitor_interval = 0
+    places.enter()
+    for kind in kinds:
+        for number in range(3):
+            places.empty()
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                for door in kind.make(Chance(f"warm up {number}"), places, "none").doors:
+                    with contextlib.suppress(Exception):
+                        door.call()
+    places.make()
     gc.collect()
     gc.freeze()
+    if (threads := len(os.listdir("/proc/self/task"))) > 1:
+        raise RuntimeError(f"{threads} threads were started, which do not survive a fork.")
 
 
 def main() -> int:
@@ -104,12 +113,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", metavar="KIND:NUMBER", help="try this one, and say all of it")
     arguments = parser.parse_args()
+    arguments.out = arguments.out.resolve()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hostile", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         places = Places(Path(folder) / "root")
         places.make()
         Payloads.canary, Payloads.victim = places.canary, places.victim
-        warm_up(list(KINDS.values()))
+        warm_up(KINDS.values(), places)
         if arguments.only:
             name, _, number = arguments.only.rpartition(":")
             faults, told = attempt(KINDS[name], int(number), arguments.seed, places)

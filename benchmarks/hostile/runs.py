@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import struct
@@ -295,7 +296,7 @@ def make_overrides(chance: Chance, places: Places, harm: Harm) -> Input:
 
     def checked() -> Any:
         argv = ["/x/monai/bundle/__main__.py", "run", "--config_file", str(BUNDLE / "configs" / "train.yaml"), *words]
-        with contextlib.redirect_stdout(None):
+        with contextlib.redirect_stdout(io.StringIO()):
             bundle.check_command_line(argv)
         return "checked"
 

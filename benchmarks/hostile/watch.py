@@ -225,6 +225,9 @@ def _child(make: Callable[[], Input], places: Places, writer: int) -> None:
         for door in tried.doors:
             print(json.dumps({"door": door.name}), file=tell, flush=True)
             answer, faults = _try(door)
+            if places.canary.exists():
+                places.canary.unlink()
+                faults.append(Fault("executed", door.name, f"executed at {door.name}", str(tried.what)))
             print(json.dumps({"answer": answer, "faults": [vars(f) for f in faults]}), file=tell, flush=True)
         full = [path for path in (*places.out.rglob("*"), *places.temporary.rglob("*")) if _size(path) >= DISK]
         if full:
@@ -247,7 +250,7 @@ def _size(path: Path) -> int:
 
 def _try(door: Door) -> tuple[str, list[Fault]]:
     try:
-        seen = json.loads(json.dumps(door.call(), default=str))
+        answer = door.call()
     except RefusedError as error:
         return _refused(door, str(error), _shape(str(error)))
     except (*ANSWERS, *door.also) as error:
@@ -257,12 +260,19 @@ def _try(door: Door) -> tuple[str, list[Fault]]:
         return _refused(door, text, _root(error))
     except BaseException as error:
         return "traceback", [Fault("traceback", door.name, _root(error), f"{type(error).__name__}: {error}")]
+    if door.expected == "anything":
+        return "accepted", []
+    seen, truth = _plain(answer), _plain(door.truth)
     if door.expected == "refusal":
         return "differs", [Fault("differs", door.name, f"accepted at {door.name}", f"not refused: {seen}")]
-    if door.expected != "anything" and seen != json.loads(json.dumps(door.truth, default=str)):
-        text = f"understood {_first_difference(seen, json.loads(json.dumps(door.truth, default=str)))}"
+    if seen != truth:
+        text = f"understood {_first_difference(seen, truth)}"
         return "differs", [Fault("differs", door.name, f"read differently at {door.name}", text)]
     return "accepted", []
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
 
 
 def _refused(door: Door, text: str, root: str) -> tuple[str, list[Fault]]:
