@@ -15,7 +15,6 @@ from medssl_monai.data.layouts.base import (
     SUFFIX,
     Found,
     Names,
-    Policy,
     Request,
     first,
     natural,
@@ -23,6 +22,7 @@ from medssl_monai.data.layouts.base import (
 )
 from medssl_monai.data.layouts.files import Unit, find_units
 from medssl_monai.data.layouts.masks import MaskFinder, read_masks
+from medssl_monai.options import Policy
 from medssl_monai.tables import Row, Table
 
 CONTRADICTION = "\0"
