@@ -182,6 +182,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
     print(f"groups: {report['groups']}; split: {report['split']}")
     if report["label_list"]:
         print(report["label_list"])
+    for line in report["merged_groups"][:SHOWN]:
+        print(f"one group in several spellings: {line}")
+    if len(report["merged_groups"]) > SHOWN:
+        print(f"and {len(report['merged_groups']) - SHOWN} more, under 'merged_groups' in prepare_report.json")
     refused = json.loads(path.read_text(encoding="utf-8"))["quarantine"]
     for bad in refused[:SHOWN]:
         print(f"  {bad['id']} is {bad['image']}: {bad['reason']}", file=sys.stderr)
@@ -207,6 +211,8 @@ def _audit(arguments: argparse.Namespace) -> int:
         folder = folder or Path("audit")
         with tempfile.TemporaryDirectory() as temporary:
             result = audit(prepare(source, temporary, keep_duplicates=True, allow_leaks=True), folder)
+    for line in result["merged_groups"][:SHOWN]:
+        print(f"one group in several spellings: {line}")
     for kind in ("leaks", "errors", "warnings"):
         for text in result[kind]:
             print(f"{kind.removesuffix('s')}: {text}")

@@ -68,7 +68,7 @@ class Options:
     group_column: str | None = _option(
         None,
         "column of the patient, lesion or whatever must not be in two sections (in a .npz an array); default: "
-        "`patient`, `patient_id`, `lesion_id` or `group`, the PatientID of DICOM files, else every file is its own group",
+        "`patient`, `patient_id`, `lesion_id` or `group`, DICOM's PatientID, else every file is a group of its own",
     )
     groups_as_written: bool = _flag(
         "keep groups apart whose names differ in nothing but case, blanks, ^ or leading zeros; by default they are one"

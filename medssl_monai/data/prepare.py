@@ -26,14 +26,18 @@ from medssl_monai.data.datalist import FLAGS, SECTIONS, Item, Key, write_datalis
 from medssl_monai.data.layouts import LAYOUTS, Layout, lists
 from medssl_monai.data.layouts.base import Array, Findings, Found, Names, Request, relative
 from medssl_monai.data.layouts.files import find_units, image_files
+from medssl_monai.data.patients import listed
 from medssl_monai.data.pool import balanced_draw, is_known, seed_of
 from medssl_monai.data.reader import ClinicalReader
 from medssl_monai.files import sha256, write_json
+from medssl_monai.names import check_classes
 from medssl_monai.options import LabelsBy, Options
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SPLIT = (0.8, 0.2, 0.0)
+SHOWN = 5
+"""Files that are named in a message."""
 UNLABELED, MASKED = "unlabeled", "masked"
 """Folder of a second source's files, and before the slash in its ids."""
 
@@ -72,7 +76,7 @@ def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
     request = Request(
         source,
         out_dir,
-        Names(options.clear_names, options.key_file),
+        Names(options.clear_names, options.key_file, options.groups_as_written),
         **{**vars(options), "classes": () if positive is not None else classes},
     )
     second = _second_request(request, unlabeled, UNLABELED) if unlabeled is not None else None
@@ -86,10 +90,10 @@ def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
         _layout(other)
     request.out_dir.mkdir(parents=True, exist_ok=True)  # items are found from here
     found = layout.read(request)
-    listed = lists.read(request.label_list, found) if request.label_list else None
-    own_split = listed is not None and bool(listed.sections) and not (split or split_column or folds)
-    if listed and own_split:
-        listed.apply_split(found)
+    shown = lists.read(request.label_list, found) if request.label_list else None
+    own_split = shown is not None and bool(shown.sections) and not (split or split_column or folds)
+    if shown and own_split:
+        shown.apply_split(found)
     if positive is not None:
         _one_against_rest(found, positive, classes)
     if third is not None:
@@ -99,20 +103,25 @@ def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
     if not keep_duplicates:
         _drop_copies(found, request.out_dir)
     if not found.items:
-        raise ValueError(f"{source} holds no usable image; dropped: {_counts(found.dropped)}.")
+        raise ValueError(_why_empty(source, found))
+    several = any(isinstance(item.get("label"), list) for item in found.items)
+    check_classes(found.classes, "finding" if several else "class", str(source), several)
+    check_classes(mask_classes, "class of masks", str(source))
+    images = Counter(item["group"] for item in found.items)
+    merged = listed(request.names.spellings, images)
     if mask_classes and any(isinstance(item.get("label"), str) for item in found.items):
         raise ValueError(f"the labels of {source} are masks, and classes are wanted; leave `mask_classes` out.")
     if mask_classes and not any("mask" in item for item in found.items):
         raise ValueError(f"{masked or source} holds no usable mask; noted: {_counts(found.noted)}.")
     sections, how = _all_sections(found, split, bool(split_column) or own_split, folds, fold, seed, allow_leaks)
-    how = how.replace("the source", listed.name, 1) if listed and own_split else how
+    how = how.replace("the source", shown.name, 1) if shown and own_split else how
     training = sections.get("training", [])
-    if not training and (listed or labels is not None or mask_labels is not None or second is not None):
+    if not training and (shown or labels is not None or mask_labels is not None or second is not None):
         raise ValueError(
             "labels to show, and images without labels, are for the training section, and this split has none; give "
             "it a share, or leave them out."
         )
-    label_list_line = listed.hide_others(training) if listed else None
+    label_list_line = shown.hide_others(training) if shown else None
     if labels is not None:
         hide_labels(training, labels, labels_by, seed)
     if mask_labels is not None:
@@ -131,6 +140,7 @@ def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
         allow_leaks=allow_leaks,
         mask_classes=mask_classes or (),
         quarantine=found.quarantine,
+        **({"groups_as_written": True} if options.groups_as_written else {}),
     )
     report = {
         "layout": layout.name,
@@ -139,6 +149,7 @@ def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
         **({"masked_sha256": _source_sha256(third)} if third else {}),
         "seed": seed,
         "groups": found.grouping,
+        "merged_groups": merged,
         "split": how,
         "label_list": label_list_line,
         "classes": list(found.classes),
@@ -281,6 +292,12 @@ def _arrays(items: Iterable[Item], root: Path) -> Iterator[tuple[Item, Array]]:
 
 
 # what all layouts share
+
+
+def _why_empty(source: Path, found: Found) -> str:
+    reasons = "; ".join(f"{Path(bad['image']).name} {bad['reason']}" for bad in found.quarantine[:SHOWN])
+    more = f"; and {len(found.quarantine) - SHOWN} more" if len(found.quarantine) > SHOWN else ""
+    return f"{source} holds no usable image; dropped: {_counts(found.dropped)}. {reasons}{more}".rstrip(". ") + "."
 
 
 def _drop_copies(found: Found, root: Path) -> None:
