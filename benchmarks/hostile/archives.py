@@ -1,4 +1,4 @@
-"""Data sets in one file or in a publisher's folder: zip, npz, CIFAR's pickles, SVHN's MATLAB files, features, Decathlon."""
+"""Data sets in one file or a publisher's folder: zip, npz, CIFAR, SVHN, feature tables, Decathlon."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def make_zip(chance: Chance, places: Places, harm: Harm) -> Input:
     pictures, labels = random(6, 8, 8), [0, 1, 0, 1, 1, 0]
     names = [f"folder/image_{k}.png" for k in range(6)]
     rows = [["image", "label", "id", "patient"]]
-    rows += [[name, CLASSES[label], f"id{k}", f"p{k}"] for k, (name, label) in enumerate(zip(names, labels, strict=True))]
+    rows += [
+        [name, CLASSES[label], f"id{k}", f"p{k}"] for k, (name, label) in enumerate(zip(names, labels, strict=True))
+    ]
     table = render(rows).encode()
     if harm == "same":
         table = same_table(rows, chance, what, ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
@@ -84,7 +86,7 @@ def make_zip(chance: Chance, places: Places, harm: Harm) -> Input:
         for name in ("datalist.json", "prepare_report.json", names[0]):
             (places.out / name).symlink_to(places.victim)
     truth = by_picture(pictures, labels, CLASSES)
-    return Input(doors(places, source, harm, truth, (), "--split", 1, 0, 0), what)
+    return Input(doors(places, source, harm, truth, (), "--split", 1, 0, 0), what, source)
 
 
 def npz(path: Path, arrays: Mapping[str, Array], chance: Chance, harm: Harm, what: list[str]) -> None:
@@ -125,7 +127,7 @@ def make_medmnist(chance: Chance, places: Places, harm: Harm) -> Input:
         start += size
     source = places.source / "arrays.npz"
     npz(source, arrays, chance, harm, what)
-    return Input(doors(places, source, harm, by_picture(pictures, labels), ()), what)
+    return Input(doors(places, source, harm, by_picture(pictures, labels), ()), what, source)
 
 
 def make_npz(chance: Chance, places: Places, harm: Harm) -> Input:
@@ -142,7 +144,7 @@ def make_npz(chance: Chance, places: Places, harm: Harm) -> Input:
     }
     source = places.source / "arrays.npz"
     npz(source, arrays, chance, harm, what)
-    return Input(doors(places, source, harm, by_picture(pictures, labels, CLASSES), ()), what)
+    return Input(doors(places, source, harm, by_picture(pictures, labels, CLASSES), ()), what, source)
 
 
 def of_python_2(content: bytes) -> bytes:
@@ -195,7 +197,11 @@ def make_cifar(chance: Chance, places: Places, harm: Harm) -> Input:
             content = content.replace(old, new)
         (places.source / name).write_bytes(content)
     pictures = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Input(doors(places, places.source, harm, by_picture(pictures, labels, classes), tuple(batches)), what)
+    return Input(
+        doors(places, places.source, harm, by_picture(pictures, labels, classes), tuple(batches)),
+        what,
+        places.source / victim,
+    )
 
 
 def make_svhn(chance: Chance, places: Places, harm: Harm) -> Input:
@@ -206,7 +212,10 @@ def make_svhn(chance: Chance, places: Places, harm: Harm) -> Input:
     pictures, labels = random(14, 32, 32, 3), [10 - k % 2 for k in range(14)]
     victim = chance.choice(["train_32x32.mat", "test_32x32.mat"])
     for name, part in (("train_32x32.mat", slice(0, 10)), ("test_32x32.mat", slice(10, 14))):
-        arrays: dict[str, Any] = {"X": pictures[part].transpose(1, 2, 3, 0), "y": np.array(labels[part], np.uint8)[:, None]}
+        arrays: dict[str, Any] = {
+            "X": pictures[part].transpose(1, 2, 3, 0),
+            "y": np.array(labels[part], np.uint8)[:, None],
+        }
         way = chance.randrange(3) if name == victim and harm == "spoiled" else -1
         if way == 0:
             key = chance.choice("Xy")
@@ -217,7 +226,9 @@ def make_svhn(chance: Chance, places: Places, harm: Harm) -> Input:
         encoded = content.getvalue()
         (places.source / name).write_bytes(spoil_bytes(encoded, chance, what) if way > 0 else encoded)
     truth = by_picture(pictures, [label % 10 for label in labels])
-    return Input(doors(places, places.source, harm, truth, ("train_32x32.mat", "test_32x32.mat")), what)
+    return Input(
+        doors(places, places.source, harm, truth, ("train_32x32.mat", "test_32x32.mat")), what, places.source / victim
+    )
 
 
 def make_features(chance: Chance, places: Places, harm: Harm) -> Input:
@@ -242,7 +253,7 @@ def make_features(chance: Chance, places: Places, harm: Harm) -> Input:
     expected: Any = {"none": "truth", "same": "truth", "spoiled": "anything"}[harm]
     names = ("train-features.npy", "train-targets.npy", "train-items.csv", "features.json", "source_folder", "`split`")
     call = Door("prepare", lambda: prepare(places.source, places.out, "--split", 1, 0, 0), names, expected, truth)
-    return Input([call], what)
+    return Input([call], what, places.source / f"train-{chance.choice(['features', 'targets'])}.npy")
 
 
 def make_decathlon(chance: Chance, places: Places, harm: Harm) -> Input:
@@ -261,7 +272,7 @@ def make_decathlon(chance: Chance, places: Places, harm: Harm) -> Input:
     expected: Any = "anything" if harm == "spoiled" else "truth"
     names = ("dataset.json", "source_folder", "`split`")
     call = Door("prepare", lambda: prepare(places.source, places.out, "--split", 1, 0, 0), names, expected, truth)
-    return Input([call], what)
+    return Input([call], what, places.source / "dataset.json")
 
 
 KINDS = [

@@ -52,7 +52,9 @@ def forged(chance: Chance) -> Any:
             Evil2(),
             Forged(rebuild, (np.ndarray, (0,), b"b"), chance.choice(states)),
             Forged(rebuild, (np.ndarray, shape, chance.choice([b"b", b"O", "O", b"U"])), chance.choice(states)),
-            Forged(np.dtype, (chance.choice(["O", "O8", "u1", "U9999999", "V2000000000", [("a", "O")], 3]), False, True)),
+            Forged(
+                np.dtype, (chance.choice(["O", "O8", "u1", "U9999999", "V2000000000", [("a", "O")], 3]), False, True)
+            ),
             Forged(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 63)),
             Forged(np.dtype, ("V8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 27)),
             Forged(np.ndarray, (shape, "O")),
@@ -83,7 +85,9 @@ def spoil_array(array: Array, chance: Chance, what: list[str]) -> Array:
             spoiled.flat[chance.randrange(spoiled.size)] = chance.choice([np.nan, np.inf, -1, 1e300, 0.5, 256])
         return spoiled
     if way == 6:
-        return np.array([chance.choice([Evil(), Evil2(), None, text(chance)]) for _ in range(max(1, len(array)))], object)
+        return np.array(
+            [chance.choice([Evil(), Evil2(), None, text(chance)]) for _ in range(max(1, len(array)))], object
+        )
     if way == 7:
         names = [text(chance)[:200].encode("utf-8", "replace").decode() for _ in range(max(1, len(array)))]
         return np.array(names)
@@ -99,9 +103,14 @@ def npy(array: Array, chance: Chance | None = None, what: list[str] | None = Non
         return encoded
     way = chance.randrange(6)
     what.append(f"npy: way {way}")
-    head, rest = encoded[10 : 10 + struct.unpack("<H", encoded[8:10])[0]], encoded[10 + struct.unpack("<H", encoded[8:10])[0] :]
+    head, rest = (
+        encoded[10 : 10 + struct.unpack("<H", encoded[8:10])[0]],
+        encoded[10 + struct.unpack("<H", encoded[8:10])[0] :],
+    )
     if way == 0:
-        shape = chance.choice(["(10000000000,)", "(100000, 100000, 3)", "(-1,)", "()", "(2, 3, 4", "'a'", "(1e9,)", "(3.0,)"])
+        shape = chance.choice(
+            ["(10000000000,)", "(100000, 100000, 3)", "(-1,)", "()", "(2, 3, 4", "'a'", "(1e9,)", "(3.0,)"]
+        )
         head = head[: head.index(b"'shape':")] + f"'shape': {shape}, }}".encode()
     elif way == 1:
         descr = chance.choice(["'|O'", "'<U100000000'", "'V0'", "[('a', '<f4')]", "'<m8'", "5", "'<f16'", "'|b1'"])
@@ -139,8 +148,16 @@ def archive(members: list[Member]) -> bytes:
         size = len(one.data) if one.size is None else one.size
         crc = zlib.crc32(one.data) if one.crc is None else one.crc
         packed = len(one.data) if one.packed is None else one.packed
-        facts = struct.pack("<HHHHHIIIHH", 20, one.flags, one.method, 0, 33, crc, packed, size % 2**32, len(one.name), 0)
-        directory += b"PK\1\2" + struct.pack("<H", 0x314) + facts + struct.pack("<HHHII", 0, 0, 0, one.mode << 16, len(body)) + one.name
+        facts = struct.pack(
+            "<HHHHHIIIHH", 20, one.flags, one.method, 0, 33, crc, packed, size % 2**32, len(one.name), 0
+        )
+        directory += (
+            b"PK\1\2"
+            + struct.pack("<H", 0x314)
+            + facts
+            + struct.pack("<HHHII", 0, 0, 0, one.mode << 16, len(body))
+            + one.name
+        )
         body += b"PK\3\4" + facts + one.name + one.data
     end = struct.pack("<HHHHIIH", 0, 0, len(members), len(members), len(directory), len(body), 0)
     return body + directory + b"PK\5\6" + end
@@ -169,7 +186,9 @@ def spoil_members(members: list[Member], chance: Chance, what: list[str]) -> lis
     elif way == 5:
         members[k] = replace(one, flags=chance.choice([1, 0x801, 0, 8, 0x2000, 0xFFFF]))
     elif way == 6:
-        members.insert(chance.randrange(len(members) + 1), replace(one, data=chance.choice([b"", one.data[::-1], b"\0"])))
+        members.insert(
+            chance.randrange(len(members) + 1), replace(one, data=chance.choice([b"", one.data[::-1], b"\0"]))
+        )
     elif way == 7:
         members.insert(0, Member(one.name, os.fsencode(Payloads.victim), mode=0o120777))
     elif way == 8:

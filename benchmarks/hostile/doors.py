@@ -73,6 +73,15 @@ def listed(path: Path) -> dict[str, Any]:
     return found
 
 
+def groups(path: Path) -> list[list[str]]:
+    """Names of the images that a datalist takes for those of one patient."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = {}
+    for item in (item for section in ("training", "validation", "testing") for item in content.get(section, [])):
+        found.setdefault(item["group"], []).append(os.path.basename(item["image"]))
+    return sorted(map(sorted, found.values()))
+
+
 def pixels_of(path: Path) -> dict[str, Any]:
     """Voxels and spacing as `ClinicalReader` gives them."""
     reader = ClinicalReader()

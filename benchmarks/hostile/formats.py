@@ -1,4 +1,4 @@
-"""Images as bytes whose parts can be spoiled one by one: chunks of PNG, segments of JPEG, fields of NIfTI, elements of DICOM."""
+"""Images whose parts can be spoiled one by one: chunks of PNG, segments of JPEG, fields of NIfTI, elements of DICOM."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def spoil_png(content: bytes, chance: Chance, what: list[str]) -> bytes:
     elif way == 6:  # size, depth, colour, compression, filter, interlace
         head = list(struct.unpack(">IIBBBBB", chunks[0][1]))
         field = chance.randrange(7)
-        head[field] = chance.choice([0, 1, 2, 3, 16, 255] if field > 1 else [0, 1, 9, 30_000, 100_000, 2**31 - 1, 2**32 - 1])
+        head[field] = chance.choice(
+            [0, 1, 2, 3, 16, 255] if field > 1 else [0, 1, 9, 30_000, 100_000, 2**31 - 1, 2**32 - 1]
+        )
         chunks[0][1] = struct.pack(">IIBBBBB", *head)
     elif way == 7:
         side = chance.choice([20_000, 100_000])
@@ -186,12 +188,16 @@ def spoil_nifti(content: bytes, chance: Chance, what: list[str]) -> bytes:
             values[k] = chance.choice([0, -1, 1e-30, 1e30, -0.0, float("nan"), float("inf"), 352, 1e9, values[k]])
         else:
             most = {"h": 2**15 - 1, "i": 2**31 - 1, "b": 127}[form[-1]]
-            values[k] = chance.choice([0, -1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2304, most, -most]) % (most + 1)
+            values[k] = chance.choice([0, -1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2304, most, -most]) % (
+                most + 1
+            )
             values[k] *= chance.choice([1, 1, 1, -1])
         struct.pack_into(form, spoiled, offset, *values)
         what.append(f"NIfTI: {name}[{k}] = {values[k]}")
     if chance.random() < 0.2:
-        struct.pack_into("<hh", spoiled, 70, *chance.choice([(128, 24), (2304, 32), (32, 64), (1, 1), (1536, 128), (768, 32)]))
+        struct.pack_into(
+            "<hh", spoiled, 70, *chance.choice([(128, 24), (2304, 32), (32, 64), (1, 1), (1536, 128), (768, 32)])
+        )
         what.append("NIfTI: another type")
     return gzip.compress(bytes(spoiled), 1, mtime=0) if packed else bytes(spoiled)
 
@@ -261,7 +267,11 @@ def picture(pixels: Array, number: int = 1, frames: int = 1, **own: Any) -> list
         0x0020000E: ("UI", "1.2.3.4"),
         0x00200013: ("IS", number),
         **({0x00280008: ("IS", frames)} if frames > 1 else {}),
-        **({} if frames > 1 else {0x00200032: ("DS", [-10.5, 4.0, 2.5 * number]), 0x00200037: ("DS", [1, 0, 0, 0, 1, 0])}),
+        **(
+            {}
+            if frames > 1
+            else {0x00200032: ("DS", [-10.5, 4.0, 2.5 * number]), 0x00200037: ("DS", [1, 0, 0, 0, 1, 0])}
+        ),
         0x00280002: ("US", 3 if colour else 1),
         0x00280004: ("CS", "RGB" if colour else "MONOCHROME2"),
         **({0x00280006: ("US", 0)} if colour else {}),
@@ -300,13 +310,19 @@ def spoil_elements(elements: Sequence[Element], chance: Chance, what: list[str])
             number = chance.choice([0, 1, 2, 3, 7, 8, 12, 16, 17, 32, 64, 255, 256, 4096, 65535])
             elements[k] = replace(one, value=struct.pack(NUMBER[one.vr], number))
         elif way < 3:
-            values = [chance.choice([*map(str, NUMBERS), text(chance)[:1000]]) for _ in range(chance.choice([1, 1, 2, 6]))]
+            values = [
+                chance.choice([*map(str, NUMBERS), text(chance)[:1000]]) for _ in range(chance.choice([1, 1, 2, 6]))
+            ]
             encoded = "\\".join(values).encode(chance.choice(["utf-8", "utf-16-le"]), errors="replace")[:60_000]
             elements[k] = replace(one, value=encoded + b" " * (len(encoded) % 2))
         elif way == 3:
-            elements[k] = replace(one, vr=chance.choice(["US", "DS", "UI", "SQ", "OB", "OW", "UN", "PN", "FL", "XX", "\0\0"]))
+            elements[k] = replace(
+                one, vr=chance.choice(["US", "DS", "UI", "SQ", "OB", "OW", "UN", "PN", "FL", "XX", "\0\0"])
+            )
         elif way == 4:
-            elements[k] = replace(one, length=chance.choice([0, 1, len(one.value) + 2, 65535, 2**31, 2**32 - 2, 2**32 - 1]))
+            elements[k] = replace(
+                one, length=chance.choice([0, 1, len(one.value) + 2, 65535, 2**31, 2**32 - 2, 2**32 - 1])
+            )
         elif way == 5:
             del elements[k]
         elif way == 6:
@@ -317,7 +333,9 @@ def spoil_elements(elements: Sequence[Element], chance: Chance, what: list[str])
             chance.shuffle(elements)
         else:
             item = struct.pack("<HHI", 0xFFFE, 0xE000, 2**32 - 1)
-            elements[k] = replace(one, vr="SQ", value=(item + struct.pack("<HH", *one.tag) + b"SQ\0\0\xff\xff\xff\xff") * 2000)
+            elements[k] = replace(
+                one, vr="SQ", value=(item + struct.pack("<HH", *one.tag) + b"SQ\0\0\xff\xff\xff\xff") * 2000
+            )
         if not elements:
             break
     return elements

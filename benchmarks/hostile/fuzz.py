@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a pool of threads does not survive a fork
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,16 +30,18 @@ import archives
 import images
 import masks
 import runs
-import tables
 import summary
+import tables
 import torch
 from doors import Harm, Kind
-from spoil import Chance, Payloads
+from spoil import Chance, Payloads, special
 from watch import Fault, Input, Places, watch
 
 torch.set_num_threads(1)
 BLOCK = 50
-KINDS: dict[str, Kind] = {kind.name: kind for kind in [*images.KINDS, *masks.KINDS, *archives.KINDS, *tables.KINDS, *runs.KINDS]}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in [*images.KINDS, *masks.KINDS, *archives.KINDS, *tables.KINDS, *runs.KINDS]
+}
 
 
 def harm_of(number: int) -> Harm:
@@ -47,26 +50,32 @@ def harm_of(number: int) -> Harm:
     return forms.get(number % 20, "spoiled")
 
 
-def attempt(kind: Kind, number: int, seed: int, places: Places) -> tuple[list[Fault], dict[str, object]]:
+def attempt(kind: Kind, number: int, seed: int, places: Places) -> tuple[list[Fault], dict[str, Any]]:
     """Make and try one input."""
     places.empty()
     chance = Chance(f"{seed}/{kind.name}/{number}")
 
     def make() -> Input:
-        return kind.make(chance, places, harm_of(number))
+        tried = kind.make(chance, places, harm := harm_of(number))
+        if tried.main is not None and harm == "spoiled" and chance.random() < 0.03:
+            special(tried.main, chance, tried.what)
+            for door in tried.doors:
+                door.expected = "truth" if kind.name == "cache" else "anything"
+        return tried
 
     return watch(make, places)
 
 
-def run_block(kind: Kind, start: int, end: int, seed: int, places: Places) -> dict[str, object]:
+def run_block(kind: Kind, start: int, end: int, seed: int, places: Places) -> dict[str, Any]:
     """Inputs of one kind from `start` until before `end`."""
-    began, faults = time.monotonic(), []
+    began, faults = time.monotonic(), list[dict[str, Any]]()
     answers: dict[str, int] = {}
     for number in range(start, end):
         found, told = attempt(kind, number, seed, places)
-        for answer in told["answers"].values():  # type: ignore[attr-defined]
+        for answer in told["answers"].values():
             answers[answer] = answers.get(answer, 0) + 1
-        faults += [{"number": number, **fault.plain(), "what": told["what"]} for fault in found]
+        shown = json.dumps([{"number": number, **vars(fault), "what": told["what"]} for fault in found])
+        faults += json.loads(shown.replace(str(places.root), "ROOT"))
     seconds = round(time.monotonic() - began, 2)
     return {
         "kind": kind.name,
@@ -137,7 +146,7 @@ def main() -> int:
                 block = run_block(KINDS[name], start, min(start + BLOCK, each), arguments.seed, places)
                 with blocks.open("a", encoding="utf-8") as file:
                     print(json.dumps(block), file=file)
-                print(f"{name} {start}: {len(block['faults'])} faults, {block['seconds']} s", flush=True)  # type: ignore[arg-type]
+                print(f"{name} {start}: {len(block['faults'])} faults, {block['seconds']} s", flush=True)
     return int(summary.write(arguments.out) > 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from io import BytesIO
@@ -31,7 +30,7 @@ from formats import (
     voxels,
 )
 from PIL import Image
-from spoil import Chance, append, cut, spoil_bytes
+from spoil import Chance, append, cut, special, spoil_bytes
 from watch import Door, Input, Places
 
 LPS, RAS = np.diag([-0.7, -0.8, 2.0, 1.0]), np.diag([0.7, 0.8, 2.0, 1.0])
@@ -166,19 +165,6 @@ def frames_seeds() -> list[Slice]:
     ]
 
 
-def special(path: Path, places: Places, chance: Chance, what: list[str]) -> None:
-    """Something else than a file."""
-    way = chance.choice(["pipe", "folder", "loop", "dangling", "endless", "random", "gone", "link out"])
-    what.append(f"special: {way}")
-    if way == "pipe":
-        os.mkfifo(path)
-    elif way == "folder":
-        path.mkdir()
-    elif way != "gone":
-        targets = {"loop": path, "dangling": places.source / "nowhere", "endless": "/dev/zero", "random": "/dev/urandom"}
-        path.symlink_to(targets.get(way, places.victim))
-
-
 def image_doors(path: Path, expected: Any, truth: Array | None, chance: Chance, harm: Harm) -> list[Door]:
     """The reader, the header alone, what inference finds; of some, `medssl prepare` with three sound images beside."""
     depth = truth.shape[3] if truth is not None and truth.ndim == 4 else None
@@ -191,7 +177,9 @@ def image_doors(path: Path, expected: Any, truth: Array | None, chance: Chance, 
         Door("list", lambda: images_below(path.parent), named, "truth" if expected == "truth" else "anything", slices),
     ]
     if chance.random() < 0.3:
-        doors.append(Door("prepare", lambda: _beside(path), (path.name, "source_folder", "`split`"), "truth or refusal", BESIDE))
+        doors.append(
+            Door("prepare", lambda: _beside(path), (path.name, "source_folder", "`split`"), "truth or refusal", BESIDE)
+        )
     return doors
 
 
@@ -224,9 +212,6 @@ def of_files(name: str, seeds: Callable[[], list[Seed]], spoil: Spoil) -> Kind:
             way = chance.choice([cut, append])
             content, expected = way(content, chance), "truth or refusal"
             what.append(f"bytes: {way.__name__}")
-        elif chance.random() < 0.05:
-            special(path, places, chance, what)
-            return Input(image_doors(path, expected, truth, chance, harm), what)
         elif chance.random() < 0.25:
             content = spoil_bytes(content, chance, what)
         else:
@@ -234,7 +219,7 @@ def of_files(name: str, seeds: Callable[[], list[Seed]], spoil: Spoil) -> Kind:
         if chance.random() < 0.03:
             path = path.with_name(chance.choice(["no suffix", "image.dcm", "image.png", "image.nii", "image.nii.gz"]))
         path.write_bytes(content)
-        return Input(image_doors(path, expected, truth, chance, harm), [seed.name, *what])
+        return Input(image_doors(path, expected, truth, chance, harm), [seed.name, *what], path)
 
     return Kind(name, make)
 
@@ -257,7 +242,7 @@ def of_dicom(name: str, seeds: Callable[[], list[Slice]]) -> Kind:
             what.append("bytes: cut")
         path = places.source / seed.name
         path.write_bytes(content)
-        return Input(image_doors(path, expected, truth, chance, harm), [seed.name, *what])
+        return Input(image_doors(path, expected, truth, chance, harm), [seed.name, *what], path)
 
     return Kind(name, make)
 
@@ -296,7 +281,7 @@ def make_series(chance: Chance, places: Places, harm: Harm) -> Input:
         expected = "refusal"
         what.append("other pixels under the same UID and place")
     elif way == 3:
-        special(folder / "special", places, chance, what)
+        special(folder / "special", chance, what)
     elif way < 8:
         files[victim] = dicom(spoil_elements(slices[names.index(victim)], chance, what))
     else:
@@ -312,7 +297,13 @@ def make_series(chance: Chance, places: Places, harm: Harm) -> Input:
         Door("list", lambda: images_below(places.source), named, strict, listed),
     ]
     if chance.random() < 0.3:
-        doors.append(Door("prepare", lambda: prepare(places.source, places.out, "--split", 1, 0, 0), (*named, "source_folder", "`split`")))
+        doors.append(
+            Door(
+                "prepare",
+                lambda: prepare(places.source, places.out, "--split", 1, 0, 0),
+                (*named, "source_folder", "`split`"),
+            )
+        )
     return Input(doors, what)
 
 
@@ -325,4 +316,3 @@ KINDS = [
     of_dicom("DICOM frames", frames_seeds),
     Kind("DICOM series", make_series),
 ]
-

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from doors import Harm, Kind, prepare
 from formats import Array, dicom, nifti, picture, png, spoil_elements, spoil_nifti, spoil_png, voxels
-from images import LPS, RAS, random, special
+from images import LPS, RAS, random
 from spoil import Chance, append, cut, spoil_bytes
 from watch import Door, Input, Places
 
@@ -101,10 +101,7 @@ def make(chance: Chance, places: Places, harm: Harm) -> Input:
     for folder, content in files.items():
         path = places.source / folder / (pair.image if folder == "images" else pair.mask)
         path.parent.mkdir()
-        if folder == victim and harm == "spoiled" and chance.random() < 0.05:
-            special(path, places, chance, what)
-        else:
-            path.write_bytes(content)
+        path.write_bytes(content)
     image, mask = places.source / "images" / pair.image, places.source / "masks" / pair.mask
     binary = set(np.unique(pair.truth).tolist()) <= {0, 255}
     truth = pair.truth // 255 if binary else pair.truth
@@ -126,7 +123,7 @@ def make(chance: Chance, places: Places, harm: Harm) -> Input:
             {pair.image: [pair.mask]},
         ),
     ]
-    return Input(doors, [pair.image, *what])
+    return Input(doors, [pair.image, *what], mask)
 
 
 KINDS = [Kind("masks", make)]

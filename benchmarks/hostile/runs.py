@@ -1,4 +1,4 @@
-"""What runs leave and read again: states, weights, metadata of bundles, entries of the cache; and overrides of a command."""
+"""What runs leave and read again: states, weights, metadata, the cache; and overrides of a command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from containers import Evil, Evil2, Forged
 from doors import Harm, Kind
@@ -39,12 +38,16 @@ def values_of(state: Any) -> dict[str, Any]:
 def network() -> torch.nn.Module:
     """A small one, always the same."""
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(16, 2)
+    )
 
 
 def trained() -> dict[str, Any]:
     """Weights that differ from those that `network` begins with."""
-    return {name: value + 0.25 if value.is_floating_point() else value for name, value in network().state_dict().items()}
+    return {
+        name: value + 0.25 if value.is_floating_point() else value for name, value in network().state_dict().items()
+    }
 
 
 def odd_value(chance: Chance) -> Any:
@@ -102,7 +105,7 @@ def make_state(chance: Chance, places: Places, harm: Harm) -> Input:
 
     expected: Any = "truth" if harm != "spoiled" else "truth or refusal" if bytewise else "anything"
     doors = [Door("TrainingCheckpoint", loaded, (path.name,), expected, values_of(trained()), (KeyError,))]
-    return Input(doors, what)
+    return Input(doors, what, path)
 
 
 def make_weights(chance: Chance, places: Places, harm: Harm) -> Input:
@@ -124,7 +127,7 @@ def make_weights(chance: Chance, places: Places, harm: Harm) -> Input:
         return values_of(model.state_dict())
 
     expected: Any = "truth" if harm != "spoiled" else "refusal" if "weights that are not finite" in what else "anything"
-    return Input([Door("load_weights", loaded, (path.name,), expected, values_of(trained()))], what)
+    return Input([Door("load_weights", loaded, (path.name,), expected, values_of(trained()))], what, path)
 
 
 @cache
@@ -192,7 +195,7 @@ def make_metadata(chance: Chance, places: Places, harm: Harm) -> Input:
         Door("bundle run", as_run, name, expected, [CLASSES, 1, [64, 64]]),
         Door("describe_data", described, name, expected, [CLASSES, [32, 32]]),
     ]
-    return Input(doors, what)
+    return Input(doors, what, root / "configs" / "metadata.json")
 
 
 def make_cache(chance: Chance, places: Places, harm: Harm) -> Input:
@@ -222,7 +225,9 @@ def make_cache(chance: Chance, places: Places, harm: Harm) -> Input:
         way = chance.randrange(7)
         what.append(f"pack: way {way}")
         if way == 0:
-            content = content.replace(b"(5, 1, 8, 8)", chance.choice([b"(8, 1, 5, 8)", b"(9999999999,)", b"(5, 1, 8,) ", b"(-1,)      "]))
+            content = content.replace(
+                b"(5, 1, 8, 8)", chance.choice([b"(8, 1, 5, 8)", b"(9999999999,)", b"(5, 1, 8,) ", b"(-1,)      "])
+            )
         elif way == 1:
             content = content.replace(b"|u1", chance.choice([b"|i1", b"|O1", b"<f8", b"|b1"]))
         elif way == 2:
@@ -233,18 +238,8 @@ def make_cache(chance: Chance, places: Places, harm: Harm) -> Input:
         else:
             content = spoil_bytes(content, chance, what)
         pack.write_bytes(content)
-        if chance.random() < 0.15:
-            pack.unlink()
-            special = chance.choice(["victim", "folder", "loop", "pipe"])
-            what.append(f"special: {special}")
-            if special == "folder":
-                pack.mkdir()
-            elif special == "pipe":
-                os.mkfifo(pack)
-            else:
-                pack.symlink_to(places.victim if special == "victim" else pack)
     truth = voxels(pictures.transpose(0, 2, 1)[:, None])
-    return Input([Door("ImageDataset", images, ("id",), "truth", truth)], what)
+    return Input([Door("ImageDataset", images, ("id",), "truth", truth)], what, pack)
 
 
 @cache
@@ -278,13 +273,20 @@ def make_overrides(chance: Chance, places: Places, harm: Harm) -> Input:
             elif way == 4:
                 words.insert(k, words[k])
             elif way == 5:
-                words[k] = chance.choice(["[" * 5000, "{a: b", "&a [*a]", "*a", "!!python/name:os.system", "- a: b: c", "\t", "2024-13-45"])
+                words[k] = chance.choice(
+                    ["[" * 5000, "{a: b", "&a [*a]", "*a", "!!python/name:os.system", "- a: b: c", "\t", "2024-13-45"]
+                )
             elif way == 6:
                 bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n"
-                bomb += "".join(f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True))
+                bomb += "".join(
+                    f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n"
+                    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+                )
                 words[k] = bomb
             else:
-                words[k] = chance.choice(["--", "--=", "---", "--config_file", "--network_def::", "--train::0::x", "--#", "-x", "--x=1"])
+                words[k] = chance.choice(
+                    ["--", "--=", "---", "--config_file", "--network_def::", "--train::0::x", "--#", "-x", "--x=1"]
+                )
             if not words:
                 words = ["--"]
     said = tuple(word for word in words if word) or ("",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class Payloads:
             f"$open({str(cls.canary)!r}, 'w').close()",
             f"$__import__('pathlib').Path({str(cls.canary)!r}).touch()",
             f"$exec(\"open({str(cls.canary)!r}, 'w')\")",
-            f"＄open({str(cls.canary)!r}, 'w')",
+            f"\uff04open({str(cls.canary)!r}, 'w')",
             f"__import__('os').system('touch {cls.canary}')",
             f"!!python/object/apply:os.system ['touch {cls.canary}']",
         ]
@@ -44,13 +45,53 @@ class Payloads:
     def paths(cls) -> list[str]:
         """Would be read or written outside."""
         up = [f"{'../' * depth}written" for depth in (1, 2, 3, 4)]
-        return [*up, str(cls.victim), "..\\..\\written", "C:\\written", "/dev/zero", ".", "..", "~/written", "a\0b", "/"]
+        return [
+            *up,
+            str(cls.victim),
+            "..\\..\\written",
+            "C:\\written",
+            "/dev/zero",
+            ".",
+            "..",
+            "~/written",
+            "a\0b",
+            "/",
+        ]
 
     @classmethod
     def texts(cls) -> list[str]:
         """All of them, and names that mean something elsewhere."""
-        odd = ["@network", "%network", "=1+1", "+x", "-x", "\u202egnp.a", "\x1b[31m", "\ud800", "A" * 70_000, "none", "?x"]
-        odd += ["a;b", "a|b", "nan", "٣", "\uff11", "²", "-²", "1_000", "0x10", "1e5", " 1 ", "1.0", "TRUE", "null", "\n", ""]
+        odd = [
+            "@network",
+            "%network",
+            "=1+1",
+            "+x",
+            "-x",
+            "\u202egnp.a",
+            "\x1b[31m",
+            "\ud800",
+            "A" * 70_000,
+            "none",
+            "?x",
+        ]
+        odd += [
+            "a;b",
+            "a|b",
+            "nan",
+            "٣",
+            "\uff11",
+            "²",
+            "-²",
+            "1_000",
+            "0x10",
+            "1e5",
+            " 1 ",
+            "1.0",
+            "TRUE",
+            "null",
+            "\n",
+            "",
+        ]
         return [*cls.evaluated(), *cls.paths(), *odd]
 
 
@@ -123,6 +164,21 @@ def spoil_bytes(content: bytes, chance: Chance, what: list[str]) -> bytes:
     way = chance.choice(BYTES)
     what.append(f"bytes: {way.__name__}")
     return way(content, chance)
+
+
+def special(path: Path, chance: Chance, what: list[str]) -> None:
+    """Something else than a file in its place."""
+    way = chance.choice(["pipe", "folder", "loop", "cycle", "dangling", "endless", "random", "gone", "link out"])
+    what.append(f"special: {way}")
+    path.unlink(missing_ok=True)
+    targets = {"loop": path, "cycle": path.parent, "dangling": path.with_name("nowhere"), "link out": Payloads.victim}
+    targets |= {"endless": Path("/dev/zero"), "random": Path("/dev/urandom")}
+    if way == "pipe":
+        os.mkfifo(path)
+    elif way == "folder":
+        path.mkdir()
+    elif way in targets:
+        path.symlink_to(targets[way])
 
 
 # trees
@@ -257,7 +313,9 @@ def spoiled_table(rows: Rows, chance: Chance, what: list[str]) -> bytes:
         elif way == 6:
             rows.append(list(row))
         elif way == 7:
-            rows[0][min(column, len(rows[0]) - 1)] = chance.choice(["", rows[0][0], text(chance), "id", "split", "group"])
+            rows[0][min(column, len(rows[0]) - 1)] = chance.choice(
+                ["", rows[0][0], text(chance), "id", "split", "group"]
+            )
         elif way == 8:
             rows[0].append(rows[0][0])
             for other in rows[1:]:

@@ -38,13 +38,20 @@ def write(out: Path) -> int:
         "total": _plain(total),
         "kinds": {name: _plain(counts) for name, counts in kinds.items()},
         "roots": [
-            {"fault": fault, "root": root, "count": len(found), "examples": found[:3]}
+            {"fault": fault, "root": root, "count": len(found), "examples": _two_of_each_kind(found)}
             for (fault, root), found in sorted(roots.items(), key=lambda pair: -len(pair[1]))
         ],
     }
     (out / "results.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (out / "results.md").write_text(_table(kinds, total), encoding="utf-8")
     return total["with a fault"]
+
+
+def _two_of_each_kind(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    of_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for fault in faults:
+        of_kind[fault["kind"]].append({**fault, "text": fault["text"][:400]})
+    return [fault for own in of_kind.values() for fault in own[:2]]
 
 
 def _plain(counts: Counter[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What persons write: tables of `medssl prepare`, answers of `annotate` and `correct`, lists of labels, pools, queries."""
+"""What persons write: tables, answers, lists of labels, datalists; and pools and queries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from doors import Harm, Kind, command, prepare
+from doors import Harm, Kind, command, groups, prepare
 from formats import png
 from images import random
 from spoil import Chance, Rows, json_file, render, same_table, spoiled_table
@@ -35,7 +35,7 @@ def pictures(folder: Path, names: list[str]) -> None:
 
 
 def make_table(chance: Chance, places: Places, harm: Harm) -> Input:
-    """A folder of images with a table: one class each, several findings, slices of groups, sections of the publisher."""
+    """A folder of images with a table: a class for each, or several findings; sections of the publisher."""
     what: list[str] = []
     names = [f"site_{k % 2}/scan_{k}.png" for k in range(8)]
     pictures(places.source, names)
@@ -45,7 +45,10 @@ def make_table(chance: Chance, places: Places, harm: Harm) -> Input:
     cells: Rows = [[name, label, f"0{k // 2}"] for k, (name, label) in enumerate(zip(names, labels, strict=True))]
     rows: Rows = [["image", "label", "patient"], *cells]
     if form == "numbers":
-        rows = [["path", "label", "patient", "id"], *([n, str(k % 3), f"P-{k // 2}", f"id{k}"] for k, n in enumerate(names))]
+        rows = [
+            ["path", "label", "patient", "id"],
+            *([n, str(k % 3), f"P-{k // 2}", f"id{k}"] for k, n in enumerate(names)),
+        ]
         labels = [str(k % 3) for k in range(8)]
     elif form == "findings":
         flags += ["--label_column", "edema,mass"]
@@ -59,10 +62,16 @@ def make_table(chance: Chance, places: Places, harm: Harm) -> Input:
     path = places.source / "labels_of_scans.csv"
     path.write_bytes(table_of(rows, chance, harm, what))
     flags += ["--table", path] if chance.random() < 0.5 else []
-    truth = {Path(name).name: label for name, label in zip(names, labels, strict=True)}
-    names_ok = (path.name, "source_folder", "`split`", *(Path(name).name for name in names))
-    call = Door("prepare", lambda: prepare(places.source, places.out, *flags), names_ok, EXPECTED[harm], truth)
-    return Input([call], [form, *what])
+    known = {Path(name).name: label for name, label in zip(names, labels, strict=True)}
+    together = 1 if form == "findings" else 2
+    patients = [[Path(name).name for name in names[k : k + together]] for k in range(0, 8, together)]
+
+    def prepared() -> Any:
+        return [prepare(places.source, places.out, *flags), groups(places.out / "datalist.json")]
+
+    named = (path.name, "source_folder", "`split`", *(Path(name).name for name in names))
+    call = Door("prepare", prepared, named, EXPECTED[harm], [known, patients])
+    return Input([call], [form, *what], path)
 
 
 def make_chest(chance: Chance, places: Places, harm: Harm) -> Input:
@@ -77,7 +86,9 @@ def make_chest(chance: Chance, places: Places, harm: Harm) -> Input:
         rows: Rows = [["Path", "Sex", *CHEXPERT]]
         for k, name in enumerate(names):
             present = findings[k % 3]
-            rows.append([f"CheXpert-v1.0/train/{name}", "Female", *("1.0" if f == present else "0.0" for f in CHEXPERT)])
+            rows.append(
+                [f"CheXpert-v1.0/train/{name}", "Female", *("1.0" if f == present else "0.0" for f in CHEXPERT)]
+            )
         truth = {Path(name).name: [findings[k % 3]] for k, name in enumerate(names)}
         path = places.source / "train.csv"
     else:
@@ -90,10 +101,8 @@ def make_chest(chance: Chance, places: Places, harm: Harm) -> Input:
         path = places.source / "Data_Entry_2017.csv"
     path.write_bytes(table_of(rows, chance, harm, what))
     found = (path.name, "source_folder", "`split`", *(Path(name).name for name in names))
-    call = Door(
-        "prepare", lambda: prepare(places.source, places.out, "--split", 1, 0, 0), found, EXPECTED[harm], truth
-    )
-    return Input([call], [path.name, *what])
+    call = Door("prepare", lambda: prepare(places.source, places.out, "--split", 1, 0, 0), found, EXPECTED[harm], truth)
+    return Input([call], [path.name, *what], path)
 
 
 def make_list(chance: Chance, places: Places, harm: Harm) -> Input:
@@ -110,9 +119,10 @@ def make_list(chance: Chance, places: Places, harm: Harm) -> Input:
         if harm == "spoiled":
             content = spoiled_table([[name] for name in listed], chance, what)
     else:
-        path = places.out.parent / "here" / "chosen.csv"
         path = places.temporary / "chosen.csv"
-        content = table_of([["image", "label"], *([n, CLASSES[k % 2]] for k, n in enumerate(listed))], chance, harm, what)
+        content = table_of(
+            [["image", "label"], *([n, CLASSES[k % 2]] for k, n in enumerate(listed))], chance, harm, what
+        )
     path.write_bytes(content)
 
     def labeled() -> list[str]:
@@ -122,7 +132,7 @@ def make_list(chance: Chance, places: Places, harm: Harm) -> Input:
         return sorted(Path(item["image"]).name for item in content["training"] if item.get("labeled", True))
 
     found = (path.name, "source_folder", *names)
-    return Input([Door("prepare", labeled, found, EXPECTED[harm], sorted(listed))], [path.name, *what])
+    return Input([Door("prepare", labeled, found, EXPECTED[harm], sorted(listed))], [path.name, *what], path)
 
 
 # what follows has a datalist
@@ -130,7 +140,9 @@ def make_list(chance: Chance, places: Places, harm: Harm) -> Input:
 
 def datalist(places: Places, task: str = "classes") -> dict[str, Any]:
     """A small datalist; the first six of ten training items have a label."""
-    labels: list[Any] = [k % 3 for k in range(10)] if task == "classes" else [[k % 2, k // 2 % 2, -1] for k in range(10)]
+    labels: list[Any] = (
+        [k % 3 for k in range(10)] if task == "classes" else [[k % 2, k // 2 % 2, -1] for k in range(10)]
+    )
     training = [
         {"image": f"scan_{k}.png", "id": f"id{k}", "group": f"p{k}", **({"label": labels[k]} if k < 6 else {})}
         for k in range(10)
@@ -174,7 +186,7 @@ def make_datalist(chance: Chance, places: Places, harm: Harm) -> Input:
         (places.temporary / "answers.csv").write_bytes(render([["id", "label"], ["id7", "mild"]]).encode())
         (places.temporary / "pool.json").write_text(json.dumps(pool_tree()), encoding="utf-8")
         doors.append(Door("annotate", lambda: annotated(places, "annotate", path), (path.name, "pool.json", "'id")))
-    return Input(doors, what)
+    return Input(doors, what, path)
 
 
 def pool_tree() -> dict[str, Any]:
@@ -205,10 +217,15 @@ def make_answers(chance: Chance, places: Places, harm: Harm) -> Input:
     rows = [["id", "rank", "reason", "label"]]
     rows += [[n, "1", "uncertain", chance.choice([CLASSES[k], str(k)])] for n, k in given.items()]
     (places.temporary / "answers of Dr. X.csv").write_bytes(table_of(rows, chance, harm, what))
-    names = ("answers of Dr. X.csv", "refused: ", *(f"'{name}'" for name in tree["labels"]), *(f"'{name}'" for name in ids))
+    names = (
+        "answers of Dr. X.csv",
+        "refused: ",
+        *(f"'{name}'" for name in tree["labels"]),
+        *(f"'{name}'" for name in ids),
+    )
     truth = {**tree["labels"], **given}
     call = Door(verb, lambda: annotated(places, verb, path), names, EXPECTED[harm], truth)
-    return Input([call], [verb, *what])
+    return Input([call], [verb, *what], places.temporary / "answers of Dr. X.csv")
 
 
 def make_pool(chance: Chance, places: Places, harm: Harm) -> Input:
@@ -233,7 +250,7 @@ def make_pool(chance: Chance, places: Places, harm: Harm) -> Input:
         pool = LabelPool(data, labels=file, num_classes=3)
         return [pool.label(k) for k in range(10)]
 
-    return Input([Door("LabelPool", loaded, (file.name,), EXPECTED[harm], truth)], [file.name, *what])
+    return Input([Door("LabelPool", loaded, (file.name,), EXPECTED[harm], truth)], [file.name, *what], file)
 
 
 def make_query(chance: Chance, places: Places, harm: Harm) -> Input:
@@ -258,7 +275,7 @@ def make_query(chance: Chance, places: Places, harm: Harm) -> Input:
         Door("read_query", lambda: read_query(file), (file.name,), EXPECTED[harm], truth),
         Door("annotate", lambda: annotated(places, "annotate", path, *flags), (file.name,), EXPECTED[harm], labels),
     ]
-    return Input(doors, what)
+    return Input(doors, what, file)
 
 
 KINDS = [

@@ -54,10 +54,11 @@ class Door:
 
 @dataclass
 class Input:
-    """What is tried: files that lie in the box, the doors to try them at, and what was done to a valid seed."""
+    """What is tried: the doors to try it at, what was done to a valid seed, and the file that it is all about."""
 
     doors: Sequence[Door]
-    what: Sequence[str] = ()
+    what: list[str] = field(default_factory=list)
+    main: Path | None = None
 
 
 @dataclass
@@ -73,7 +74,8 @@ class Places:
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
         self.box = self.root / "a" / "b" / "box"
-        self.source, self.out, self.temporary = (self.box / name for name in ("source_folder", "out_folder", "temporary"))
+        self.source, self.out = self.box / "source_folder", self.box / "out_folder"
+        self.temporary = self.box / "temporary"
         self.home, self.canary, self.log = self.root / "home", self.root / "executed", self.root / "log"
         self.victim, self.cwd, self.key = self.root / "victim.txt", self.box / "here", self.root / "pseudonym.key"
 
@@ -115,7 +117,8 @@ class Places:
                     continue
                 facts = entry.stat(follow_symlinks=False)
                 inside = entry.is_dir(follow_symlinks=False)
-                seen[entry.path] = (facts.st_mode, 0, 0) if inside else (facts.st_mode, facts.st_size, facts.st_mtime_ns)
+                state = (0, 0) if inside else (facts.st_size, facts.st_mtime_ns)
+                seen[entry.path] = (facts.st_mode, *state)
                 if inside:
                     folders.append(entry.path)
         return seen
@@ -129,10 +132,6 @@ class Fault:
     door: str
     root: str
     text: str
-
-    def plain(self) -> dict[str, str]:
-        """For a file of results."""
-        return {"fault": self.fault, "door": self.door, "root": self.root, "text": self.text[-400:]}
 
 
 def watch(make: Callable[[], Input], places: Places) -> tuple[list[Fault], dict[str, Any]]:
@@ -293,12 +292,13 @@ def _first_difference(seen: Any, truth: Any, path: str = "") -> str:
 
 def _root(error: BaseException) -> str:
     """Type of an exception and the deepest frame in the package."""
-    while error.__cause__ is not None and not isinstance(error, ANSWERS):
-        error = error.__cause__
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/medssl_monai/" in frame.filename]
-    if not frames:
-        return type(error).__name__
-    return f"{type(error).__name__} in {frames[-1].filename.rpartition('/medssl_monai/')[2]}:{frames[-1].name}"
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if "/medssl_monai/" in frame.filename]
+        if frames:
+            return f"{type(error).__name__} in {frames[-1].filename.rpartition('/medssl_monai/')[2]}:{frames[-1].name}"
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def _deepest(log: str) -> str:
