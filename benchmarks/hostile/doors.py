@@ -16,9 +16,9 @@ from formats import voxels
 from spoil import Chance
 from watch import Input, Places, RefusedError
 
+from medssl_monai.bundle import load_images
 from medssl_monai.cli import main
 from medssl_monai.data import ClinicalReader
-from medssl_monai.data.prepare import list_images
 from medssl_monai.data.reader import count_slices
 
 Harm = Literal["none", "same", "spoiled"]
@@ -95,9 +95,6 @@ def slices_of(path: Path) -> int | None:
 
 
 def images_below(folder: Path) -> list[str]:
-    """What inference finds below a folder: name and slice of each image, and the files that it cannot use."""
-    items, unusable = list_images(folder)
-    return sorted(
-        [f"{os.path.basename(item['image'])}#{item.get('slice', '')}" for item in items]
-        + [f"unusable: {os.path.basename(bad['image'])}" for bad in unusable]
-    )
+    """What inference finds below a folder: name and slice of each image."""
+    items = load_images(None, dataset_dir=folder)
+    return sorted(f"{os.path.basename(item['image'])}#{item.get('slice', '')}" for item in items)

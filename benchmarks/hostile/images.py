@@ -174,7 +174,13 @@ def image_doors(path: Path, expected: Any, truth: Array | None, chance: Chance, 
     doors = [
         Door("reader", lambda: pixels_of(path), named, expected, seen),
         Door("header", lambda: slices_of(path), named, "truth" if expected == "truth" else "anything", depth),
-        Door("list", lambda: images_below(path.parent), named, "truth" if expected == "truth" else "anything", slices),
+        Door(
+            "list",
+            lambda: images_below(path.parent),
+            (*named, "source_folder"),
+            "truth" if expected == "truth" else "anything",
+            slices,
+        ),
     ]
     if chance.random() < 0.3:
         doors.append(
@@ -294,7 +300,7 @@ def make_series(chance: Chance, places: Places, harm: Harm) -> Input:
     doors = [
         Door("reader", lambda: pixels_of(folder), named, expected, voxels(truth)),
         Door("header", lambda: slices_of(folder), named, strict, 5),
-        Door("list", lambda: images_below(places.source), named, strict, listed),
+        Door("list", lambda: images_below(places.source), (*named, "source_folder"), strict, listed),
     ]
     if chance.random() < 0.3:
         doors.append(

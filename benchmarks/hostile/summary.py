@@ -38,7 +38,12 @@ def write(out: Path) -> int:
         "total": _plain(total),
         "kinds": {name: _plain(counts) for name, counts in kinds.items()},
         "roots": [
-            {"fault": fault, "root": root, "count": len(found), "examples": _two_of_each_kind(found)}
+            {
+                "fault": fault,
+                "root": root,
+                "kinds": Counter(f["kind"] for f in found),
+                "examples": _two_of_each_kind(found),
+            }
             for (fault, root), found in sorted(roots.items(), key=lambda pair: -len(pair[1]))
         ],
     }
