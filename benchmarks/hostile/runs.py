@@ -27,7 +27,7 @@ from medssl_monai.handlers import TrainingCheckpoint
 from medssl_monai.networks.pretrained import load_weights
 
 CLASSES = ["mild", "severe"]
-BUNDLE = Path(__file__).parents[2] / "bundles" / "boostmis"
+BUNDLE = bundle.shipped_bundles() / "boostmis"
 
 
 def values_of(state: Any) -> dict[str, Any]:
