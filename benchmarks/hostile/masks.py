@@ -112,7 +112,7 @@ def make(chance: Chance, places: Places, harm: Harm) -> Input:
         return voxels(np.asarray(read["label"]))
 
     flags = ["--masks", "masks", "--volumes", "--split", 1, 0, 0, "--classes", *CLASSES[: 2 if binary else 3]]
-    names = (pair.image, pair.mask, "source_folder", "`split`")
+    names = (pair.image, pair.mask, "source_folder", "`split`", "`masks`")
     doors = [
         Door("LoadMaskd", loaded, ("case_7",), expected, voxels(truth)),
         Door(
