@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from medssl_monai import limits
 
 PRIVATE = 0o600
 """Files that name a person's images, or show them, are for their owner alone."""
@@ -82,6 +85,49 @@ def write_text(path: str | Path, text: str, private: bool = True) -> None:
 def write_json(path: str | Path, content: Any, private: bool = True) -> None:
     """Write JSON atomically; NaN and infinity are refused, since they are no JSON."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", private)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file, which others may have written or damaged.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: beginning with `path`, if it is no JSON object, has a key twice, or is too large or too deep.
+    """
+    path = Path(path)
+    limits.check("max_table_bytes", path.stat().st_size, str(path))
+    try:
+        content = json.loads(
+            path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once, parse_constant=_refuse_constant
+        )
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep to be read; it is damaged.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON ({error}); restore it from a copy.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, and holds a {type(content).__name__}.")
+    return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are each there once: readers differ in which of two counts."""
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {key[:80]!r} is there twice")
+        content[key] = value
+    return content
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def set_aside(path: str | Path) -> Path:
+    """Rename a file that somebody may still need: ``q.csv`` becomes ``q.previous1.csv``, or the next that is free."""
+    path = Path(path)
+    kept = next(new for n in itertools.count(1) if not (new := path.with_suffix(f".previous{n}{path.suffix}")).exists())
+    return path.rename(kept)
 
 
 def save_tensors(path: str | Path, content: Any, private: bool = True) -> None:
