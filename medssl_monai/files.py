@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ PRIVATE = 0o600
 """Files that name a person's images, or show them, are for their owner alone."""
 MODE_VARIABLE = "MEDSSL_FILE_MODE"
 """Environment variable with another mode for private files, octal, such as 640."""
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+"""Name of a file that `write_atomically` has not put in place yet."""
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], private: bool = True) -> None:
@@ -59,6 +62,14 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], priv
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the new files that writers left in a folder when they were killed; only for who alone writes there."""
+    for path in Path(folder).glob(".*.tmp"):
+        if LEFTOVER.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def private_mode() -> int:
