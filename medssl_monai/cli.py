@@ -343,7 +343,7 @@ def _change_labels(arguments: argparse.Namespace) -> int:
     with changing(output):
         if output != labels.resolve() and output.exists():
             raise ValueError(f"{output} is there already, and its labels would be lost; name another with --output.")
-        check_free(output.parent, "its labels are not changed meanwhile, unless you name another file with --output")
+        check_free(output.parent)
         pool = _pool(labels, data)
         if arguments.query:
             pool.query_size = tuple(read_query(arguments.query)["query_size"])
@@ -369,7 +369,7 @@ def _pool(labels: Path, data: Datalist) -> LabelPool:
         content = Table.read(labels)
         kinds = {key for key in ("label", "mask") if column_of(content, key, labels)}
     else:
-        kinds = {read_json(labels).get("key")}
+        kinds = {str(read_json(labels).get("key"))}
     if "mask" in kinds and "label" not in kinds:
         return LabelPool(data, labels=labels, key="mask")
     if not data.mask_classes:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from monai.bundle import ConfigParser
 
 from medssl_monai.bundle import workflow
-from medssl_monai.data.datalist import Item
 from medssl_monai.data.annotations import annotate_from_table
+from medssl_monai.data.datalist import Item
 from medssl_monai.data.pool import LabelPool
 from medssl_monai.files import read_json
 from medssl_monai.handlers.query import Oracle, check_cold_start, give_answers, write_one_query

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from medssl_monai.data.datalist import FLAGS, Key
+from medssl_monai.data.datalist import Key
 from medssl_monai.names import ALONE, NOTHING, find, fold
 from medssl_monai.tables import Table
 from medssl_monai.task import UNKNOWN, Task
