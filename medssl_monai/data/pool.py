@@ -340,7 +340,8 @@ class LabelPool:
             if labeled:
                 return f"{name!r} has no {self.key} yet"
             return f"{name!r} is {FLAGS[self.key]} already; correct it instead"
-        if isinstance(label, str) and self.classes and (self._task in BY_NAME or not {".", "/", "\\"} & set(label)):
+        by_name = self._task in BY_NAME or (self._task is None and not {".", "/", "\\"} & set(str(label)))
+        if isinstance(label, str) and self.classes and by_name:
             if self.task == "multilabel":
                 return (
                     f"the label of {name!r} is {label!r}; write what is there, separated by ';', out of "
@@ -369,8 +370,9 @@ class LabelPool:
     def save(self, path: str | Path) -> None:
         """Write the known labels by id, with the datalist's hash; `LabelPool(labels=path)` reads the file.
 
-        Who has read the file before and changes it does both inside `medssl_monai.locks.changing`. Of a mask that the datalist names it says no more than that: ``true``. Paths of files may name patients, and
-        files may be moved together with their datalist. Other masks are written by their paths.
+        Of a mask that the datalist names it says no more than that: ``true``. Paths of files may name patients, and
+        files may be moved together with their datalist. Other masks are written by their paths. Who has read the file
+        before and changes it does both inside `medssl_monai.locks.changing`.
         """
         write_json(
             path,
@@ -480,9 +482,7 @@ class LabelPool:
     def _take_content(self, content: Mapping[str, Any], path: Path) -> None:
         """The labels that a file of `save` holds, in place of those that are known."""
         if content["key"] != self.key:
-            raise ValueError(
-                f"{path} holds {content['key']}s, and this is a pool of {self.key}s; make one of key={content['key']!r}."
-            )
+            raise ValueError(f"{path} holds {content['key']}s, and this is a pool of {self.key}s; name another file.")
         table, self.query_size = content["labels"], (content["query_size"][0], content["query_size"][1])
         self._task = self._task or content["task"]
         if self.classes and content["classes"] and list(self.classes) != content["classes"]:
