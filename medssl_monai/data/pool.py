@@ -549,7 +549,7 @@ def _pool_content(path: Path) -> dict[str, Any]:
     for part, keys in zip(parts, (PARTS | HEAD, PARTS), strict=False):
         if not isinstance(part, dict) or not PARTS <= part.keys() <= keys:
             raise ValueError(f"{path} is no file of labels that a run or `medssl annotate` wrote; name such a file.")
-        if part["key"] not in FLAGS or part["task"] not in (None, *TASKS):
+        if part["key"] not in tuple(FLAGS) or part["task"] not in (None, *TASKS):
             raise ValueError(f"{path}: 'key' is {part['key']!r} and 'task' {part['task']!r}; it is damaged.")
         check_query_size(part["query_size"], str(path))
         if not isinstance(part["classes"], list) or not isinstance(part["labels"], dict):

@@ -159,7 +159,7 @@ def _state_of(path: Path, asked: set[tuple[str, str | None]]) -> Literal["of thi
         return "of this"
     columns = [column for column in answers if column]
     filled = any(row[column] for _, row in table.rows for column in columns)
-    return "of another" if table.bad or filled or (table.rows and not columns) else "untouched"
+    return "of another" if table.bad or filled or not (name and columns) else "untouched"
 
 
 def read_query(path: str | Path) -> dict[str, Any]:

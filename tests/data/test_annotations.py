@@ -320,7 +320,7 @@ def test_a_mask_is_a_path_from_the_folder_of_the_table(tmp_path, masks, text, mo
     assert os.path.isabs(masks.label(0)) and os.path.samefile(masks.label(0), tmp_path / "drawn" / "a.png")
     assert [reason.partition(", and")[0] for reason in given.refused] == [
         "line 3: the mask of 's1' is 'drawn/lost.png'",
-        "line 4: the label of 's2' is 'drawn', which is none of the classes ['background', 'lesion']",
+        "line 4: the mask of 's2' is 'drawn'",
     ]
 
 
