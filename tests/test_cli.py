@@ -339,9 +339,10 @@ def test_a_table_of_labels_and_masks_keeps_both(leaky, tmp_path):
     add_lungs(leaky)
     out = tmp_path / "out"
     assert main(["prepare", str(leaky), str(out), *LUNGS, "--split", "1", "0", "0", "--clear_names"]) == 0
-    (leaky / "mine.png").write_bytes((leaky / "2_lungs.png").read_bytes())
-    (leaky / "known.csv").write_text("id,label,mask\n4.png,a,4_lungs.png\n5.png,b,\n")
-    (leaky / "new.csv").write_text("id,mask\n5.png,mine.png\n")
+    for name in ("one.png", "two.png"):
+        (leaky / name).write_bytes((leaky / "2_lungs.png").read_bytes())
+    (leaky / "known.csv").write_text("id,label,mask\n4.png,a,one.png\n5.png,b,\n")
+    (leaky / "new.csv").write_text("id,mask\n5.png,two.png\n")
     arguments = ["--datalist", str(out / "datalist.json"), "--labels", str(leaky / "known.csv")]
     assert main(["annotate", str(leaky / "new.csv"), *arguments, "--output", str(tmp_path / "o.json")]) == 0
     data = load_datalist(out / "datalist.json")

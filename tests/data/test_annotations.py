@@ -46,7 +46,7 @@ def test_a_class_by_name_or_index(text, label):
 
 
 @pytest.mark.parametrize(
-    "text", ["²", "１", "1e0", "1E0", "True", "1.5", "1,0", "0x1", "½", "٣", "1_0", "1.", ".0", "--1", "9" * 5000]
+    "text", ["²", "\uff11", "1e0", "1E0", "True", "1.5", "1,0", "0x1", "½", "٣", "1_0", "1.", ".0", "--1", "9" * 5000]
 )
 def test_what_is_no_whole_number_is_no_index(tmp_path, text):
     assert parse_label(text, ["low", "high"]) == text

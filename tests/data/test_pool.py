@@ -795,7 +795,7 @@ def test_a_pool_file_of_other_classes_is_read_by_name(tmp_path):
 
 def test_two_labels_for_one_id_in_a_table_are_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("id,label\ns0,0\ns0,1\n")
-    with pytest.raises(ValueError, match="labels.csv: lines 2 and 3: 's0' has different labels there"):
+    with pytest.raises(ValueError, match=r"labels\.csv: lines 2 and 3: 's0' has different labels there"):
         LabelPool(items(None), labels=tmp_path / "labels.csv")
 
 

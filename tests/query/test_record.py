@@ -99,10 +99,10 @@ def test_what_a_person_filled_in_for_another_query_is_moved_aside(record, tmp_pa
     assert [row["label"] for row in table_of(tmp_path / "q.csv")] == [""]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"\0\1\2\xff", b"PK\3\4 a workbook", b"id,id,label\n", b'id,label\n"a,low\n', b"\n", b"anything\nelse\n"],
-)
+UNREADABLE = [b"\0\1\2\xff", b"PK\3\4 a workbook", b"id,id,label\n", b'id,label\n"a,low\n', b"\n", b"anything\n"]
+
+
+@pytest.mark.parametrize("content", UNREADABLE)
 def test_a_table_that_cannot_be_read_is_moved_aside_and_never_overwritten(record, tmp_path, content):
     (tmp_path / "q.csv").write_bytes(content)
     write_query(tmp_path / "q.json", record)
