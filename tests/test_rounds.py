@@ -191,7 +191,7 @@ def test_labels_that_somebody_put_where_the_next_round_starts_are_kept(asked, ca
 
 
 def test_a_query_of_another_datalist_is_refused(asked):
-    pool, items, query, labels = asked
+    _, items, query, labels = asked
     with pytest.raises(ValueError, match="the query asks for 'a', and the datalist lacks it"):
         hand_over(query, labels, LabelPool(Datalist(items[1:], classes=FINDINGS), labels=0), items, "oracle")
     assert not labels.exists()

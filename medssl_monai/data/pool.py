@@ -428,11 +428,14 @@ class LabelPool:
         """Take over labels by id; the datalist may have become longer, or be in another order.
 
         Raises:
-            ValueError: if the datalist lacks a sample that the state knows.
+            ValueError: if the datalist lacks a sample that the state knows, or what it says is no label.
         """
+        check_query_size(state["query_size"], "the checkpoint")
         self._check_known(state["ids"], "the checkpoint")
         known = dict(zip(map(self.id_of, state["ids"]), state["labels"], strict=True))
         for name, label in self._found(known, "the checkpoint").items():
+            if label is not None:
+                check_label(label, self.num_classes, f"the checkpoint: the {self.key} of {name!r}")
             self._set(self.position[name], label)
         self.exclude(self.unreadable)
         if self.beside is not None:

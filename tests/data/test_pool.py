@@ -510,6 +510,13 @@ def test_state_of_samples_that_the_datalist_lacks_is_refused():
         LabelPool(items(0, 1)).load_state_dict(LabelPool(items(0, 1, 0)).state_dict())
 
 
+@pytest.mark.parametrize("change", [{"labels": [7]}, {"labels": [0.5]}, {"labels": []}, {"query_size": ["a", 1]}])
+def test_a_state_that_says_no_labels_is_refused(change):
+    pool = LabelPool(items(0), num_classes=2)
+    with pytest.raises(ValueError, match="checkpoint|zip"):
+        pool.load_state_dict({**pool.state_dict(), **change})
+
+
 def test_state_is_plain_and_no_view_of_the_pool(tmp_path):
     pool = LabelPool(items([1, 0], None))
     state = pool.state_dict()
