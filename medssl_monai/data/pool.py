@@ -431,6 +431,8 @@ class LabelPool:
             ValueError: if the datalist lacks a sample that the state knows, or what it says is no label.
         """
         check_query_size(state["query_size"], "the checkpoint")
+        if len(state["ids"]) != len(state["labels"]):
+            raise ValueError("the checkpoint has not one label, or none, for each id; it is damaged.")
         self._check_known(state["ids"], "the checkpoint")
         known = dict(zip(map(self.id_of, state["ids"]), state["labels"], strict=True))
         for name, label in self._found(known, "the checkpoint").items():
