@@ -309,7 +309,11 @@ def _change_labels(arguments: argparse.Namespace) -> int:
     with changing(output):
         if output != labels.resolve() and output.exists():
             raise ValueError(f"{output} is there already, and its labels would be lost; name another with --output.")
-        check_free(output.parent)
+        try:
+            check_free(output.parent)
+        except OSError as error:
+            reason = "a run writes over its labels, so that they are not changed while it runs"
+            raise OSError(f"{reason}; wait, or name another file with --output: {error}") from None
         pool = _pool(labels, data)
         if arguments.query:
             pool.query_size = tuple(read_query(arguments.query)["query_size"])

@@ -220,7 +220,8 @@ def test_labels_of_a_run_are_not_changed_while_it_runs(pool_file, toy_datalist, 
     command = ["annotate", answers(tmp_path, 0, [name], 1), "--datalist", str(toy_datalist)]
     with holding(run):
         assert main([*command, "--labels", str(run / "pool.json")]) == 1
-        assert f"{run} is in use by process" in capsys.readouterr().err
+        printed = capsys.readouterr().err
+        assert f"{run} is in use by process" in printed and "name another file with --output" in printed
         assert main([*command, "--labels", str(run / "pool.json"), "--output", str(tmp_path / "mine.json")]) == 0
     assert name not in (run / "pool.json").read_text()
     assert main([*command, "--labels", str(run / "pool.json")]) == 0

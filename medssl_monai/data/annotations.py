@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from medssl_monai.data.datalist import Key
+from medssl_monai.data.datalist import FLAGS, Key
 from medssl_monai.names import ALONE, NOTHING, find, fold
 from medssl_monai.tables import Table
 from medssl_monai.task import UNKNOWN, Task
@@ -54,7 +54,12 @@ def annotate_from_table(pool: LabelPool, path: str | Path, correct: bool = False
     pools = [own for own in (pool, pool.beside) if own is not None]
     answered = [own for own in pools if column_of(table, own.key, path)] or pools[:1]
     given = {own.key: _give(own, table, Path(path), correct) for own in answered}
-    given[answered[0].key].refused[:0] = _unread(table)
+    first = given[answered[0].key].refused
+    first[:0] = _unread(table)
+    for key in FLAGS.keys() - {own.key for own in pools}:
+        column = column_of(table, key, path)
+        if lines := [line for line, row in table.rows if column and row[column]]:
+            first.append(f"line {lines[0]}: there is a {key} in {len(lines)} rows, and these labels have no {key}s")
     return given
 
 

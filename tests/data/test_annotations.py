@@ -370,4 +370,9 @@ def test_labels_and_masks_of_one_table(tmp_path):
     assert (given["label"].accepted, given["mask"].accepted) == (["s0", "s2"], [])
     assert len(given["label"].refused) == 1 and len(given["mask"].refused) == 2
     (tmp_path / "t.csv").write_text("id,mask\ns1,m.png\n")
+    (given,) = annotate_from_table(LabelPool(data, key="mask"), tmp_path / "t.csv").values()
+    assert given == (["s1"], [])
+    (tmp_path / "both.csv").write_text("id,label,mask\ns1,low,m.png\ns2,,\n")
+    (given,) = annotate_from_table(LabelPool(data), tmp_path / "both.csv").values()
+    assert given == (["s1"], ["line 2: there is a mask in 1 rows, and these labels have no masks"])
     assert annotate_from_table(pool, tmp_path / "t.csv")["mask"].accepted == ["s1"]
