@@ -192,7 +192,7 @@ def describe_data(
         outputs[key] |= {"num_channels": len(names), "channel_def": {str(i): name for i, name in enumerate(names)}}
     metadata["data_type"] = "SYNTHETIC phantoms" if synthetic else "images named by a datalist"
     if metadata != json.loads(before):
-        write_json(path, metadata)
+        write_json(path, metadata, private=False)
 
 
 def fingerprint(labels: Any) -> str:

@@ -66,8 +66,4 @@ def write_features(
 
 
 def _save(path: Path, array: Any) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # np.save would add a suffix to a name without one
-            np.save(file, array)
-
-    write_atomically(path, write)
+    write_atomically(path, lambda file: np.save(file, array))

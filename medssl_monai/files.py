@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and that only their owner can read."""
 
 from __future__ import annotations
 
@@ -6,55 +6,87 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+PRIVATE = 0o600
+"""Files that name a person's images, or show them, are for their owner alone."""
+MODE_VARIABLE = "MEDSSL_FILE_MODE"
+"""Environment variable with another mode for private files, octal, such as 640."""
 
-def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
 
-    Whatever happens (a kill, a full disk), `path` holds the old content or the new one, never a part of it.
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], private: bool = True) -> None:
+    """Let `write` fill a new file beside `path`, then put it in place in one step.
+
+    Whatever happens (a kill, a full disk), `path` holds the old content or the new one, never a part of it. The new
+    file has a name that nobody can guess and no link is followed to it; file and folder are on the disk at the end.
 
     Args:
         path: file to write; its folder is made if needed.
-        write: is called with the temporary path.
+        write: is called with the new file, open for binary writing.
+        private: readable by the owner alone (mode 0600, or what the environment variable ``MEDSSL_FILE_MODE`` says);
+            else as the umask has it, for what is passed on: weights, bundles, figures.
 
     Raises:
         OSError: if the file could not be written; the previous content is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb") as file:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        handle = os.open(temporary, flags, private_mode() if private else 0o666)
+        with os.fdopen(handle, "w+b") as file:
+            if private and hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), private_mode())  # the umask may have taken what was asked for
+            write(file)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise OSError(
             f"could not write {path}: {error}. What was there before is unchanged; free some space or choose another "
             "`output_dir`, then start the same command again."
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
-def write_text(path: str | Path, text: str) -> None:
+def private_mode() -> int:
+    """Mode of private files.
+
+    Raises:
+        ValueError: if the environment variable holds no mode that lets the owner read and write.
+    """
+    text = os.environ.get(MODE_VARIABLE, "")
+    try:
+        mode = int(text, 8) if text else PRIVATE
+    except ValueError:
+        mode = 0
+    if not 0 <= mode <= 0o666 or mode & 0o600 != 0o600:
+        raise ValueError(f"the environment variable {MODE_VARIABLE} must be a mode such as 600 or 640, got {text!r}.")
+    return mode
+
+
+def write_text(path: str | Path, text: str, private: bool = True) -> None:
     """Write UTF-8 text atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda file: file.write(text.encode("utf-8")), private)
 
 
-def write_json(path: str | Path, content: Any) -> None:
+def write_json(path: str | Path, content: Any, private: bool = True) -> None:
     """Write JSON atomically; NaN and infinity are refused, since they are no JSON."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", private)
 
 
-def save_tensors(path: str | Path, content: Any) -> None:
+def save_tensors(path: str | Path, content: Any, private: bool = True) -> None:
     """`torch.save`, atomically."""
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    write_atomically(path, lambda file: torch.save(content, file), private)
 
 
 def load_tensors(path: str | Path) -> Any:
@@ -80,3 +112,13 @@ def sha256(path: str | Path) -> str:
     """Hex digest of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name of a file last; not every system can do that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import resource
+import stat
 from contextlib import contextmanager
 
 import pytest
@@ -36,8 +37,8 @@ def test_a_failing_writer_leaves_the_old_file_whole(tmp_path, error):
     path = tmp_path / "notes.txt"
     write_text(path, "old")
 
-    def half(temporary):
-        temporary.write_text("ne")
+    def half(file):
+        file.write(b"ne")
         raise error
 
     with pytest.raises((OSError, ValueError)):
@@ -46,7 +47,7 @@ def test_a_failing_writer_leaves_the_old_file_whole(tmp_path, error):
 
 
 def test_a_failed_write_says_what_to_do(tmp_path):
-    def fail(temporary):
+    def fail(file):
         raise RuntimeError("unexpected pos 64 vs 0")
 
     with pytest.raises(OSError, match=r"could not write .*state\.pt: unexpected pos .* is unchanged; free some space"):
@@ -133,3 +134,48 @@ def test_a_missing_file_is_no_damaged_one(tmp_path):
 def test_sha256_is_of_the_content(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_names_persons_is_for_its_owner_alone(tmp_path, monkeypatch):
+    before = os.umask(0o022)
+    try:
+        write_text(tmp_path / "private", "")
+        write_text(tmp_path / "public", "", private=False)
+        monkeypatch.setenv("MEDSSL_FILE_MODE", "640")
+        write_text(tmp_path / "shared", "")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"private": 0o600, "public": 0o644, "shared": 0o640}
+
+
+@pytest.mark.parametrize("mode", ["rw", "40", "777", "-1"])
+def test_a_mode_that_is_none_is_refused(tmp_path, monkeypatch, mode):
+    monkeypatch.setenv("MEDSSL_FILE_MODE", mode)
+    with pytest.raises(ValueError, match="MEDSSL_FILE_MODE must be a mode such as 600"):
+        write_text(tmp_path / "file", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_link_is_followed(tmp_path, monkeypatch):
+    """Whoever may write to the folder could have laid a link where the new file goes, had its name been known."""
+    victim, path = tmp_path / "victim", tmp_path / "state.pt"
+    victim.write_text("precious")
+    monkeypatch.setattr("medssl_monai.files.secrets.token_hex", lambda size: "00")
+    (tmp_path / ".state.pt.00.tmp").symlink_to(victim)
+    with pytest.raises(OSError, match="could not write"):
+        write_text(path, "new")
+    path.symlink_to(victim)  # the target itself: the link is replaced, what it shows stays
+    write_text(path, "new")
+    assert victim.read_text() == "precious" and path.read_text() == "new" and not path.is_symlink()
+
+
+def test_two_writers_do_not_meet_in_one_temporary_file(tmp_path):
+    path = tmp_path / "file"
+
+    def first(file):
+        file.write(b"first")
+        write_text(path, "second")
+
+    write_atomically(path, first)
+    assert path.read_text() == "first"

@@ -199,7 +199,7 @@ def write_results(
     texts = [" ".join(f"{seed}:{value:+.4f}" for seed, value in row["by_seed"].items()) for row in paired]
     flat = [{**row, "by_seed": text} for row, text in zip(paired, texts, strict=True)]
     _write_table(out_dir / "differences.csv", (*COMPARED, "baseline", *ARM, *columns, "by_seed"), flat)
-    write_text(out_dir / "summary.md", _page(grid, cells, states, rows, summary, paired))
+    write_text(out_dir / "summary.md", _page(grid, cells, states, rows, summary, paired), private=False)
     return summary
 
 
@@ -275,7 +275,7 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> Non
     table.writeheader()
     for row in rows:
         table.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
-    write_text(path, text.getvalue())
+    write_text(path, text.getvalue(), private=False)
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
@@ -517,4 +517,4 @@ def _panels(
 def _save(figure: Any, path: Path, summary: Sequence[Row], text: str) -> None:
     synthetic = any(row["kind"] == "SYNTHETIC" for row in summary)
     figure.suptitle(f"{SYNTHETIC}\n{text}" if synthetic else text, fontsize=10)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130), private=False)

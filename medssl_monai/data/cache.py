@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ SETTLED_S = 2.0
 """A file that was written less than this before it was looked at may change again without a newer time stamp."""
 STATE, KEY, END = 16, 32, 8
 NO_STATE, NO_KEY = bytes(STATE), bytes(KEY)
-OWN_FILE = re.compile(r"[0-9a-f]{64}/\.?[0-9a-f]{64}\.npy(\.tmp)?")
+OWN_FILE = re.compile(r"[0-9a-f]{64}/(\.[0-9a-f]{64}\.npy\.[0-9a-f]{16}\.tmp|[0-9a-f]{64}\.npy)")
 """Packs, relative to the root; whatever else is there is not ours to delete."""
 
 
@@ -150,21 +150,20 @@ class ImageCache:
         logger.info(f"{len(known)} of {len(data)} images are in the cache, the others are read.")
         table: list[bytes] = []
 
-        def write(temporary: Path) -> None:
+        def write(file: BinaryIO) -> None:
             blank, crc = bytes(first.nbytes), zlib.crc32(header.getvalue())
-            with temporary.open("wb") as file:
-                file.write(header.getvalue())
-                for position, row in enumerate(itertools.chain(head, stream)):
-                    pixels = blank if row is None else row.tobytes()
-                    file.write(pixels)
-                    crc = zlib.crc32(pixels, crc)
-                    state, key = states[position], keys[position]
-                    if row is not None and key == NO_KEY:
-                        raise NotCacheableError("an image is made from something else than the files of its item")
-                    kept = row is not None and (position in known or _is_unchanged(data[position], state, key))
-                    table.append(state + key if kept else NO_STATE + NO_KEY)
-                end = b"".join(table) + crc.to_bytes(4)
-                file.write(end + zlib.crc32(end).to_bytes(4))
+            file.write(header.getvalue())
+            for position, row in enumerate(itertools.chain(head, stream)):
+                pixels = blank if row is None else row.tobytes()
+                file.write(pixels)
+                crc = zlib.crc32(pixels, crc)
+                state, key = states[position], keys[position]
+                if row is not None and key == NO_KEY:
+                    raise NotCacheableError("an image is made from something else than the files of its item")
+                kept = row is not None and (position in known or _is_unchanged(data[position], state, key))
+                table.append(state + key if kept else NO_STATE + NO_KEY)
+            end = b"".join(table) + crc.to_bytes(4)
+            file.write(end + zlib.crc32(end).to_bytes(4))
 
         try:
             write_atomically(path, write)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from monai.utils import optional_import
@@ -109,7 +109,7 @@ def write_mask(stem: Path, mask: Array, image: Path, num_classes: int, note: str
     if kind in ("PNG", "JPEG"):
         path = stem.with_name(f"{stem.name}.png")
         pixels = mask.astype(np.uint8) * (255 if num_classes == 2 else 1)
-        write_atomically(path, lambda temporary: _write_png(temporary, pixels.T, note))
+        write_atomically(path, lambda file: _write_png(file, pixels.T, note))
         return MaskFile(path, np.nan)
     if kind == "NIfTI":
         source = nib.load(image)
@@ -130,19 +130,19 @@ def write_mask(stem: Path, mask: Array, image: Path, num_classes: int, note: str
     out.header["descrip"] = note.encode()[:79]
     path = stem.with_name(f"{stem.name}.nii.gz")
     content = gzip.compress(out.to_bytes(), mtime=0)  # the time would change the bytes
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    write_atomically(path, lambda file: file.write(content))
     volume = known and min(mask.shape) > 1
     return MaskFile(path, abs(np.linalg.det(affine[:3, :3])) / 1000 if volume else np.nan)
 
 
-def _write_png(path: Path, pixels: Array, note: str) -> None:
+def _write_png(file: BinaryIO, pixels: Array, note: str) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     comment = PngInfo()
     if note:
         comment.add_text("Comment", note)
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG", pnginfo=comment)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG", pnginfo=comment)
 
 
 def _copy_geometry(source: Mapping[str, Any], target: Any) -> None:

@@ -66,7 +66,7 @@ class BestModel:
             if self.method is not None:
                 known = {"threshold": self.method.confidence_threshold, "learned": list(self.method.learned)}
             metadata = {**self.metadata, **known, "epoch": epoch, "metric": self.metric, "value": value}
-            save_tensors(self.path, describe(self.network, metadata))
+            save_tensors(self.path, describe(self.network, metadata), private=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "epoch": self.epoch}

@@ -34,6 +34,8 @@ class LatestWeights:
     def __call__(self, engine: Engine) -> None:
         """Save after this epoch."""
         if is_first():
-            save_tensors(self.path, describe(self.network, {**self.metadata, "epoch": int(engine.state.epoch)}))
+            save_tensors(
+                self.path, describe(self.network, {**self.metadata, "epoch": int(engine.state.epoch)}), private=False
+            )
             if engine.state.epoch == engine.state.max_epochs:
                 engine.logger.info(f"Weights: {self.path}")

@@ -101,7 +101,7 @@ class SaliencyWriter:
         item: dict[str, Any] = {key: source[key] for key in ("image", "slice", "id") if key in source}
         image = np.moveaxis(np.asarray(self.picture(item)["image"]), 0, -1)
         pixels = overlay(image, strength, mask).transpose(1, 0, 2)
-        write_atomically(stem.with_name(f"{stem.name}.png"), lambda path: _write_png(path, pixels, self.note))
+        write_atomically(stem.with_name(f"{stem.name}.png"), lambda file: _write_png(file, pixels, self.note))
 
 
 def scaled(saliency: Array) -> Array:

@@ -79,7 +79,8 @@ class Training(BundleTrainTask):  # type: ignore[misc]  # MONAI Label is untyped
         counts = self._counts(run)
         run.run()
         run.finalize()
-        write_atomically(self.served.weights, partial(shutil.copyfile, folder / "models" / "model.pt"))
+        with (folder / "models" / "model.pt").open("rb") as trained:
+            write_atomically(self.served.weights, partial(shutil.copyfileobj, trained), private=False)
         about = self.served.about
         metric = {str(about.get("metric")): about.get("value")}
         return {"model": self.served.name, "weights": self.served.version, **counts, **metric}

@@ -69,7 +69,7 @@ def write_app(
             raise FileExistsError(f"{output} has a bundle {name!r} already; remove that folder, or write another app.")
         sources[name] = source
     (output / "model").mkdir(parents=True, exist_ok=True)
-    write_text(main, MAIN)
+    write_text(main, MAIN, private=False)
     for name, source in sources.items():
         target = output / "model" / name
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("eval", "runs", "__pycache__"))

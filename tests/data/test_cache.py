@@ -418,7 +418,7 @@ def test_a_disk_that_is_full_in_the_end_falls_back_to_memory(make, folder, monke
 
 def test_what_a_killed_run_left_is_removed(make, folder):
     load(make(10), folder)
-    left = packs(folder)[0].with_name(f".{'0' * 64}.npy.tmp")
+    left = packs(folder)[0].with_name(f".{'0' * 64}.npy.{'0' * 16}.tmp")
     left.write_bytes(b"half")
     load(make(20), folder)
     assert not left.exists()

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from medssl_monai.data.layouts.base import Found, Names, Request, first, natural
-from medssl_monai.data.layouts.table import Table, holds_paths, join
+from medssl_monai.data.layouts.table import holds_paths, join
+from medssl_monai.tables import Table
 
 MANIFEST = "manifest.csv"
 

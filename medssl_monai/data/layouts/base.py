@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medssl_monai.data.datalist import Item, Key
 from medssl_monai.data.pseudonym import load_key, pseudonym
+from medssl_monai.options import Options
 
 Array = NDArray[Any]
 Findings = dict[str, list[str]]
@@ -30,7 +31,6 @@ EMPTY = {"", "na", "n/a", "nan", "none", "null", "?"}
 SUFFIX = re.compile(r"\.(png|jpe?g|dcm|dicom|ima|nii|nii\.gz)$", re.IGNORECASE)
 KERMANY = re.compile(r"(?P<patient>person\d+|(?:NORMAL2-)?IM-\d+)[_-]")
 EACH_ITS_OWN = "every file its own: nothing keeps images of one patient in one section"
-Policy = Literal["ignore", "zero", "one"]
 
 
 class Names:
@@ -63,27 +63,11 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the caller said about the source; see `medssl_monai.data.prepare.prepare`. None: by layout."""
+class Request(Options):
+    """What the caller said, of which source, and where to write; a layout decides what they left open."""
 
     source: Path
     out_dir: Path
-    table: Path | None = None
-    image_column: str = "image"
-    label_column: str = "label"
-    id_column: str | None = None
-    group_column: str | None = None
-    split_column: str | None = None
-    masks: str | None = None
-    mask_classes: tuple[str, ...] = ()
-    class_folders: bool = False
-    ignore: tuple[str, ...] = ()
-    volumes: bool = False
-    classes: tuple[str, ...] = ()
-    uncertain: Policy = "ignore"
-    blank: Policy = "ignore"
-    label_list: str | None = None
-    keep_duplicates: bool = False
     names: Names = field(default_factory=Names)
 
     @property

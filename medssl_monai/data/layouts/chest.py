@@ -8,7 +8,8 @@ from pathlib import Path
 
 from medssl_monai.data.layouts.base import EMPTY, Found, Names, Request
 from medssl_monai.data.layouts.files import image_files
-from medssl_monai.data.layouts.table import Row, Table, finding, join
+from medssl_monai.data.layouts.table import finding, join
+from medssl_monai.tables import Row, Table, header_of
 
 CHEXPERT = (
     *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"),
@@ -31,7 +32,7 @@ NIH_META = ("Follow-up #", "Patient Age", "Patient Gender", "Patient Sex", "View
 
 def fits_chexpert(source: Path) -> bool:
     """Whether a folder has CheXpert's ``train.csv`` or ``valid.csv``."""
-    return any({"Path", *CHEXPERT} <= _header(source / name) for name in CHEXPERT_TABLES)
+    return any({"Path", *CHEXPERT}.issubset(header_of(source / name)) for name in CHEXPERT_TABLES)
 
 
 def read_chexpert(request: Request) -> Found:
@@ -71,7 +72,7 @@ def read_chexpert(request: Request) -> Found:
 
 def fits_chestxray14(source: Path) -> bool:
     """Whether a folder has NIH's ``Data_Entry_2017.csv`` or ``Data_Entry_2017_v2020.csv``."""
-    return any({"Image Index", "Finding Labels"} <= _header(path) for path in source.glob(NIH_TABLES))
+    return any({"Image Index", "Finding Labels"}.issubset(header_of(path)) for path in source.glob(NIH_TABLES))
 
 
 def read_chestxray14(request: Request) -> Found:
@@ -124,15 +125,8 @@ def _wanted(request: Request, findings: Sequence[str]) -> tuple[str, ...]:
     return request.classes or tuple(findings)
 
 
-def _header(path: Path) -> set[str]:
-    if not path.is_file():
-        return set()
-    with path.open("rb") as file:
-        return set(Table.parse(file.readline() or b"\n", path.name).header)
-
-
 def _parse(path: Path, columns: Iterable[str]) -> Table:
-    table = Table.parse(path.read_bytes(), path.name)
+    table = Table.read(path)
     missing = [name for name in columns if name not in table.header]
     if missing:
         raise ValueError(f"{path.name} has no column {missing[0]!r}, only {table.header}.")

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from medssl_monai.data.layouts.base import Found, Names, Request
-from medssl_monai.data.layouts.table import Table, join
+from medssl_monai.data.layouts.table import join
+from medssl_monai.tables import Table
 
 
 def fits(source: Path) -> bool:

@@ -17,7 +17,7 @@ from medssl_monai.data.layouts.base import (
     numbered,
     relative,
 )
-from medssl_monai.data.layouts.table import Table
+from medssl_monai.tables import Table
 
 FEATURES, TARGETS, ITEMS, DESCRIPTION = "-features.npy", "-targets.npy", "-items.csv", "features.json"
 
@@ -99,7 +99,7 @@ def _targets(path: Path, count: int) -> list[int]:
 def _items(path: Path, stem: str, count: int) -> list[tuple[str, str]]:
     if not path.exists():
         return [(f"{stem}_{k:06d}",) * 2 for k in range(count)]
-    table = Table.parse(path.read_bytes(), path.name)
+    table = Table.read(path)
     if not {"id", "group"} <= set(table.header) or len(table.rows) != count:
         raise ValueError(f"{path.name} must have the columns id and group and {count} rows; write both files anew.")
     return [(row["id"], row["group"]) for _, row in table.rows]

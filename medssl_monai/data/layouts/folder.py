@@ -8,7 +8,8 @@ from pathlib import Path
 from medssl_monai.data.layouts.base import KERMANY, SECTION_NAMES, Found, Request
 from medssl_monai.data.layouts.files import image_files
 from medssl_monai.data.layouts.masks import MaskFinder
-from medssl_monai.data.layouts.table import Table, join
+from medssl_monai.data.layouts.table import join
+from medssl_monai.tables import Table
 
 
 def read(request: Request) -> Found:
@@ -25,7 +26,7 @@ def read(request: Request) -> Found:
         table = _folders_as_table([name for name in files if name not in masks])
     else:
         path = find_table(request)
-        table = Table.parse(path.read_bytes(), path.name) if path else Table()
+        table = Table.read(path) if path else Table()
     return join(table, request.source, files, request, request.names)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.layouts.base import SECTION_NAMES, SUFFIX, Found, first, natural
-from medssl_monai.data.layouts.table import Table
+from medssl_monai.tables import Table
 
 PUBLISHED = {"tear350": 349, "tear600": 599, "tear800": 799, "tear1200": 1199, "tear2000": 2000}
 """How many lines the lists of TEAR (Yang et al., MICCAI 2022; github.com/CityU-AIM-Group/TEAR) have."""
@@ -122,7 +122,7 @@ def _from_file(path: Path, found: Found) -> LabelList:
 def _lines(path: Path) -> list[tuple[int, str, Label]]:
     """Line number, name and label of each image."""
     if path.suffix.lower() == ".csv":
-        table = Table.parse(path.read_bytes(), path.name)
+        table = Table.read(path)
         image = first(table.header, "image", "file", "filename", "name", "image_id", "id")
         label = first(table.header, "label", "class")
         if image is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +12,8 @@ from medssl_monai.data.layouts.base import SUFFIX, Found, Request, relative
 from medssl_monai.data.load_mask import elsewhere
 from medssl_monai.data.mask_files import to_image_axes
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
+from medssl_monai.tables import Table
 from medssl_monai.transforms.masks import UNLABELED
-
-if TYPE_CHECKING:
-    from medssl_monai.data.layouts.table import Table
 
 
 class MaskFinder:

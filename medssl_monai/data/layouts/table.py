@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from medssl_monai.data.datalist import Item
@@ -16,7 +15,6 @@ from medssl_monai.data.layouts.base import (
     SUFFIX,
     Found,
     Names,
-    Policy,
     Request,
     first,
     natural,
@@ -24,63 +22,11 @@ from medssl_monai.data.layouts.base import (
 )
 from medssl_monai.data.layouts.files import Unit, find_units
 from medssl_monai.data.layouts.masks import MaskFinder, read_masks
+from medssl_monai.options import Policy
+from medssl_monai.tables import Row, Table
 
 CONTRADICTION = "\0"
 POLICIES = {"ignore": -1, "zero": 0, "one": 1}
-Row = dict[str, str]
-
-
-@dataclass
-class Table:
-    """A CSV file: its header, rows by line number, and line numbers of rows that cannot be read."""
-
-    header: list[str] = field(default_factory=list)
-    rows: list[tuple[int, Row]] = field(default_factory=list)
-    bad: list[int] = field(default_factory=list)
-
-    @classmethod
-    def parse(cls, content: bytes, name: str) -> Table:
-        """Read comma, semicolon or tab separated text, in UTF-8 or Windows' encoding, row by row.
-
-        A quote that is never closed would swallow all further rows into one cell; here it costs its own row.
-        """
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("cp1252", errors="replace")
-        lines = text.splitlines()
-        if not lines:
-            raise ValueError(f"{name} is empty; its first line must name the columns.")
-        delimiter = max(",;\t", key=lines[0].count)
-        header = [cell.strip() for cell in _cells(lines[0], delimiter)]
-        table = cls(header, [], [])
-        position = 1
-        while position < len(lines):
-            number, end = position + 1, position + 1
-            if lines[position].count('"') % 2:
-                end = _end_of_quote(lines, position, delimiter, len(header))
-            joined = "\n".join(lines[position:end])
-            cells = _cells(joined, delimiter)
-            if len(cells) == len(header) and joined.count('"') % 2 == 0:
-                table.rows.append((number, {key: cell.strip() for key, cell in zip(header, cells, strict=True)}))
-            elif joined.strip():
-                table.bad.append(number)
-            position = end
-        return table
-
-
-def _cells(text: str, delimiter: str) -> list[str]:
-    return next(csv.reader([text], delimiter=delimiter), [])
-
-
-def _end_of_quote(lines: Sequence[str], start: int, delimiter: str, width: int) -> int:
-    """Line after the row whose quoted cell goes on over several lines; the next one if its quote is a mistake."""
-    for position in range(start + 1, len(lines)):
-        if lines[position].count('"') % 2:
-            return position + 1
-        if len(_cells(lines[position], delimiter)) == width:
-            break  # a whole row by itself
-    return start + 1
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 
 from medssl_monai.data.layouts import lists
 from medssl_monai.data.layouts.base import Found
-from medssl_monai.data.layouts.table import Table
+from medssl_monai.tables import Table
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from medssl_monai.data.datalist import load_datalist
-from medssl_monai.data.layouts.table import Table, finding
+from medssl_monai.data.layouts.table import finding
 from medssl_monai.data.prepare import prepare
 
 
@@ -21,22 +21,6 @@ def items_of(path, section="training"):
 
 def noted(path):
     return json.loads((path.parent / "prepare_report.json").read_text())["noted"]
-
-
-def test_quoted_cells_may_span_lines():
-    table = Table.parse(b'id,text,label\na,"two\nlines, and ""more""",1\nb,plain,0\n', "t.csv")
-    assert table.rows == [
-        (2, {"id": "a", "text": 'two\nlines, and "more"', "label": "1"}),
-        (4, {"id": "b", "text": "plain", "label": "0"}),
-    ]
-    assert not table.bad
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_tables_as_spreadsheets_write_them(encoding, delimiter):
-    table = Table.parse(f"id{delimiter} größe \r\na{delimiter} ü \r\n".encode(encoding), "t.csv")
-    assert table.rows == [(2, {"id": "a", "größe": "ü"})]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""How much of what others made is taken in, before memory or disk is given to it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+
+class Limit(NamedTuple):
+    """A bound: its usual value, and what is counted."""
+
+    usual: int
+    unit: str
+
+
+LIMITS = {
+    "max_classes": Limit(1_000, "classes"),
+    "max_rows": Limit(5_000_000, "rows"),
+    "max_table_bytes": Limit(2**28, "bytes of text"),
+    "max_voxels": Limit(2**29, "pixels or voxels"),  # a CT of 512 x 512 x 2,048
+    "max_bytes": Limit(2**33, "bytes unpacked"),
+}
+"""By name: ``--max_rows N`` of `medssl prepare`, the environment variable ``MEDSSL_MAX_ROWS`` elsewhere."""
+
+_raised: ContextVar[Mapping[str, int] | None] = ContextVar("limits", default=None)
+
+
+@contextmanager
+def raised(**limits: int | None) -> Iterator[None]:
+    """Other bounds than usual while something is read; None leaves a bound as it is."""
+    token = _raised.set({**(_raised.get() or {}), **{name: value for name, value in limits.items() if value}})
+    try:
+        yield
+    finally:
+        _raised.reset(token)
+
+
+def limit(name: str) -> int:
+    """The bound that holds now.
+
+    Raises:
+        ValueError: if the environment variable of that name holds no whole number above 0.
+    """
+    variable = f"MEDSSL_{name.upper()}"
+    text = os.environ.get(variable) or str((_raised.get() or {}).get(name, LIMITS[name].usual))
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ValueError(f"the environment variable {variable} must be a whole number above 0, got {text!r}.")
+    return int(text)
+
+
+def check(name: str, count: int, what: str) -> None:
+    """Refuse what is larger than a bound.
+
+    Args:
+        name: of the bound.
+        count: how many there would be.
+        what: begins the message, such as the name of a file.
+
+    Raises:
+        ValueError: if `count` is above the bound, or below 0; it names what raises the bound.
+    """
+    unit = LIMITS[name].unit
+    if count < 0:
+        raise ValueError(f"{what} says that it holds {count} {unit}; it is damaged.")
+    if count > (most := limit(name)):
+        raise ValueError(
+            f"{what} holds {count:,} {unit}, and {most:,} are the most that is read; if this is meant, raise the bound "
+            f"with `--{name} {count}` of `medssl prepare`, or with the environment variable MEDSSL_{name.upper()}."
+        )
+
+
+def check_voxels(shape: Sequence[int], what: str) -> None:
+    """Refuse an image by the shape that its header tells, all axes counted; see `check`."""
+    negative = [side for side in shape if side < 0]
+    check("max_voxels", negative[0] if negative else math.prod(int(side) for side in shape), what)
