@@ -116,7 +116,10 @@ def test_new_labels_or_another_method_do_not_continue_an_old_state(run_bundle, t
     run_bundle()
     for change, message in (
         ({"labels": str(tmp_path / "run" / "pool.json")}, "with labels 6, this one has 'sha256 "),
-        ({"method_def": "@methods::supervised"}, "method_def '@methods::boostmis', this one has '@methods::supervised'"),
+        (
+            {"method_def": "@methods::supervised"},
+            "method_def '@methods::boostmis', this one has '@methods::supervised'",
+        ),
     ):
         with pytest.raises(RuntimeError) as error:
             run_bundle(**change)
