@@ -310,7 +310,8 @@ def _change_labels(arguments: argparse.Namespace) -> int:
         if output != labels.resolve() and output.exists():
             raise ValueError(f"{output} is there already, and its labels would be lost; name another with --output.")
         try:
-            check_free(output.parent)
+            for folder in (output.parent, output.parent.parent):  # of a run, and of the loop that it is of
+                check_free(folder)
         except OSError as error:
             reason = "a run writes over its labels, so that they are not changed while it runs"
             raise OSError(f"{reason}; wait, or name another file with --output: {error}") from None

@@ -229,6 +229,18 @@ def test_labels_of_a_run_are_not_changed_while_it_runs(pool_file, toy_datalist, 
     assert sorted(path.name for path in run.iterdir()) == [".pool.json.lock", "pool.json"]
 
 
+def test_labels_of_a_loop_are_not_changed_while_it_runs(pool_file, toy_datalist, tmp_path, capsys):
+    """Between two rounds it has read them, and not yet written those of the next."""
+    run = tmp_path / "loop" / "round_00"
+    run.mkdir(parents=True)
+    pool_file.rename(run / "pool.json")
+    command = ["correct", answers(tmp_path, 0, [], 1), "--datalist", str(toy_datalist), "--labels"]
+    with holding(tmp_path / "loop"):
+        assert main([*command, str(run / "pool.json")]) == 1
+    assert f"{tmp_path / 'loop'} is in use by process" in capsys.readouterr().err
+    assert main([*command, str(run / "pool.json")]) == 0
+
+
 def test_the_labels_of_another_file_are_not_overwritten(pool_file, toy_datalist, tmp_path, capsys):
     other, before = tmp_path / "other.json", pool_file.read_bytes()
     command = ["--datalist", str(toy_datalist), "--labels", str(pool_file), "--output"]

@@ -65,7 +65,9 @@ class TrainingCheckpoint:
         if not (self.resume and self.path.exists()):
             return
         state = load_tensors(self.path)
-        identity = state.pop("identity", None)
+        identity = state.pop("identity", None) if isinstance(state, dict) else None
+        if not isinstance(identity, dict):
+            raise ValueError(f"{self.path} is no state of a run; move it away, or choose another `output_dir`.")
         if state.keys() != self.objects.keys():
             raise KeyError(
                 f"{self.path} holds {sorted(state)}, this run has {sorted(self.objects)}; "
@@ -74,16 +76,15 @@ class TrainingCheckpoint:
         length, before = engine.state.epoch_length, state["trainer"]["epoch_length"]
         if length != before:
             raise ValueError(f"`epoch_length` was {before} when {self.path} was written and is {length} now; keep it.")
+        planned, max_epochs = state["trainer"]["max_epochs"], engine.state.max_epochs
         if refusal := from_first(self.identity.refusal(identity, self.told) if is_first() else ""):
-            planned = state["trainer"]["max_epochs"], engine.state.max_epochs
-            longer = ", and longer only where no schedule spans the run" if planned[0] != planned[1] else ""
+            longer = ", and longer only where no schedule spans the run" if planned != max_epochs else ""
             raise ValueError(f"{self.path} {refusal}; resume with the same{longer}, or choose another `output_dir`.")
         for name, item in self.objects.items():
             if isinstance(item, nn.Module):
                 weights = {key: state[name][key] for key, _ in item.named_parameters() if key in state[name]}
                 check_finite(weights, self.path)
-        max_epochs = engine.state.max_epochs  # the configuration decides how long to train, not the file
         for name, item in self.objects.items():
             item.load_state_dict(state[name])
-        engine.state.max_epochs = max_epochs
+        engine.state.max_epochs = max_epochs  # the configuration decides how long to train, not the file
         engine.logger.info(f"Continuing {self.path} after epoch {engine.state.epoch}.")
