@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from monai.bundle import ConfigParser
 
-from medssl_monai.bundle import workflow
+from medssl_monai.bundle import path_value, workflow
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.pool import NOTHING, LabelPool, annotate_from_table, read_annotations, read_table
 from medssl_monai.handlers.query import Oracle, check_cold_start, give_answers, write_one_query
@@ -49,7 +49,7 @@ def run_loop(
         raise ValueError(f"`rounds` must be at least 1, got {rounds}.")
     if annotator not in ("oracle", "person") or weights not in ("fresh", "continued"):
         raise ValueError(f"`annotator` is oracle or person, `weights` fresh or continued; got {annotator}, {weights}.")
-    bundle, output_dir = Path(bundle), Path(output_dir)
+    bundle, output_dir = Path(path_value(bundle)), Path(path_value(output_dir))
     config = ConfigParser.load_config_file(bundle / "configs" / "train.yaml")
     records: list[dict[str, Any]] = []
     queries: list[dict[str, Any]] = []
