@@ -189,7 +189,7 @@ def test_two_writers_do_not_meet_in_one_temporary_file(tmp_path):
     assert path.read_text() == "first"
 
 
-# ---- JSON that others wrote -------------------------------------------------------------------------------------------
+# ---- JSON that others wrote ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -223,8 +223,8 @@ def test_json_that_is_damaged_or_says_two_things_at_once(tmp_path, content, prob
 def test_json_is_bounded_before_it_is_parsed(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("[[], {}, 1]")
     monkeypatch.setenv("MEDSSL_MAX_VALUES", "4")
-    with pytest.raises(ValueError, match="a.json holds 5 values of JSON, and 4 are the most"):
+    with pytest.raises(ValueError, match=r"a.json holds 5 values of JSON, and 4 are the most"):
         read_json(tmp_path / "a.json")
     monkeypatch.setenv("MEDSSL_MAX_TABLE_BYTES", "10")
-    with pytest.raises(ValueError, match="a.json holds 11 bytes of text, and 10 are the most"):
+    with pytest.raises(ValueError, match=r"a.json holds 11 bytes of text, and 10 are the most"):
         read_json(tmp_path / "a.json")

@@ -49,5 +49,5 @@ def test_a_header_that_tells_less_than_nothing():
 def test_all_axes_of_an_image_count_and_none_overflows():
     limits.check_voxels((512, 512, 2048), "x.nii")
     for shape in [(512, 512, 2049), (2**62, 2**62), (32767,) * 7]:
-        with pytest.raises(ValueError, match="x.nii holds .* pixels or voxels"):
+        with pytest.raises(ValueError, match=r"x.nii holds .* pixels or voxels"):
             limits.check_voxels(shape, "x.nii")

@@ -37,8 +37,8 @@ REFUSED = {
     "a\u3000": "begins or ends with a blank",
     "a" * 5000: "is longer than 4,096 signs",
 }
-ALLOWED = ["a $b", "50%", "x@y", "risk: @1", "a::b", "a#b", "_target_", "-", "+", "-1", "+2.5e-3", "1", "<b>&", "a'b\"c",
-           "none", "?x", "a;b", "'=1", "Läsion", "\u0645\u06cc\u200c\u062e\u0648", "病变", "a/b\\c", "{}", "null"]  # fmt: skip
+ALLOWED = ["a $b", "50%", "x@y", "risk: @1", "a::b", "a#b", "_target_", "-", "+", "-1", "+2.5e-3", "1", "<b>&", "a'b"]
+ALLOWED += ['"', "none", "?x", "a;b", "'=1", "Läsion", "\u0645\u06cc\u200c\u062e\u0648", "病变", "a/b\\c", "{}", "null"]
 
 
 @pytest.mark.parametrize(("name", "problem"), REFUSED.items())
@@ -65,7 +65,7 @@ def test_a_name_that_passes_means_nothing_to_a_configuration(name):
 
 
 def test_a_message_is_one_short_line():
-    with pytest.raises(ValueError) as found:
+    with pytest.raises(ValueError, match="control") as found:
         names.check_name("$" + "\n\x1b" * 1000, "class", "here")
     assert str(found.value).isprintable() and len(str(found.value)) < 200
 
