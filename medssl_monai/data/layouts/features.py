@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 
-from medssl_monai import names
 from medssl_monai.data.layouts.base import (
     EACH_ITS_OWN,
     SECTION_NAMES,
@@ -17,7 +17,6 @@ from medssl_monai.data.layouts.base import (
     numbered,
     relative,
 )
-from medssl_monai.files import read_json
 from medssl_monai.tables import Table
 
 FEATURES, TARGETS, ITEMS, DESCRIPTION = "-features.npy", "-targets.npy", "-items.csv", "features.json"
@@ -64,20 +63,11 @@ def read(request: Request) -> Found:
         found.sections = {}
     grouped = any(item["group"] != item["id"] for item in found.items)
     found.grouping = "as in NAME-items.csv" if grouped else EACH_ITS_OWN.replace("file", "row")
-    classes, found.synthetic = _description(request.source / DESCRIPTION)
-    found.classes = request.classes or classes or numbered(found.items)
+    told = request.source / DESCRIPTION
+    content = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+    found.classes = request.classes or tuple(content.get("classes", ())) or numbered(found.items)
+    found.synthetic = bool(content.get("synthetic", False))
     return found
-
-
-def _description(path: Path) -> tuple[tuple[str, ...], bool]:
-    """Names of the classes, and whether the images are phantoms."""
-    content = read_json(path) if path.exists() else {}
-    if not isinstance(content, dict) or not isinstance(content.get("classes", []), list):
-        raise ValueError(f"{path.name} must be an object with a list of names under 'classes'.")
-    if not isinstance(synthetic := content.get("synthetic", False), bool):
-        raise ValueError(f"{path.name}: 'synthetic' must be true or false, got {names.shown(synthetic)}.")
-    names.check_classes(classes := content.get("classes", []), "class", path.name)
-    return tuple(classes), synthetic
 
 
 def _load(path: Path, ndim: int) -> Array:
@@ -112,7 +102,4 @@ def _items(path: Path, stem: str, count: int) -> list[tuple[str, str]]:
     table = Table.read(path)
     if not {"id", "group"} <= set(table.header) or len(table.rows) != count:
         raise ValueError(f"{path.name} must have the columns id and group and {count} rows; write both files anew.")
-    for line, row in table.rows:
-        for column in ("id", "group"):
-            names.check_name(row[column], column, f"{path.name}, line {line}")
     return [(row["id"], row["group"]) for _, row in table.rows]
