@@ -202,8 +202,6 @@ def metadata_of(bundle_root: str | Path, metadata: Mapping[str, Any] | None = No
     content = read_json(path)
     if metadata and metadata != json.loads(json.dumps(content).replace("#", "::")):
         return dict(metadata)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object; take that file from the bundle as it was.")
     names.check_inert(content, str(path))
     return content
 

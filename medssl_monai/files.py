@@ -88,15 +88,19 @@ def write_json(path: str | Path, content: Any, private: bool = True) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", private)
 
 
-def read_json(path: str | Path) -> Any:
-    """Content of a JSON file, see `parse_json`.
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file, which others may have written or damaged; see `parse_json`.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is no such file.
+        ValueError: beginning with `path`, if it holds no JSON object.
     """
     path = Path(path)
-    limits.check("max_table_bytes", path.stat().st_size, str(path))
-    return parse_json(path.read_bytes(), str(path))
+    limits.check("max_json_bytes", path.stat().st_size, str(path))
+    content = parse_json(path.read_bytes(), str(path))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, and holds a {type(content).__name__}.")
+    return content
 
 
 def parse_json(content: bytes, name: str) -> Any:

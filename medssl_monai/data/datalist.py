@@ -7,12 +7,13 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from medssl_monai import limits, names
+from medssl_monai.data.patients import as_written, same_patient
 from medssl_monai.files import parse_json, write_json
 
 Item = dict[str, Any]
@@ -46,6 +47,7 @@ class Datalist(list[Item]):
         sha256: hash of what the file says of this section, independent of where the images lie.
         modality: names of the image channels, in their order.
         mask_classes: names of the classes of ``mask``, background first; empty where masks, if any, are the labels.
+        groups_as_written: whether groups that differ in case, blanks, ``^`` or leading zeros are several.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Datalist(list[Item]):
         sha256: str = "",
         modality: Sequence[str] = ("image",),
         mask_classes: Sequence[str] = (),
+        groups_as_written: bool = False,
     ) -> None:
         super().__init__(items)
+        self.groups_as_written = groups_as_written
         self.classes, self.modality, self.mask_classes = tuple(classes), tuple(modality), tuple(mask_classes)
         self.synthetic, self.name = synthetic, name
         self.sha256 = sha256 or hash_items(self)
@@ -91,7 +95,7 @@ def load_datalist(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no datalist at {path}; `medssl prepare` makes one from images and a table.")
-    limits.check("max_table_bytes", path.stat().st_size, str(path))
+    limits.check("max_json_bytes", path.stat().st_size, str(path))
     content = _parse(path.read_bytes(), str(path), allow_leaks)
     if section not in content:
         there = [name for name in SECTIONS if name in content]
@@ -110,6 +114,7 @@ def load_datalist(
         sha256=hash_items(content[section]),
         modality=content["modality"].values() or ("image",),
         mask_classes=content["mask_classes"].values(),
+        groups_as_written=content["groups_as_written"],
     )
 
 
@@ -156,7 +161,7 @@ def write_datalist(
         **{section: list(items) for section, items in sections.items()},
     }
     valid = validate_datalist(content, source=str(path), allow_leaks=allow_leaks)
-    write_json(path, {key: value for key, value in valid.items() if value or key != "mask_classes"})
+    write_json(path, {key: valid[key] for key in content if key != "mask_classes" or mask_classes})
 
 
 def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: bool = False) -> dict[str, Any]:
@@ -174,16 +179,17 @@ def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: b
         raise ValueError(f"{source} must be a JSON object with at least one of the lists {list(SECTIONS)}.")
     limits.check("max_rows", sum(len(_list(content, section, source)) for section in SECTIONS), source)
     told = {key: _names(content.get(key), kind, f"{source}: {key!r}") for key, kind in NAMED.items()}
-    if not isinstance(synthetic := content.get("synthetic", False), bool):
-        raise ValueError(f"{source}: 'synthetic' must be true or false, got {names.shown(synthetic)}.")
+    flags = {key: content.get(key, False) for key in ("synthetic", "groups_as_written")}
+    if wrong := [key for key, value in flags.items() if not isinstance(value, bool)]:
+        raise ValueError(f"{source}: {wrong[0]!r} must be true or false, got {names.shown(flags[wrong[0]])}.")
     if content.get("name", "") != "":
         names.check_name(content["name"], "name", source)
     num_classes, mask_classes = len(told["labels"]), len(told["mask_classes"])
     if mask_classes == 1:
         raise ValueError(f"{source}: 'mask_classes' must name the background and at least one other class.")
-    result = {**content, "synthetic": synthetic}
+    result = {**content, **flags}
     result |= {key: dict(zip(map(str, range(len(own))), own, strict=True)) for key, own in told.items()}
-    widths: dict[int, str] = {}
+    findings: dict[int, str] = {}  # by number, where one is
     for section in SECTIONS:
         if section not in content:
             continue
@@ -195,18 +201,18 @@ def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: b
                     f"{at} has a 'mask', and the file names no classes of masks; add 'mask_classes', background first."
                 )
             if isinstance(label := item.get("label"), list):
-                widths.setdefault(len(label), at)
-    if len(widths) > 1:
-        (first, one), (second, other) = list(widths.items())[:2]
+                findings.setdefault(len(label), at)
+    if len(findings) > 1:
+        (first, one), (second, other) = list(findings.items())[:2]
         raise ValueError(f"{one}: key 'label' has {first} findings, and {other} has {second}; all have the same.")
-    names.check_classes(told["labels"], "finding" if widths else "class", f"{source}: 'labels'", bool(widths))
+    names.check_classes(told["labels"], "finding" if findings else "class", f"{source}: 'labels'", bool(findings))
     names.check_classes(told["mask_classes"], NAMED["mask_classes"], f"{source}: 'mask_classes'")
     for position, bad in enumerate(_list(content, "quarantine", source)):
         if not isinstance(bad, Mapping) or not all(isinstance(bad.get(key), str) for key in ("id", "image", "reason")):
             raise ValueError(f"{source}, quarantine[{position}] must have 'id', 'image' and 'reason', each a text.")
     _check_ids(result, source)
     if not allow_leaks:
-        _check_groups(result, source)
+        _check_groups(result, source, as_written if flags["groups_as_written"] else same_patient)
     return result
 
 
@@ -318,14 +324,16 @@ def _check_ids(content: Mapping[str, Any], source: str) -> None:
         raise ValueError(f"{source}: the id {twice[0]!r} occurs {count[twice[0]]} times; every item needs its own id.")
 
 
-def _check_groups(content: Mapping[str, Any], source: str) -> None:
-    seen: dict[str, str] = {}
+def _check_groups(content: Mapping[str, Any], source: str, patient: Callable[[str], str]) -> None:
+    seen: dict[str, tuple[str, str]] = {}
     for section in SECTIONS:
-        for group in {item["group"] for item in content.get(section, ())}:
-            if group in seen:
-                shared = sum(item["group"] == group for item in content[section])
+        of_section = Counter(item["group"] for item in content.get(section, ()))
+        for group, shared in of_section.items():
+            place, other = seen.get(patient(group), (section, group))
+            if place != section:
+                spelled = "" if other == group else f", there as {other!r},"
                 raise ValueError(
-                    f"{source}: group {group!r} is in both {seen[group]!r} and {section!r} ({shared} items there); "
+                    f"{source}: group {group!r}{spelled} is in both {place!r} and {section!r} ({shared} items there); "
                     "figures from such a split are too good. Split by group, or pass `allow_leaks` to go on regardless."
                 )
-            seen[group] = section
+        seen |= {patient(group): (section, group) for group in of_section}

@@ -86,6 +86,7 @@ def write_app(
 def _describe(bundle: Path, values: Mapping[str, Any]) -> None:
     """Let a bundle that is not trained yet say the classes of its datalist in place of its phantoms'."""
     from medssl_monai.bundle import describe_data, image_size_of, metadata_of
+
     data = load_datalist(values["datalist"], "training", values.get("dataset_dir"), allow_leaks=True)
     size = values.get("image_size") or image_size_of(metadata_of(bundle))
     describe_data(bundle, data.classes, len(data.modality), size, data.synthetic, data.mask_classes)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 TINY = {"rounds": 1, "epochs_per_round": 1, "epoch_length": 1, "labels": 14, "query::budget": 2}
 ODD = ["a $b", "50%", "x@y", "risk: @1", "a::b", "a#b", "_target_", "-", "+", "-1", "<b>&", "none", "?;"]
 """Names of classes, each of which looks like somebody's syntax."""
-ODD_IDS = ["-{}", "a $b{}", "x@y#{}", "'=1+{}", "50%/{}", "<b>{}", "a::{}", 'läsion, "{}"']
+ODD_IDS = ["-{}", "a $b{}", "x@y#{}", "50%/{}", "<b>{}", "a::{}", 'läsion, "{}"']
 
 
 @pytest.fixture
