@@ -50,8 +50,8 @@ def write_app(
     Raises:
         FileExistsError: if `output` holds something else, or has a bundle of that name, or two are named alike.
         FileNotFoundError: if a folder is no bundle of ours, or lacks an overlay.
-        ValueError: if the datalist is not valid; if an override or its value names nothing in the configuration, or the former what the app decides;
-            if there is no bundle that they are for; or if `output` lies in one.
+        ValueError: if the datalist is not valid; if an override or its value names nothing in the configuration, or the
+            former what the app decides; if there is no bundle that they are for; or if `output` lies in one.
     """
     output, main = Path(output), Path(output) / "main.py"
     if output.exists() and any(output.iterdir()) and not (main.exists() and main.read_text(encoding="utf-8") == MAIN):
