@@ -394,11 +394,12 @@ def workflow(
         overrides: values by id.
 
     Raises:
-        ValueError: if an override names nothing in the config files.
+        ValueError: if an override names nothing in the config files, or the bundle's metadata are damaged.
     """
     from monai.bundle import ConfigParser, ConfigWorkflow
 
     files = [str(path) for path in config_files]
+    metadata_of(Path(files[0]).parents[1])  # MONAI would evaluate what it says
     check_overrides(overrides, nested(ConfigParser.load_config_files(files)))
     return ConfigWorkflow(files, workflow_type=workflow_type, logging_file=logging_file, **overrides)
 

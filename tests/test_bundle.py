@@ -263,6 +263,16 @@ def test_metadata_with_a_meaning_for_monai_are_neither_written_nor_read(bundle, 
         metadata_of(bundle)
 
 
+def test_metadata_from_elsewhere_are_checked_before_monai_reads_them(bundle):
+    (bundle / "configs" / "inference.json").write_text('{"metadata": "@_meta_"}')
+    trap = bundle / "EXECUTED"
+    names = {"0": "a", "1": f"$open({str(trap)!r}, 'w')"}
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata_of_pred(names)))
+    with pytest.raises(ValueError, match=r"metadata.json: .* is a text that a configuration would evaluate"):
+        workflow([bundle / "configs" / "inference.json"], "infer", logging_file=False)
+    assert not trap.exists()
+
+
 @pytest.mark.parametrize("name", [*EVALUATED, "=1+1", "a\x00", 5, None])
 def test_a_class_of_metadata_from_elsewhere_is_checked(name):
     metadata = metadata_of_pred({"0": "a", "1": name})

@@ -302,16 +302,18 @@ def check_label(label: Any, num_classes: int, where: str) -> None:
             raise ValueError(f"{where} is an empty path; leave the key out for an image without a mask.")
         _check_path(label, where)
         return
-    told = names.shown(label)
     if isinstance(label, list):
         if num_classes and len(label) != num_classes:
-            raise ValueError(f"{where} has {len(label)} entries for {num_classes} findings: {told}.")
+            raise ValueError(f"{where} has {len(label)} entries for {num_classes} findings: {names.shown(label)}.")
         if not label or any(type(value) is not int or value not in (-1, 0, 1) for value in label):
+            told = names.shown(label)
             raise ValueError(f"{where} must hold 1 (present), 0 (absent) or -1 (unknown) per finding, got {told}.")
-        limits.check("max_classes", len(label), where)
+        if not num_classes:
+            limits.check("max_classes", len(label), where)
         return
     if type(label) is not int or label < 0 or (num_classes and label >= num_classes):
         wanted = f"a class index from 0 to {num_classes - 1}" if num_classes else "a class index from 0"
+        told = names.shown(label)
         raise ValueError(f"{where} must be {wanted}, a multi-hot list or the path of a mask, got {told}.")
     if not num_classes:
         limits.check("max_classes", label + 1, where)

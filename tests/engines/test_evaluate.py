@@ -201,7 +201,7 @@ def test_no_cell_of_that_table_is_a_formula(tmp_path):
     pool.ids[0], pool.classes = "-1", ("background", "+")
     write_evaluation(tmp_path / "metrics.json", ReadsMasks(), dataset, pool, "cpu")
     assert (tmp_path / "cases.csv").read_text().splitlines()[1].startswith("'-1,'+,1,1,1,")
-    assert [(row["id"], row["class"]) for _, row in Table.read(tmp_path / "cases.csv").rows][0] == ("-1", "+")
+    assert next((row["id"], row["class"]) for _, row in Table.read(tmp_path / "cases.csv").rows) == ("-1", "+")
 
 
 def test_distances_are_in_pixels_without_a_spacing():
