@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import secrets
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -100,39 +102,65 @@ def write_json(path: str | Path, content: Any, private: bool = True) -> None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file, which others may have written or damaged.
+    """The object in a JSON file, which others may have written or damaged; see `parse_json`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: beginning with `path`, if it is no JSON object, has a key twice, or is too large or too deep.
+        ValueError: beginning with `path`, if it holds no JSON object.
     """
     path = Path(path)
-    limits.check("max_table_bytes", path.stat().st_size, str(path))
-    try:
-        content = json.loads(
-            path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once, parse_constant=_refuse_constant
-        )
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deep to be read; it is damaged.") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); restore it from a copy.") from None
+    limits.check("max_json_bytes", path.stat().st_size, str(path))
+    content = parse_json(path.read_bytes(), str(path))
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, and holds a {type(content).__name__}.")
     return content
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are each there once: readers differ in which of two counts."""
-    content: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in content:
-            raise ValueError(f"the key {key[:80]!r} is there twice")
-        content[key] = value
-    return content
+def parse_json(content: bytes, name: str) -> Any:
+    """Content of JSON that others wrote, in UTF-8, UTF-16 or UTF-32.
+
+    Args:
+        content: of a file.
+        name: begins the messages.
+
+    Raises:
+        ValueError: if it is no JSON, holds NaN or infinity, has a key twice in one object, or is larger or deeper than
+            is read.
+    """
+    try:
+        text = content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is not valid JSON: it is no text in UTF-8; save it as UTF-8.") from None
+    limits.check("max_values", sum(text.count(sign) for sign in ",[{"), name)
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not valid JSON: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{name} is not read: its lists and objects are too deep in each other.") from None
+    except ValueError as error:
+        raise ValueError(f"{name} is not read: {error}") from None
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        count = Counter(key for key, _ in pairs)
+        twice = next(key for key in count if count[key] > 1)
+        told = next((f", of {key!r} {value!r}," for key, value in pairs if isinstance(value, str)), "")
+        raise ValueError(f"one object{told} has the key {twice!r} {count[twice]} times; leave the one that is meant.")
+    return result
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"it holds {text}, which is no number; leave out what is unknown.")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"it holds {text[:40]}, which is larger than any number that is counted with; mend it.")
+    return value
 
 
 def set_aside(path: str | Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from monai.bundle import ConfigParser
 
-from medssl_monai.bundle import workflow
+from medssl_monai.bundle import path_value, workflow
 from medssl_monai.data.annotations import annotate_from_table
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.pool import LabelPool
@@ -56,8 +56,9 @@ def run_loop(
         raise ValueError(f"`rounds` must be at least 1, got {rounds}.")
     if annotator not in ("oracle", "person") or weights not in ("fresh", "continued"):
         raise ValueError(f"`annotator` is oracle or person, `weights` fresh or continued; got {annotator}, {weights}.")
+    bundle, output_dir = Path(path_value(bundle)), Path(path_value(output_dir))
     with holding(output_dir):
-        return _run_rounds(Path(bundle), Path(output_dir), rounds, annotator, weights, overrides or {})
+        return _run_rounds(bundle, output_dir, rounds, annotator, weights, overrides or {})
 
 
 def _run_rounds(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
 from collections.abc import Sequence
@@ -23,7 +21,9 @@ from medssl_monai.engines.evaluate import check_pseudo_labels, evaluate
 from medssl_monai.files import read_json, write_json, write_text
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.metrics.classification import finding_figures
+from medssl_monai.names import check_classes
 from medssl_monai.query.record import pools_of, read_query
+from medssl_monai.tables import text_of
 from medssl_monai.task import UNKNOWN
 
 logger = logging.getLogger(__name__)
@@ -76,10 +76,13 @@ class RoundReport:
         """Start the clock, put unreadable images in quarantine, and refuse a validation list that measures nothing.
 
         Raises:
-            ValueError: if images cannot be read and are not to be skipped (it names those of both lists), or no
-                validation image that can be read has a label; before anything is trained.
+            ValueError: if classes have names that labels cannot carry, now that the task is known; if images cannot be
+                read and are not to be skipped (it names those of both lists), or no validation image that can be read
+                has a label; before anything is trained.
         """
         self.started = time.monotonic()
+        findings = self.pool.task == "multilabel"
+        check_classes(self.pool.classes, "finding" if findings else "class", "the datalist", findings)
         refused = []
         for pool, dataset in ((self.pool, self.dataset), (self.validation_pool, self.validation)):
             try:
@@ -244,17 +247,15 @@ def rounds_table(rounds: Sequence[dict[str, Any]]) -> str:
 
     Multi-label, there are those of each finding as well, and a column with the reasons for those that are undefined.
     """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
     several = any(finding_figures(record["evaluation"]) for record in rounds)
     further = ["undefined"] if several else []
     masks = ["masks"] if any("masks" in record for record in rounds) else []
-    table.writerow(["round", "epoch", "labels", *masks, "metric", "value", "low", "high", "data", *further])
+    table = [["round", "epoch", "labels", *masks, "metric", "value", "low", "high", "data", *further]]
     for record in rounds:
         kind = "SYNTHETIC" if record["evaluation"].get("synthetic") else "real"
         named = [{"metric": name, **figure} for name, figure in record["evaluation"]["metrics"].items()]
         for figure in [*named, *finding_figures(record["evaluation"])]:
             row = [record[name] for name in ("round", "epoch", "labels", *masks)] + [figure["metric"]]
             bounds = [figure.get("low", ""), figure.get("high", "")]
-            table.writerow([*row, figure["value"], *bounds, kind, *(figure.get(name, "") for name in further)])
-    return text.getvalue()
+            table.append([*row, figure["value"], *bounds, kind, *(figure.get(name, "") for name in further)])
+    return text_of(table)
