@@ -70,7 +70,8 @@ def spoil_array(array: Array, chance: Chance, what: list[str]) -> Array:
     way = chance.randrange(9)
     what.append(f"array: way {way}")
     if way == 0:
-        return array.astype(chance.choice(["f4", "f8", "i8", "c8", "?", "U3", "S2", "O", ">u2", "f2"]))
+        kinds = ["f4", "f8", "i8", "c8", "?", ">u2", "f2"] if array.dtype.kind in "biuf" else []
+        return array.astype(chance.choice([*kinds, "U3", "S2", "O"]))
     if way == 1:
         return array[: chance.randrange(len(array) + 1)] if array.ndim else array
     if way == 2:
