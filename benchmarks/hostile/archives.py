@@ -251,7 +251,15 @@ def make_features(chance: Chance, places: Places, harm: Harm) -> Input:
     json_file(places.source / "features.json", told, chance, what, harm == "same", victim == "classes")
     truth = {f"train-features.npy#{k}": None if t < 0 else CLASSES[t] for k, t in enumerate(targets)}
     expected: Any = {"none": "truth", "same": "truth", "spoiled": "anything"}[harm]
-    names = ("train-features.npy", "train-targets.npy", "train-items.csv", "features.json", "source_folder", "`split`")
+    names = (
+        "train-features.npy",
+        "train-targets.npy",
+        "train-items.csv",
+        "features.json",
+        "datalist.json",
+        "source_folder",
+        "`split`",
+    )
     call = Door("prepare", lambda: prepare(places.source, places.out, "--split", 1, 0, 0), names, expected, truth)
     return Input([call], what, places.source / f"train-{chance.choice(['features', 'targets'])}.npy")
 
