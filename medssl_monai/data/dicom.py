@@ -227,7 +227,7 @@ def open_dicom(path: Path, pixels: bool) -> Dataset:
     _check_deflated(path)
     ds = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=IMAGE_ELEMENTS, force=True)
     if reason := _no_image(ds):
-        raise RefusedError(reason)
+        raise (RefusedError if reason.endswith(NOT_AN_IMAGE) else ValueError)(reason)
     _shape(ds)
     if "TransferSyntaxUID" not in ds.file_meta:
         implicit, little = ds.original_encoding if PYDICOM_3 else (ds.is_implicit_VR, ds.is_little_endian)
@@ -315,7 +315,7 @@ def _find(files: Iterable[Path], elements: list[str]) -> tuple[list[tuple[DicomS
 
 
 class _Group:
-    """Images of one SeriesInstanceUID. Careless anonymising gives many images one SOPInstanceUID: pixels tell copies."""
+    """Images of one SeriesInstanceUID; pixels tell copies, as careless anonymising gives many one SOPInstanceUID."""
 
     def __init__(self) -> None:
         self.by_header: dict[str, list[_Header]] = defaultdict(list)

@@ -37,7 +37,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     belongs to the views, on the device (`medssl_monai.transforms.Views`).
 
     Args:
-        data: items with ``image`` and what else `transform` reads.
+        data: items with ``image`` and what else `transform` reads; one with a ``problem`` is not read.
         transform: deterministic dictionary transform; its ``image`` must be in [0, 1], ``(C, *spatial)``, of one
             size for all. It does not see labels, masks and ``group``, and must not decide by ``id`` or path.
         dtype: how to keep the images: ``uint8`` (256 grey levels, a quarter of the memory), ``float16`` or
@@ -157,8 +157,12 @@ class _Decoder(Dataset["Array | str"]):
 
     def __getitem__(self, position: int) -> Array | str:
         item = {key: value for key, value in self.data[position].items() if key not in HIDDEN}
+        if "problem" in item:
+            return str(item["problem"])
         try:
-            return self._pack(torch.as_tensor(self.transform(item)["image"]))
+            image = self.transform(item)["image"]
+            say_background(image, self.data[position], position)
+            return self._pack(torch.as_tensor(image))
         except Exception as error:  # any reader may fail in any way; all failures are reported together
             return _reason(error, self.data[position], position)
 
@@ -216,6 +220,14 @@ def _reason(error: BaseException, item: Item, position: int) -> str:
     known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     text = re.sub(known, lambda _: str(item.get("id", position)), text)
     return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
+
+
+def say_background(image: Any, item: Item, position: int) -> None:
+    """Log that NaN was read as background, once for a volume: see `medssl_monai.data.ClinicalReader`."""
+    share = getattr(image, "meta", {}).get("nan_share", 0.0)
+    if share and not item.get("slice"):
+        name = item.get("id", position)
+        logger.warning(f"{name}: NaN at its border, {share:.1%} of its voxels, is read as its smallest value.")
 
 
 def _below(path: str) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,6 @@ import itertools
 import json
 import logging
 import math
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from medssl_monai.data.copies import near_copies, picture
 from medssl_monai.data.datalist import FLAGS, SECTIONS, Item, Key, write_datalist
 from medssl_monai.data.layouts import LAYOUTS, Layout, lists
 from medssl_monai.data.layouts.base import Array, Findings, Found, Names, Policy, Request, relative
-from medssl_monai.data.layouts.files import find_units, image_files
+from medssl_monai.data.layouts.files import by_suffix, in_words, put_series
 from medssl_monai.data.pool import balanced_draw, is_known, seed_of
 from medssl_monai.data.reader import ClinicalReader
 from medssl_monai.files import sha256, write_json
@@ -193,7 +192,9 @@ def prepare(
     if not keep_duplicates:
         _drop_copies(found, request.out_dir)
     if not found.items:
-        raise ValueError(f"{source} holds no usable image; dropped: {_counts(found.dropped)}.")
+        why = [f"{Path(bad['image']).name}: {bad['reason']}" for bad in found.quarantine[:5]]
+        why += [in_words(unused)] if (unused := by_suffix(found.passed_over)) else []
+        raise ValueError("\n  ".join([f"{source} holds no usable image; dropped: {_counts(found.dropped)}.", *why]))
     if mask_classes and any(isinstance(item.get("label"), str) for item in found.items):
         raise ValueError(f"the labels of {source} are masks, and classes are wanted; leave `mask_classes` out.")
     if mask_classes and not any("mask" in item for item in found.items):
@@ -226,6 +227,7 @@ def prepare(
         mask_classes=mask_classes or (),
         quarantine=found.quarantine,
     )
+    unused = by_suffix(found.passed_over, [path.name for path in request.source.glob("*.csv")])
     report = {
         "layout": layout.name,
         "source_sha256": _source_sha256(request),
@@ -240,40 +242,15 @@ def prepare(
         "sections": {name: _summary(items, found.classes, bool(mask_classes)) for name, items in sections.items()},
         "dropped": {why: {"count": len(what), "items": what} for why, what in found.dropped.items()},
         "noted": {why: {"count": len(what), "items": what} for why, what in found.noted.items()},
+        "unused": unused,
     }
     write_json(request.out_dir / "prepare_report.json", report)
     for kind, findings in (("dropped", found.dropped), ("noted", found.noted)):
         if findings:
             logger.warning("%s: %s (see prepare_report.json)", kind, _counts(findings))
+    if unused:
+        logger.warning("unused: %s", in_words(unused))
     return path
-
-
-def list_images(
-    folder: str | Path, volumes: bool = False, key_file: str | Path | None = None
-) -> tuple[list[Item], list[dict[str, str]]]:
-    """Items for all images below a folder, in natural order, one for each slice or frame of a volume.
-
-    DICOM files of one series are a volume, sorted by geometry. Headers are read and no pixels. Hidden files and files
-    of other formats are passed over; DICOM files are known by their content and need no suffix.
-
-    Args:
-        folder: where to look.
-        volumes: one item for a volume.
-        key_file: of the pseudonyms that are the ids; see `medssl_monai.data.pseudonym.load_key`.
-
-    Returns:
-        Items with absolute paths (``group``: the patient of DICOM files, else the file), and for each file that looks
-        like an image but cannot be used its ``id``, ``image`` and ``reason``.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}.")
-    found = Found()
-    units, _ = find_units(folder, image_files(folder), None, Names(False, key_file), volumes, (), found)
-    return [item for unit in units for item in unit.items(None)], found.quarantine
 
 
 def _check_folds(folds: int | None, fold: int | None, split: Sequence[float] | None, column: str | None) -> None:
@@ -729,12 +706,8 @@ def _write_images(found: Found, folder: Path) -> None:
         path = folder / item["image"]
         if item["id"] in found.pixels:
             _write_png(path, found.pixels[item["id"]])
-        elif item["image"] in found.copies and not path.is_dir():
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.mkdir(parents=True, exist_ok=True)
-            for k, file in enumerate(found.copies[item["image"]]):
-                shutil.copyfile(file, temporary / f"{k:05d}.dcm")
-            temporary.rename(path)
+    for image, files in found.copies.items():
+        put_series(folder / image, files)
 
 
 def _write_png(path: Path, pixels: Array) -> None:

@@ -133,7 +133,8 @@ def test_a_step_of_half_a_degree_is_no_tilt(tmp_path):
         ([0, 0.5, 2, 2.5, 4], "2 slices are missing between 0.500 and 2.000 mm"),
         (
             [0, 3, 9, 12, 30],
-            "a slice is missing between 3.0 and 9.0 mm along the slice axis (other steps: 3.0 mm), and 5 between 12.0 and 30.0 mm",
+            "a slice is missing between 3.0 and 9.0 mm along the slice axis (other steps: 3.0 mm), and 5 between 12.0 "
+            "and 30.0 mm",
         ),
         ([0, 3, 6, 9, 11, 13, 15], "its slices are unevenly spaced: one lies 1.5 mm off (steps: 2.0 mm)"),
         ([0, 3, 6, 6, 9], "several images lie at 1 of its 4 slice positions; these are probably several echoes"),

@@ -46,7 +46,7 @@ def read_chexpert(request: Request) -> Found:
         ValueError: if a column is missing, or the request names columns.
     """
     wanted = _wanted(request, CHEXPERT)
-    images = image_files(request.source)
+    images, passed_over = image_files(request.source)
     tables = [request.source / name for name in CHEXPERT_TABLES]
     total, named = Found(), set()
     for path in [request.table] if request.table else filter(Path.is_file, tables):
@@ -66,7 +66,7 @@ def read_chexpert(request: Request) -> Found:
         files = [name for name in images if name in paths]
         _add(total, path.name, problems, _join(rows, table.bad, files, wanted, request))
     total.add("dropped", "file without a row", *(name for name in images if name not in named))
-    total.grouping = "patient, read from the path"
+    total.grouping, total.passed_over = "patient, read from the path", passed_over
     return total
 
 
@@ -104,11 +104,11 @@ def read_chestxray14(request: Request) -> Found:
         labels = {name: int(name in stated) if known else None for name in wanted}
         rows.append((number, _row(place, row, NIH_META, labels)))
     found, names = Found(), {row["image"] for _, row in rows}
-    images = image_files(request.source)
+    images, passed_over = image_files(request.source)
     files = [name for name in images if Path(name).name in names]
     _add(found, path.name, problems, _join(rows, table.bad, files, wanted, request))
     found.add("dropped", "file without a row", *(name for name in images if Path(name).name not in names))
-    found.grouping = "column 'Patient ID'"
+    found.grouping, found.passed_over = "column 'Patient ID'", passed_over
     return found
 
 

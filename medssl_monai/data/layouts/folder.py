@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -14,11 +15,9 @@ from medssl_monai.tables import Table
 
 def read(request: Request) -> Found:
     """PNG, JPEG, NIfTI and DICOM files, wherever they lie below the folder."""
-    files = [
-        name
-        for name in image_files(request.source)
-        if not any(fnmatchcase(name, pattern) or fnmatchcase(Path(name).name, pattern) for pattern in request.ignore)
-    ]
+    there = image_files(request.source)
+    ignored = [name for name in there.images if _fits(name, request.ignore)]
+    files = [name for name in there.images if name not in set(ignored)]
     if request.class_folders:
         if request.table:
             raise ValueError("give either a `table` or `class_folders`, not both.")
@@ -27,7 +26,13 @@ def read(request: Request) -> Found:
     else:
         path = find_table(request)
         table = Table.read(path) if path else Table()
-    return join(table, request.source, files, request, request.names)
+    found = join(table, request.source, files, request, request.names)
+    found.passed_over = there.passed_over | ({"fits a pattern of `ignore`": ignored} if ignored else {})
+    return found
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) or fnmatchcase(Path(name).name, pattern) for pattern in patterns)
 
 
 def find_table(request: Request) -> Path | None:
