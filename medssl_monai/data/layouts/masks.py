@@ -10,7 +10,7 @@ import numpy as np
 
 from medssl_monai.data.layouts.base import SUFFIX, Found, Request, relative
 from medssl_monai.data.load_mask import elsewhere
-from medssl_monai.data.mask_files import to_image_axes
+from medssl_monai.data.mask_files import mask_reader, to_image_axes
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
 from medssl_monai.tables import Table
 from medssl_monai.transforms.masks import UNLABELED
@@ -136,10 +136,9 @@ def _check(
     """
     if not mask.is_file() and not mask.is_dir():
         return "whose file is missing", [], set()
-    reader = ClinicalReader()
     try:
-        pixels, meta = reader.get_data([mask])
-        picture, grid = reader.get_data([image])
+        pixels, meta = mask_reader().get_data([mask])
+        picture, grid = ClinicalReader().get_data([image])
         pixels, ours, theirs = to_image_axes(pixels, mask, meta, image, grid)
         shape, own = picture.shape[1:], pixels.shape[1:]
         if whole and own != shape and not (one_slice and own == shape[:2]):
