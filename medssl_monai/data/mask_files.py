@@ -22,7 +22,7 @@ from medssl_monai.data.dicom import (
     find_volume,
     open_dicom,
 )
-from medssl_monai.data.reader import ClinicalReader, _nifti_grid, _open_nifti, image_format
+from medssl_monai.data.reader import ClinicalReader, _is_known, _nifti_grid, _open_nifti, image_format
 from medssl_monai.files import write_atomically
 
 nib, _ = optional_import("nibabel")  # its functions are untyped
@@ -121,7 +121,7 @@ def write_mask(stem: Path, mask: Array, image: Path, num_classes: int, note: str
         out = nib.Nifti1Image(mask.reshape(source.shape[:3]).astype(np.uint8), None)
         _copy_geometry(source.header, out.header)
         affine, *_ = _nifti_grid(source)
-        known = np.allclose(affine, source.affine, equal_nan=False)
+        known = _is_known(source)
     else:
         affine, known, _ = _patient_affine(image, mask.ndim)
         mask = mask if mask.ndim == 3 else mask[..., None]

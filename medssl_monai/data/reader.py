@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import struct
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
@@ -47,6 +46,7 @@ BARE_DICOM = re.compile(rb"[\x02\x08]\x00.\x00(UL|CS|UI|DA|LO|SH|PN)|[\x02\x08]\
 """How a DICOM file without preamble begins: an element of the first groups with its type, or the length of a group."""
 NIFTI_1, NIFTI_2 = 348, 540
 """Bytes of the headers of NIfTI files, which begin with this number."""
+ENDS: tuple[Literal["little", "big"], ...] = ("little", "big")
 FAR_OFF = 2**24
 """Bytes before the voxels of a NIfTI file, at most: its header, and extensions."""
 SAME_GRID = 0.1
@@ -333,7 +333,9 @@ def _open_pillow(path: Path) -> Any:
     from PIL.JpegImagePlugin import JpegImageFile
     from PIL.PngImagePlugin import PngImageFile
 
-    image = (PngImageFile if image_format(path) == "PNG" else JpegImageFile)(path)  # no bound but ours
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of EXIF that is damaged
+        image = (PngImageFile if image_format(path) == "PNG" else JpegImageFile)(path)  # no bound but ours
     try:
         _check_size((*image.size, len(image.getbands())))
         if (frames := getattr(image, "n_frames", 1)) > 1:
@@ -412,10 +414,10 @@ def _open_nifti(path: Path) -> Any:
     Raises:
         RefusedError: if it is too large, or holds what is not read.
     """
-    _check_extensions(path)
+    pixdim = _check_header(path)
     image = nib.load(path)
-    if not isinstance(image, nib.Nifti1Image) or image.header["magic"].item()[:2] != b"n+":
-        raise RefusedError("it is of another format under this name, or keeps its voxels in another file")
+    if not isinstance(image, nib.Nifti1Image):
+        raise RefusedError("it is of another format under this name")
     _check_size(image.shape)
     if image.get_data_dtype().kind == "c":
         raise RefusedError("its voxels are complex numbers; save their magnitude")
@@ -425,33 +427,47 @@ def _open_nifti(path: Path) -> Any:
             f"its shape is {' x '.join(map(str, image.shape))}: {beyond[0]} sequences, channels or points in time on "
             "the fourth axis, which are not read as one image; save those that are wanted as files of three axes"
         )
+    image.extra["pixdim"] = pixdim  # nibabel takes 0 for 1
     return image
 
 
-def _check_extensions(path: Path) -> None:
+def _check_header(path: Path) -> Array:
     """Refuse what nibabel would read into memory before anything is known of the voxels.
 
+    Returns:
+        ``pixdim`` of the three axes, as stored.
+
     Raises:
-        RefusedError: if the header says that more than `FAR_OFF` bytes precede the voxels, or an extension is larger.
+        RefusedError: if it is no such header, or says that more than `FAR_OFF` bytes precede the voxels, or has an
+            extension that is larger than that.
     """
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         head = file.read(NIFTI_2)
-        order = "<" if head[:1] != b"\0" else ">"
-        size = int.from_bytes(head[:4], "little" if order == "<" else "big")
-        if size not in (NIFTI_1, NIFTI_2) or len(head) < size:
-            return  # nibabel says what it is
-        (offset,) = (
-            struct.unpack(f"{order}f", head[108:112]) if size == NIFTI_1 else struct.unpack(f"{order}q", head[168:176])
-        )
+        kinds = {NIFTI_1: nib.Nifti1Header, NIFTI_2: nib.Nifti2Header}
+        size = next((size for size in kinds if size in (int.from_bytes(head[:4], order) for order in ENDS)), 0)
+        if not size or len(head) < size:
+            raise ValueError("it has no header of a NIfTI file")
+        header = kinds[size](head[:size], check=False)
+        if header["magic"].item()[:2] != b"n+":
+            raise RefusedError("its voxels are in another file, and such pairs are not read; save it as one file")
+        offset = float(header["vox_offset"])
         if not 0 <= offset <= FAR_OFF:
             raise RefusedError(f"it says that its voxels begin at byte {offset:.0f}; it is damaged")
         head += file.read(max(0, int(offset) - len(head)))
-    at = size + 4
+    at, order = size + 4, ENDS[header.endianness == ">"]
     while head[size : size + 1] not in (b"", b"\0") and at + 8 <= len(head):
-        (length,) = struct.unpack(f"{order}i", head[at : at + 4])
+        length = int.from_bytes(head[at : at + 4], order, signed=True)
         if not 8 <= length <= int(offset) - at:
             raise RefusedError(f"an extension of its header says that it has {length} bytes; it is damaged")
         at += length
+    return np.array(header["pixdim"][1:4], dtype=float)
+
+
+def _is_known(image: Any) -> bool:
+    """Whether the file says how large its voxels are, and where they lie."""
+    affine, *_ = _nifti_grid(image)
+    sized = bool(image.header["sform_code"]) or bool((np.nan_to_num(image.extra["pixdim"]) > 0).all())
+    return sized and np.allclose(affine, image.affine, equal_nan=False)
 
 
 def _nifti_grid(image: Any) -> tuple[Array, Array, Array]:
@@ -469,7 +485,6 @@ def _nifti_grid(image: Any) -> tuple[Array, Array, Array]:
 def _read_nifti(path: Path) -> tuple[Array, bool, Grid, Grid]:
     image = _open_nifti(path)
     affine, turn, shape = _nifti_grid(image)
-    known = np.allclose(affine, image.affine, equal_nan=False)
     array = np.asanyarray(image.dataobj)
     colour = bool(array.dtype.names)
     if array.dtype.names:
@@ -477,7 +492,7 @@ def _read_nifti(path: Path) -> tuple[Array, bool, Grid, Grid]:
     original_shape = np.array((*image.shape, 1, 1)[:3])
     array = nib.orientations.apply_orientation(array.reshape(*original_shape, -1), turn)
     turned = affine @ nib.orientations.inv_ornt_aff(turn, original_shape)
-    spacing = nib.affines.voxel_sizes(turned) if known else np.full(3, np.nan)
+    spacing = nib.affines.voxel_sizes(turned) if _is_known(image) else np.full(3, np.nan)
     array = np.moveaxis(array, -1, 0)
     if (shape == 1).any():
         flat = int(np.flatnonzero(shape == 1)[-1])
@@ -494,16 +509,15 @@ def _count_nifti(path: Path) -> int | None:
 
 def _notes_nifti(path: Path) -> list[str]:
     image = _open_nifti(path)
-    affine, *_ = _nifti_grid(image)
-    if not np.allclose(affine, image.affine, equal_nan=False):
+    (affine, *_), header = _nifti_grid(image), image.header
+    if not _is_known(image):
         return [NO_SPACING]
-    header = image.header
     if not header["sform_code"]:
         return []
     corners = np.array([(*corner, 1.0) for corner in np.ndindex(2, 2, 2)])
     corners[:, :3] *= np.array((*image.shape, 1, 1)[:3]) - 1
     sizes, notes = nib.affines.voxel_sizes(affine), []
-    if not np.allclose(np.abs(header["pixdim"][1:4]), sizes, rtol=1e-2):
+    if not np.allclose(image.extra["pixdim"], sizes, rtol=1e-2):
         notes.append(PIXDIM)
     if header["qform_code"]:
         try:
