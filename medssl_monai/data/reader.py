@@ -116,14 +116,16 @@ class ClinicalReader(ImageReader):
         super().__init__()
         if nan not in get_args(Nan):
             raise ValueError(f"`nan` is refuse or background, got {nan!r}.")
-        self.nan = nan
-        self._decoders = {**_DECODERS, "DICOM": partial(_read_dicom, display_window=display_window)}
-        if indexed:
-            self._decoders |= {"PNG": partial(_read_pillow, indexed=True)}
+        self.display_window, self.nan, self.indexed = display_window, nan, indexed
         self._last: tuple[Any, Array, dict[str, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}  # a worker process decodes its own
+
+    @property
+    def _decoders(self) -> dict[str, Any]:
+        own = {"DICOM": partial(_read_dicom, display_window=self.display_window)}
+        return {**_DECODERS, **own, **({"PNG": partial(_read_pillow, indexed=True)} if self.indexed else {})}
 
     def verify_suffix(self, filename: Any) -> bool:
         """Whether all files are of a format that this reader knows."""

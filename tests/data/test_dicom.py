@@ -316,8 +316,38 @@ def test_copies_are_passed_over_and_other_images_of_the_same_uid_are_not(tmp_pat
     assert found[0].problem is None and len(found[0].files) == 3
     assert unusable == {tmp_path / "zcopy": "it is a copy of another file (equal SOPInstanceUID and pixels)"}
     assert len(find_volume(tmp_path)[0]) == 3
+    assert found[0].copies == ((tmp_path / "zcopy", files[1]),)
     same = stack(tmp_path / "same", [0, 3, 6], SOPInstanceUID="1.2.3")  # from careless anonymisation, again
     assert len(only(same).files) == 3
+
+
+def test_one_uid_for_all_makes_no_copies_of_images_with_other_pixels(tmp_path):
+    files = [
+        write(tmp_path / f"{k}", np.full((4, 3), k, np.uint8), DIGITAL_XRAY, SOPInstanceUID="1.2") for k in range(4)
+    ]
+    twin = write(tmp_path / "twin", np.full((4, 3), 2, np.uint8), DIGITAL_XRAY, SOPInstanceUID="1.2", PatientName="X")
+    series, unusable = find_series([*files, twin])
+    assert [one.files for one in series] == [tuple(files)]
+    assert unusable == {twin: "it is a copy of another file (equal SOPInstanceUID and pixels)"}
+    assert series[0].copies == ((twin, files[2]),)
+    assert "its SOPInstanceUID is that of other images, too; kept, as no copy has other pixels" in series[0].notes
+    other = write(
+        tmp_path / "of another", np.full((4, 3), 2, np.uint8), DIGITAL_XRAY, PatientID="2", SOPInstanceUID="1.2"
+    )
+    assert len(find_series([files[0], other])[0]) == 2
+
+
+def test_pixels_that_cannot_be_decoded_make_no_copy(tmp_path):
+    files = [write(tmp_path / f"{k}", kind=DIGITAL_XRAY, SOPInstanceUID="1.2", BitsAllocated=7 + k) for k in range(2)]
+    series, unusable = find_series(files)
+    assert not unusable and len(series[0].files) == 2
+
+
+def test_more_gaps_than_are_worth_naming_are_counted(tmp_path):
+    places = [place for k in range(14) for place in (10 * k, 10 * k + 1, 10 * k + 2, 10 * k + 3)]
+    problem = only(stack(tmp_path, places)).problem
+    assert problem.startswith("6 slices are missing between 3.0 and 10.0 mm")
+    assert problem.count("between") == 11 and problem.endswith("at 2 further places")
 
 
 @pytest.mark.filterwarnings("ignore:The SOP Class 'Media Storage Directory Storage'")  # of pydicom 2
