@@ -113,6 +113,11 @@ MOST_FRAMES = 2**16
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 MOST_INFLATED = 2**29
 """Bytes of a deflated file, which is unpacked at once."""
+STREAM = re.compile(
+    rb"\xff\x4f\xff\x51|\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]\x00[\x0b\x0e\x11\x14]", re.DOTALL
+)
+"""Where a picture in JPEG 2000, JPEG or JPEG-LS says how large it is."""
+JPEGS = "1.2.840.10008.1.2.4."
 PLACES = 10
 """Gaps of a series that are named, at most."""
 
@@ -396,11 +401,15 @@ def _shape(ds: Dataset) -> tuple[int, int, int, int]:
     shape = frames, int(ds.Rows), int(ds.Columns), samples
     if min(shape) < 1 or frames > MOST_FRAMES:
         raise RefusedError(f"it says that it has {frames} frames of {shape[1]} x {shape[2]} pixels; it is damaged")
+    _check_voxels(shape)
+    return shape
+
+
+def _check_voxels(shape: Sequence[int]) -> None:
     try:
         check_voxels(shape, "it")
     except ValueError as error:
         raise RefusedError(str(error).removesuffix(".")) from None
-    return shape
 
 
 def _check_deflated(path: Path) -> None:
@@ -668,6 +677,7 @@ def _listed(places: Sequence[str]) -> str:
 
 def _stored_pixels(ds: Dataset) -> Array:
     """Stored values, or 8-bit RGB, frames first."""
+    _check_streams(ds)
     try:
         return _decode_with_pydicom(ds)
     except Exception as error:  # no plug-in for the syntax, or one that fails, in any way
@@ -675,6 +685,23 @@ def _stored_pixels(ds: Dataset) -> Array:
         if not syntax.is_compressed or syntax == RLELossless:  # both need no plug-in: the data are damaged
             raise
         return _decode_with_itk(ds, error)
+
+
+def _check_streams(ds: Dataset) -> None:
+    """Refuse a compressed picture that says itself that it is too large, which decoders believe, not the header.
+
+    Raises:
+        RefusedError: which names what raises the bound.
+    """
+    if not str(ds.file_meta.TransferSyntaxUID).startswith(JPEGS) or "PixelData" not in ds:
+        return
+    for marker in STREAM.finditer(ds.PixelData):
+        at = marker.end()
+        if marker[0][1] == 0x4F:  # JPEG 2000: capabilities, then columns and rows of four bytes each
+            sides = ds.PixelData[at + 4 : at + 8], ds.PixelData[at + 8 : at + 12]
+        else:  # JPEG: bits, then rows and columns of two bytes each
+            sides = ds.PixelData[at + 1 : at + 3], ds.PixelData[at + 3 : at + 5]
+        _check_voxels([int.from_bytes(side) for side in sides])
 
 
 def _decode_with_pydicom(ds: Dataset) -> Array:

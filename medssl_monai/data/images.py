@@ -29,6 +29,9 @@ WORTH_WORKERS = 128
 """Images from which on processes are worth their start."""
 
 
+NO_NUMBERS = "the image holds NaN or infinite values"
+
+
 class ImageDataset(Dataset[dict[str, Any]]):
     """Every image read, oriented, scaled and resized once, and kept as one tensor; no labels.
 
@@ -169,7 +172,7 @@ class _Decoder(Dataset["Array | str"]):
     def _pack(self, image: Tensor) -> Array:
         image = getattr(image, "as_tensor", lambda: image)().float()  # a MetaTensor would drag its history along
         if not torch.isfinite(image).all():
-            raise ValueError("the image holds NaN or infinite values")
+            raise ValueError(NO_NUMBERS)
         if self.dtype == "uint8":
             return image.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
         return image.to(getattr(torch, self.dtype)).numpy()

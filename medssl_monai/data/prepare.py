@@ -141,7 +141,7 @@ def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
         quarantine=found.quarantine,
         **({"groups_as_written": True} if options.groups_as_written else {}),
     )
-    unused = by_suffix(found.passed_over, [path.name for path in request.source.glob("*.csv")])
+    unused = by_suffix(found.passed_over)
     report = {
         "layout": layout.name,
         "source_sha256": _source_sha256(request),
@@ -608,10 +608,10 @@ def _modality(folder: Path, items: Iterable[Item], sample: int = 8) -> tuple[str
     """Names of the channels: colours if any of the first `sample` images has differing ones, else one."""
     for item in itertools.islice(items, sample):
         try:
-            array, _ = ClinicalReader().get_data([folder / item["image"]])
+            array, meta = ClinicalReader().get_data([folder / item["image"]])
         except (OSError, ValueError):  # reported when the images are read for training
             continue
-        if len(array) == 3 and not (array == array[:1]).all():
+        if meta["colour"] and not (array[:3] == array[:1]).all():
             return ("red", "green", "blue")
     return ("image",)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import IterableDataset
 
 from medssl_monai.data.cache import HIDDEN
 from medssl_monai.data.datalist import Item
-from medssl_monai.data.images import _reason, say_background
+from medssl_monai.data.images import NO_NUMBERS, _reason, say_background
 
 
 class ReadableImages(IterableDataset[dict[str, Any]]):
@@ -43,6 +44,9 @@ class ReadableImages(IterableDataset[dict[str, Any]]):
                 image = self.transform({key: value for key, value in item.items() if key not in HIDDEN})["image"]
             except Exception as error:  # any reader may fail in any way; all failures are reported together
                 self.unreadable[index] = _reason(error, item, index)
+                continue
+            if not torch.isfinite(torch.as_tensor(image)).all():
+                self.unreadable[index] = NO_NUMBERS
                 continue
             say_background(image, item, index)
             yield {"image": image, "index": index}

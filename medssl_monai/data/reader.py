@@ -20,13 +20,13 @@ from medssl_monai.data.dicom import (
     Array,
     Grid,
     RefusedError,
+    _check_voxels,
     count_frames,
     find_volume,
     open_dicom,
     plane,
     read_dicom,
 )
-from medssl_monai.limits import check_voxels
 
 nib, _ = optional_import("nibabel")  # MONAI has imported it already; its functions are untyped
 
@@ -401,10 +401,7 @@ def _check_size(shape: Sequence[int]) -> None:
     """
     if min(shape) < 1:
         raise RefusedError(f"it says that it has {' x '.join(map(str, shape))} voxels; it is damaged")
-    try:
-        check_voxels(shape, "it")
-    except ValueError as error:
-        raise RefusedError(str(error).removesuffix(".")) from None
+    _check_voxels(shape)
 
 
 # NIfTI

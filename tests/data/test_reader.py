@@ -898,6 +898,19 @@ def test_a_deflated_file_that_unpacks_without_end_is_refused(tmp_path, picture, 
 
 
 @pytest.mark.parametrize(
+    ("name", "place", "size"),
+    [("JPGExtended.dcm", b"\xff\xc1\x00", 2), ("MR_small_jp2klossless.dcm", b"\xff\x4f\xff\x51", 4)],
+)
+def test_a_compressed_picture_that_is_larger_than_its_header_says_is_refused(tmp_path, name, place, size):
+    content = bytearray(sample(name).read_bytes())
+    at = content.index(place) + (5 if size == 2 else 8)
+    content[at : at + 2 * size] = (60_000).to_bytes(size) * 2
+    (tmp_path / "a.dcm").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match="holds 3,600,000,000 pixels"):
+        load(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize(
     ("uid", "modality", "held"),
     [
         ("1.2.840.10008.5.1.4.1.1.66.4", "SEG", "a segmentation"),

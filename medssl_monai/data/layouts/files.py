@@ -71,6 +71,11 @@ class ImageFiles(NamedTuple):
     images: list[str]
     passed_over: dict[str, list[str]]
 
+    def unused(self, tables: Collection[str], others: Mapping[str, list[str]] | None = None) -> dict[str, list[str]]:
+        """`passed_over` without the `tables` and lists that were read, and with `others`, by reason."""
+        rest = {reason: [name for name in names if name not in tables] for reason, names in self.passed_over.items()}
+        return {reason: names for reason, names in {**rest, **(others or {})}.items() if names}
+
 
 def image_files(folder: Path) -> ImageFiles:
     """What looks like an image, and what does not; links to folders are followed, but none is read twice.
@@ -139,16 +144,11 @@ def _not_an_image(path: Path) -> str | None:
         return f"cannot be opened ({error.strerror})"
 
 
-def by_suffix(passed_over: Mapping[str, Sequence[str]], used: Collection[str] = ()) -> dict[str, dict[str, Any]]:
-    """Files that were not used, for a report: count and the first few names by suffix and reason.
-
-    Args:
-        passed_over: names by reason.
-        used: names that were used after all, such as the table's.
-    """
+def by_suffix(passed_over: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Files that were not used, named by reason, for a report: count and the first few names by suffix and reason."""
     result: dict[str, dict[str, Any]] = {}
     for reason, names in passed_over.items():
-        for name in sorted(set(names) - set(used), key=natural):
+        for name in sorted(names, key=natural):
             name = name.encode(errors="backslashreplace").decode()
             suffix = _suffix(name)
             entry = result.setdefault(suffix, {}).setdefault(reason, {"count": 0, "items": []})

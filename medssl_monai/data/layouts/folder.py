@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from medssl_monai.data.layouts.base import KERMANY, SECTION_NAMES, Found, Request
+from medssl_monai.data.layouts.base import KERMANY, SECTION_NAMES, Found, Request, relative
 from medssl_monai.data.layouts.files import image_files
 from medssl_monai.data.layouts.masks import MaskFinder
 from medssl_monai.data.layouts.table import join
@@ -22,12 +22,13 @@ def read(request: Request) -> Found:
         if request.table:
             raise ValueError("give either a `table` or `class_folders`, not both.")
         masks = MaskFinder(request.source, request.masks, Table(), files).files
-        table = _folders_as_table([name for name in files if name not in masks])
+        table, used = _folders_as_table([name for name in files if name not in masks]), list[str]()
     else:
         path = find_table(request)
+        used = [relative(path, request.source)] if path else []
         table = Table.read(path) if path else Table()
     found = join(table, request.source, files, request, request.names)
-    found.passed_over = there.passed_over | ({"fits a pattern of `ignore`": ignored} if ignored else {})
+    found.passed_over = there.unused(used, {"fits a pattern to ignore": ignored})
     return found
 
 

@@ -95,7 +95,8 @@ def test_all_else_is_listed_by_reason(tmp_path, monkeypatch):
         "broken.png": "broken link",
         "pipe.png": "neither a file nor a folder",
     }
-    table = by_suffix(found.passed_over, used=["labels.csv"])
+    table = by_suffix(found.unused(["labels.csv"], {"not in the list": ["c.png"]}))
+    assert table[".png"]["not in the list"] == {"count": 1, "items": ["c.png"]}
     assert table[".tif"] == {"not a format that is read": {"count": 1, "items": ["t.TIF"]}}
     assert table[".png"]["hidden"] == {"count": 2, "items": [".cache/deep/x.png", ".hidden.png"]}
     assert table["without suffix"]["not a format that is read"]["items"] == ["README"]
@@ -240,7 +241,7 @@ def test_a_folder_with_ignored_slices_of_another_series_is_not_taken_as_a_whole(
     path = prepare(tmp_path / "in", tmp_path / "out", volumes=True, split=(1, 0, 0), ignore=["skip*"])
     (item,) = load_datalist(path)
     assert grey(item) == [0, 1, 2]
-    assert "fits a pattern of `ignore`" in (tmp_path / "out" / "prepare_report.json").read_text()
+    assert "fits a pattern to ignore" in (tmp_path / "out" / "prepare_report.json").read_text()
 
 
 def test_what_was_gathered_before_gives_way(tmp_path):
