@@ -117,6 +117,7 @@ STREAM = re.compile(
     rb"\xff\x4f\xff\x51|\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]\x00[\x0b\x0e\x11\x14]", re.DOTALL
 )
 """Where a picture in JPEG 2000, JPEG or JPEG-LS says how large it is."""
+ITEM, END_OF_ITEMS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 JPEGS = "1.2.840.10008.1.2.4."
 PLACES = 10
 """Gaps of a series that are named, at most."""
@@ -688,20 +689,29 @@ def _stored_pixels(ds: Dataset) -> Array:
 
 
 def _check_streams(ds: Dataset) -> None:
-    """Refuse a compressed picture that says itself that it is too large, which decoders believe, not the header.
+    """Refuse what decoders would take memory for: a compressed picture of another size than the header says, or parts
+    of one that are longer than the file.
 
     Raises:
-        RefusedError: which names what raises the bound.
+        RefusedError: with both sizes.
+        ValueError: of parts.
     """
     if not str(ds.file_meta.TransferSyntaxUID).startswith(JPEGS) or "PixelData" not in ds:
         return
+    at = 0
+    while ds.PixelData[at : at + 4] == ITEM:
+        at += 8 + int.from_bytes(ds.PixelData[at + 4 : at + 8], "little")
+    if at > len(ds.PixelData) or ds.PixelData[at:].strip(b"\0") not in (b"", END_OF_ITEMS):
+        raise ValueError("the parts of its picture are not as long as they say")
     for marker in STREAM.finditer(ds.PixelData):
-        at = marker.end()
-        if marker[0][1] == 0x4F:  # JPEG 2000: capabilities, then columns and rows of four bytes each
-            sides = ds.PixelData[at + 4 : at + 8], ds.PixelData[at + 8 : at + 12]
-        else:  # JPEG: bits, then rows and columns of two bytes each
-            sides = ds.PixelData[at + 1 : at + 3], ds.PixelData[at + 3 : at + 5]
-        _check_voxels([int.from_bytes(side) for side in sides])
+        wide = marker[0][1] == 0x4F  # JPEG 2000: columns, rows and what is left out of them, of four bytes each
+        head = ds.PixelData[marker.end() + (4 if wide else 1) :][:16]
+        numbers = np.frombuffer(head[: len(head) // 4 * 4], ">u4" if wide else ">u2").astype(int).tolist()
+        sides = [numbers[1] - numbers[3], numbers[0] - numbers[2]] if wide else numbers[:2]
+        if sides != [ds.Rows, ds.Columns]:
+            raise RefusedError(
+                f"its header says {ds.Rows} x {ds.Columns} pixels, its picture {' x '.join(map(str, sides))}; it is damaged"
+            )
 
 
 def _decode_with_pydicom(ds: Dataset) -> Array:

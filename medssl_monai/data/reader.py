@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import math
+import os
 import re
 import warnings
+import zlib
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
@@ -49,6 +52,9 @@ NIFTI_1, NIFTI_2 = 348, 540
 ENDS: tuple[Literal["little", "big"], ...] = ("little", "big")
 FAR_OFF = 2**24
 """Bytes before the voxels of a NIfTI file, at most: its header, and extensions."""
+LARGE = 2**28
+"""Bytes of voxels from which on a compressed file is unpacked once to see whether they are there, before room is made."""
+CUT_SHORT = "is cut short; copy it anew from its source"
 SAME_GRID = 0.1
 """Voxels that a corner may lie off between two descriptions of one grid."""
 TURNED = "turned upright, as its EXIF orientation says and viewers show it; so must its mask be"
@@ -430,6 +436,31 @@ def _open_nifti(path: Path) -> Any:
     return image
 
 
+def nifti_cut_short(image: Any, path: Path, trusting: bool = True) -> bool:
+    """Whether the end of a file is missing; nothing is kept in memory.
+
+    Args:
+        image: from `_open_nifti`.
+        path: of the file.
+        trusting: believe a compressed file that ends with the size of the voxels.
+    """
+    wanted = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
+    if path.suffix.lower() != ".gz":
+        return bool(path.stat().st_size < wanted)
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        if trusting and int.from_bytes(file.read(), "little") == wanted % 2**32:
+            return False
+    try:
+        with gzip.open(path) as stream:
+            while wanted > 0 and (block := stream.read(min(wanted, 2**20))):
+                wanted -= len(block)
+            stream.read(1)  # whether what follows is the end or more
+        return bool(wanted > 0)
+    except (EOFError, OSError, zlib.error):
+        return True
+
+
 def _check_header(path: Path) -> Array:
     """Refuse what nibabel would read into memory before anything is known of the voxels.
 
@@ -483,6 +514,9 @@ def _nifti_grid(image: Any) -> tuple[Array, Array, Array]:
 
 def _read_nifti(path: Path) -> tuple[Array, bool, Grid, Grid]:
     image = _open_nifti(path)
+    size = math.prod(image.shape) * image.get_data_dtype().itemsize
+    if (size > LARGE or path.suffix.lower() != ".gz") and nifti_cut_short(image, path, trusting=False):
+        raise UnreadableImageError(path, CUT_SHORT)
     affine, turn, shape = _nifti_grid(image)
     array = np.asanyarray(image.dataobj)
     colour = bool(array.dtype.names)

@@ -901,13 +901,35 @@ def test_a_deflated_file_that_unpacks_without_end_is_refused(tmp_path, picture, 
     ("name", "place", "size"),
     [("JPGExtended.dcm", b"\xff\xc1\x00", 2), ("MR_small_jp2klossless.dcm", b"\xff\x4f\xff\x51", 4)],
 )
-def test_a_compressed_picture_that_is_larger_than_its_header_says_is_refused(tmp_path, name, place, size):
+def test_a_compressed_picture_of_another_size_than_its_header_says_is_refused(tmp_path, name, place, size):
     content = bytearray(sample(name).read_bytes())
     at = content.index(place) + (5 if size == 2 else 8)
     content[at : at + 2 * size] = (60_000).to_bytes(size) * 2
     (tmp_path / "a.dcm").write_bytes(content)
-    with pytest.raises(UnreadableImageError, match="holds 3,600,000,000 pixels"):
+    with pytest.raises(UnreadableImageError, match="pixels, its picture 60000 x 60000; it is damaged"):
         load(tmp_path / "a.dcm")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_part_of_a_compressed_picture_that_is_longer_than_the_file_is_not_made_room_for(tmp_path, monkeypatch):
+    content = sample("MR_small_jpeg_ls_lossless.dcm").read_bytes()
+    at = content.rindex(b"\xfe\xff\x00\xe0") + 4
+    (tmp_path / "a.dcm").write_bytes(content[:at] + (2**32 - 16).to_bytes(4, "little") + content[at + 4 :])
+    monkeypatch.setattr(dicom_module, "_decode_with_itk", Mock(side_effect=AssertionError))
+    with pytest.raises(UnreadableImageError, match="cannot be read as DICOM"):
+        load(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_a_volume_that_lacks_most_of_its_voxels_is_not_made_room_for(tmp_path, suffix, monkeypatch):
+    content = header((800, 800, 800), dtype=np.float64)
+    content = gzip.compress(content) if suffix == "nii.gz" else content
+    (tmp_path / f"a.{suffix}").write_bytes(
+        content[:-4] + (352 + 8 * 800**3).to_bytes(8, "little")[:4] * (suffix != "nii")
+    )
+    monkeypatch.setattr(nib.volumeutils, "array_from_file", Mock(side_effect=AssertionError))
+    with pytest.raises(UnreadableImageError, match="is cut short; copy it anew from its source"):
+        load(tmp_path / f"a.{suffix}")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import math
 import mmap
 import os
 import re
 import shutil
-import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +17,15 @@ from typing import Any, NamedTuple
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.dicom import DicomSeries, find_series, instance_uid
 from medssl_monai.data.layouts.base import Found, Names, natural, relative
-from medssl_monai.data.reader import UnreadableImageError, _open_nifti, count_slices, header_notes, image_format
+from medssl_monai.data.reader import (
+    CUT_SHORT,
+    UnreadableImageError,
+    _open_nifti,
+    count_slices,
+    header_notes,
+    image_format,
+    nifti_cut_short,
+)
 
 FEW = 5
 """Names that stand for all files passed over for one reason."""
@@ -315,7 +320,7 @@ def find_units(
         try:
             slices = count_slices(path)
             if _cut_short(path):
-                raise UnreadableImageError(path, "is cut short; copy it anew from its source")
+                raise UnreadableImageError(path, CUT_SHORT)
             notes = known[path].notes if path in known else tuple(header_notes(path))
         except UnreadableImageError as error:
             _quarantine(found, own, path, error.reason)
@@ -356,22 +361,7 @@ def _cut_short(path: Path) -> bool:
             return not (_png_ends if kind == "PNG" else _jpeg_ends)(content)
     if kind == "DICOM":
         return False  # `find_series` has looked
-    image = _open_nifti(path)
-    wanted = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
-    if path.suffix.lower() != ".gz":
-        return bool(path.stat().st_size < wanted)
-    with path.open("rb") as file:
-        file.seek(-4, os.SEEK_END)
-        if int.from_bytes(file.read(), "little") == wanted % 2**32:  # gzip ends with the size of its content
-            return False
-    try:
-        with gzip.open(path) as stream:
-            while wanted > 0 and (block := stream.read(min(wanted, 2**20))):
-                wanted -= len(block)
-            stream.read(1)  # whether what follows is the end or more
-        return bool(wanted > 0)
-    except (EOFError, OSError, zlib.error):
-        return True
+    return nifti_cut_short(_open_nifti(path), path)
 
 
 def _png_ends(content: mmap.mmap) -> bool:
