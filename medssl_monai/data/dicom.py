@@ -689,12 +689,11 @@ def _stored_pixels(ds: Dataset) -> Array:
 
 
 def _check_streams(ds: Dataset) -> None:
-    """Refuse what decoders would take memory for: a compressed picture of another size than the header says, or parts
-    of one that are longer than the file.
+    """Refuse a compressed picture for which decoders would take more memory than the header says.
 
     Raises:
-        RefusedError: with both sizes.
-        ValueError: of parts.
+        RefusedError: if it says itself that it has another size.
+        ValueError: if its parts say that they are longer than they are.
     """
     if not str(ds.file_meta.TransferSyntaxUID).startswith(JPEGS) or "PixelData" not in ds:
         return
@@ -709,9 +708,8 @@ def _check_streams(ds: Dataset) -> None:
         numbers = np.frombuffer(head[: len(head) // 4 * 4], ">u4" if wide else ">u2").astype(int).tolist()
         sides = [numbers[1] - numbers[3], numbers[0] - numbers[2]] if wide else numbers[:2]
         if sides != [ds.Rows, ds.Columns]:
-            raise RefusedError(
-                f"its header says {ds.Rows} x {ds.Columns} pixels, its picture {' x '.join(map(str, sides))}; it is damaged"
-            )
+            size = " x ".join(map(str, sides))
+            raise RefusedError(f"its header says {ds.Rows} x {ds.Columns} pixels, its picture {size}; it is damaged")
 
 
 def _decode_with_pydicom(ds: Dataset) -> Array:

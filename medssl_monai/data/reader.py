@@ -53,7 +53,7 @@ ENDS: tuple[Literal["little", "big"], ...] = ("little", "big")
 FAR_OFF = 2**24
 """Bytes before the voxels of a NIfTI file, at most: its header, and extensions."""
 LARGE = 2**28
-"""Bytes of voxels from which on a compressed file is unpacked once to see whether they are there, before room is made."""
+"""Bytes of voxels from which on a compressed file is unpacked once to see whether they are there."""
 CUT_SHORT = "is cut short; copy it anew from its source"
 SAME_GRID = 0.1
 """Voxels that a corner may lie off between two descriptions of one grid."""
