@@ -98,6 +98,16 @@ def holding(*folders: str | Path) -> Iterator[None]:
         yield
 
 
+def check_free(folder: str | Path) -> None:
+    """Refuse to change files of a run that is at work.
+
+    Raises:
+        OSError: if a run has the folder; it says which process, where and since when.
+    """
+    if (Path(folder) / RUN_LOCK).exists():
+        _RunLock(Path(folder)).release()
+
+
 @contextmanager
 def _held_by_thread(folder: Path) -> Iterator[None]:
     name = os.path.realpath(folder)

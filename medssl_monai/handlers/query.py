@@ -277,6 +277,8 @@ def give_answers(pool: LabelPool, record: Mapping[str, Any], annotator: Annotato
     """
     pools = pools_of(pool)
     asked = [(item["id"], item.get("ask", pool.key)) for item in record["items"]]
+    if lost := [name for name, _ in asked if name not in pool.position]:
+        raise ValueError(f"the query asks for {lost[0]!r}, and the datalist lacks it; use the datalist of the query.")
     given = dict.fromkeys(pools, torch.zeros(0, dtype=torch.long))
     for kind in dict.fromkeys(kind for _, kind in asked):
         if kind not in pools:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from medssl_monai import names
 from medssl_monai.files import load_tensors
 from medssl_monai.networks.segmentation import SegmentationNetwork
 
@@ -183,5 +184,14 @@ def describe(network: nn.Module, metadata: Mapping[str, Any]) -> OrderedDict[str
 
 
 def weights_metadata(path: str | Path) -> dict[str, Any]:
-    """What `describe` put into a file of weights; empty for a file of other origin."""
-    return dict(getattr(load_tensors(path), "_metadata", {}).get(METADATA, {}))
+    """What `describe` put into a file of weights; empty for a file of other origin.
+
+    Raises:
+        ValueError: if the file is damaged, or says what MONAI would evaluate, or names that classes cannot have.
+    """
+    told = getattr(load_tensors(path), "_metadata", {})
+    told = dict(told.get(METADATA, {})) if isinstance(told, Mapping) else {}
+    names.check_inert(told, str(path))
+    for key in ("classes", "mask_classes"):
+        names.check_classes(told.get(key) or (), "class", str(path), findings=told.get("task") == "multilabel")
+    return told
