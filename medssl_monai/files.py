@@ -185,6 +185,8 @@ def load_tensors(path: str | Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch writes the checksums, and does not look at them
+                if sum(member.file_size for member in archive.infolist()) > Path(path).stat().st_size:
+                    raise zipfile.BadZipFile("it would unpack to more than there is")
                 if (bad := archive.testzip()) is not None:
                     raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
