@@ -13,13 +13,17 @@ from typing import Any, BinaryIO
 
 import torch
 
+from medssl_monai import limits
+
 PRIVATE = 0o600
 """Files that name a person's images, or show them, are for their owner alone."""
 MODE_VARIABLE = "MEDSSL_FILE_MODE"
 """Environment variable with another mode for private files, octal, such as 640."""
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], private: bool = True) -> None:
+def write_atomically(
+    path: str | Path, write: Callable[[BinaryIO], object], private: bool = True, synced: bool = True
+) -> None:
     """Let `write` fill a new file beside `path`, then put it in place in one step.
 
     Whatever happens (a kill, a full disk), `path` holds the old content or the new one, never a part of it. The new
@@ -30,6 +34,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], priv
         write: is called with the new file, open for binary writing.
         private: readable by the owner alone (mode 0600, or what the environment variable ``MEDSSL_FILE_MODE`` says);
             else as the umask has it, for what is passed on: weights, bundles, figures.
+        synced: False leaves it to the system when the file is on the disk, for thousands that can be made anew.
 
     Raises:
         OSError: if the file could not be written; the previous content is untouched.
@@ -45,9 +50,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], priv
                 os.fchmod(file.fileno(), private_mode())  # the umask may have taken what was asked for
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if synced:
+            _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise OSError(
             f"could not write {path}: {error}. What was there before is unchanged; free some space or choose another "
@@ -82,6 +89,29 @@ def write_text(path: str | Path, text: str, private: bool = True) -> None:
 def write_json(path: str | Path, content: Any, private: bool = True) -> None:
     """Write JSON atomically; NaN and infinity are refused, since they are no JSON."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", private)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file that others wrote.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is none, too large, nested too deeply, or has a key twice in one object; it begins with the file's name.
+    """
+    path = Path(path)
+    limits.check("max_json_bytes", path.stat().st_size, path.name)
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no readable JSON ({error}); restore it from a copy.") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(key for position, (key, _) in enumerate(pairs) if key in dict(pairs[:position]))
+        raise ValueError(f"an object has the key {twice!r} twice")
+    return content
 
 
 def save_tensors(path: str | Path, content: Any, private: bool = True) -> None:

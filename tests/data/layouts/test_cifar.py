@@ -132,7 +132,7 @@ def test_pickle_that_runs_a_program_is_refused(cifar10, tmp_path, place):
         "key": {("data", harm): 1},
     }[place]
     (cifar10 / "data_batch_1").write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match=r"data_batch_1 is a pickle that asks for posix\.mkdir.*may do harm"):
+    with pytest.raises(ValueError, match=r"data_batch_1 is a pickle that asks for (posix\.mkdir|.*'O8').*may do harm"):
         cifar.read_cifar(request(cifar10))
     assert not marker.exists()
     pickle.loads((cifar10 / "data_batch_1").read_bytes())  # the plain reader does run it
@@ -166,7 +166,7 @@ def test_arrays_are_read_from_every_protocol_that_needs_no_program(tmp_path, pro
         (b"\x80\x02}(U\x04data", "data_batch_1 is no readable pickle"),
         (pickle.dumps([1, 2]), "a pickle of a list, not of a dictionary"),
         (pickle.dumps({"labels": [0]}), "holds no uint8 images of 3072 values"),
-        (pickle.dumps({"data": images(1).astype(float), "labels": [0]}), "holds no uint8 images"),
+        (pickle.dumps({"data": images(1).astype(float), "labels": [0]}), "an array of the type 'f8'"),
         (pickle.dumps({"data": images(2), "labels": [0]}), "a label for each of its 2 images"),
         (pickle.dumps({"data": images(2)}), "a label for each of its 2 images"),
     ],
