@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -96,7 +97,8 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is none, too large, nested too deeply, or has a key twice in one object; it begins with the file's name.
+        ValueError: if it is none, too large or nested too deeply, or an object has a key twice; it begins with the
+            file's name.
     """
     path = Path(path)
     limits.check("max_json_bytes", path.stat().st_size, path.name)
@@ -109,7 +111,7 @@ def read_json(path: str | Path) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        twice = next(key for position, (key, _) in enumerate(pairs) if key in dict(pairs[:position]))
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"an object has the key {twice!r} twice")
     return content
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,10 +50,10 @@ def read(request: Request) -> Found:
             masks = request.label_column
         columns = [column for column in (wanted, masks) if column in table.header]
         named = {_plain(row[column]) for _, row in table.rows for column in columns}
-        files = sorted((name for name in archive.members if _plain(name) in named), key=natural)
+        chosen = [name for name in archive.members if _plain(name) in named]
+        others = [name for name in archive.members if _plain(name) not in {MANIFEST, *named}]
         root = request.out_dir.resolve()
-        _unpack(archive, files, root)
-        others = [name for name in archive.members if name not in {MANIFEST, *files}]
+        files = sorted(_unpack(archive, chosen, root), key=natural)
     label = "" if request.label_column == "label" and "label" not in table.header else request.label_column
     request = replace(request, out_dir=root, label_column=label)
     found = join(table, root, files, request, Names(True, request.names.key_file))
@@ -67,16 +67,18 @@ def _plain(name: str) -> str:
     return SUFFIX.sub(lambda suffix: suffix[0].lower(), text)
 
 
-def _unpack(archive: Archive, names: Sequence[str], root: Path) -> None:
-    """Write members below a folder, never through a link, and no more than they say to hold."""
+def _unpack(archive: Archive, names: Sequence[str], root: Path) -> Iterator[str]:
+    """Write members below a folder, never through a link, and no more than they say to hold; yields their paths."""
     total, free = archive.check(names), shutil.disk_usage(root).free
     if total > free:
         raise ValueError(f"{archive.name} unpacks to {total:,} bytes, and {root} has {free:,} left; free some space.")
     for name in names:
-        target = root / name
+        path = unicodedata.normalize("NFC", name)
+        target = root / path
         if not target.parent.resolve().is_relative_to(root):
             raise ValueError(f"{archive.name} holds {name!r}, which would be written outside {root} by a link there.")
         write_atomically(target, partial(_copy, archive.blocks(name)), synced=False)
+        yield path
 
 
 def _copy(blocks: Iterable[bytes], file: BinaryIO) -> None:

@@ -39,8 +39,8 @@ def read(request: Request) -> Found:
     files = [name for pair in pairs for name in pair if (root / name).is_file()]
     if not files and any((root / image.replace(".nii", "_0000.nii")).is_file() for image, _ in pairs):
         raise ValueError(
-            f"{path} names images without nnU-Net's number of the channel, such as {pairs[0][0]!r}; nnU-Net's raw data "
-            "are not read. Rename the images, or pass their folder with `--masks`."
+            f"{path} names images such as {pairs[0][0]!r} without the number of their channel, as raw data of nnU-Net "
+            "(`nnUNet_raw`) do, which are not read. Of a single channel, rename the images without `_0000`."
         )
     whole = replace(request, masks="mask", volumes=True, classes=request.classes or _classes(content, path))
     found = join(table, root, files, whole, Names(True, request.names.key_file))
@@ -53,8 +53,8 @@ def read(request: Request) -> Found:
 def _refuse_channels(content: dict[str, Any], path: Path) -> None:
     if NNUNET & set(content):
         raise ValueError(
-            f"{path} is that of nnU-Net's raw data, which are not read. Of a single channel, rename the images without "
-            "`_0000` and pass their folder, with that of the masks as `--masks`."
+            f"{path} belongs to raw data of nnU-Net (`nnUNet_raw`), which are not read. Of a single channel, rename "
+            "the images without `_0000`, and pass their folder, with that of the masks as `--masks`."
         )
     channels = content.get("modality")
     if isinstance(channels, dict | list) and len(channels) > 1:

@@ -23,7 +23,7 @@ NUMPY = {
     **{"numpy ndarray": "ndarray", "numpy dtype": "dtype"},
 }
 """What pickles of arrays name, and what it is called here; of these names, `_call` makes arrays by itself."""
-TYPE = re.compile(r"b1|[iu][1248]|S[1-9]\d{0,4}")
+TYPE = re.compile(r"b1|[iu][1248]")
 VALUES = {
     *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE", "UNICODE"),

@@ -44,7 +44,7 @@ class Archive:
             if isinstance(error, _TooManyError):
                 raise ValueError(str(error)) from None
             raise ValueError(f"{self.name} is cut short or damaged ({error}); download or copy it anew.") from error
-        files = [info for info in self._zip.infolist() if not info.is_dir()]
+        files = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         self.members = {info.filename: info for info in files}
         self._alike = Counter(fold(info.filename) for info in files)
 
