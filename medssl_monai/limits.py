@@ -28,7 +28,7 @@ LIMITS = {
     "max_bytes": Limit(2**33, "bytes unpacked"),
     "max_files": Limit(300_000, "files"),
     "max_file_bytes": Limit(2**29, "bytes in one file"),
-    "max_json_bytes": Limit(2**25, "bytes of JSON"),
+    "max_json_bytes": Limit(2**24, "bytes of JSON"),
 }
 """By name: ``--max_rows N`` of `medssl prepare`, the environment variable ``MEDSSL_MAX_ROWS`` elsewhere."""
 

@@ -99,7 +99,7 @@ def read_chestxray14(request: Request) -> Found:
         known = stated <= set(CHESTXRAY14)
         if not known and cell.lower() not in EMPTY:
             problems.add("noted", f"Finding Labels: none of the {len(CHESTXRAY14)} findings", f"row {number}")
-        patient = str(int(patient)) if patient.isdecimal() else patient  # NIH's files write it with and without zeros
+        patient = patient.lstrip("0") or patient  # NIH's files write it with and without zeros
         place = {"image": image, "id": image, "patient": patient, "split": split.get(image, "")}
         labels = {name: int(name in stated) if known else None for name in wanted}
         rows.append((number, _row(place, row, NIH_META, labels)))

@@ -162,13 +162,16 @@ def _sections_beside(path: Path, by_name: dict[str, list[Item]]) -> dict[str, st
     if not all(file.is_file() for file in files):
         return {}
     files |= {path: "training", path.with_name(path.name.replace("Train", "Train_unl")): "training"}
-    return {
-        item["id"]: section
-        for file, section in files.items()
-        if file.is_file()
-        for _, name, _ in _lines(file)
-        for item in by_name.get(_stem(name), [])
-    }
+    sections: dict[str, str] = {}
+    for file, section in files.items():
+        for number, name, _ in _lines(file) if file.is_file() else ():
+            for item in by_name.get(_stem(name), []):
+                if sections.setdefault(item["id"], section) != section:
+                    raise ValueError(
+                        f"{file.name}, line {number}: the {section} image {name!r} is on the list of the "
+                        f"{sections[item['id']]} section as well; take it off one of them."
+                    )
+    return sections
 
 
 def _stem(name: str) -> str:
