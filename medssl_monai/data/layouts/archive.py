@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medssl_monai import limits
-from medssl_monai.data.layouts.base import SUFFIX, Found, Names, Request, first, natural
+from medssl_monai.data.layouts.base import SUFFIX, Found, Request, first, natural
 from medssl_monai.data.layouts.table import holds_paths, join
 from medssl_monai.data.layouts.zips import Archive
 from medssl_monai.files import write_atomically
@@ -56,7 +56,7 @@ def read(request: Request) -> Found:
         files = sorted(_unpack(archive, chosen, root), key=natural)
     label = "" if request.label_column == "label" and "label" not in table.header else request.label_column
     request = replace(request, out_dir=root, label_column=label)
-    found = join(table, root, files, request, Names(True, request.names.key_file))
+    found = join(table, root, files, request, replace(request.names, clear=True))
     found.add("dropped", f"file of the archive that {MANIFEST} does not name", *others)
     return found
 

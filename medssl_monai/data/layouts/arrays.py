@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,14 @@ def read_arrays(request: Request) -> Found:
         split = arrays.texts("split", len(images)) if "split" in arrays.names else [""] * len(images)
         names = tuple(arrays.texts("label_names", None)) if "label_names" in arrays.names else ()
         masks = arrays.masks(str(request.masks), images) if request.masks else None
+    groups = replace(request.names, clear=True)
     for pixels, name, owner, label, section in zip(images, ids, owners, labels, split, strict=True):
         if section.lower() not in {*SECTION_NAMES, *EMPTY}:
             raise ValueError(
                 f"{request.source.name}: the array 'split' has {section!r} for {name!r}, which is neither train, val "
                 "nor test."
             )
-        owner = name if owner.lower() in EMPTY else owner
+        owner = name if not group or owner.lower() in EMPTY else groups.group(owner)
         found.add_pixels(pixels, name, owner, label, SECTION_NAMES.get(section.lower()))
     found.grouping = f"array {group!r}" if group else EACH_ITS_OWN
     if not request.masks or request.mask_classes:

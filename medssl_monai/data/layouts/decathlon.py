@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from medssl_monai.data.layouts.base import Found, Names, Request
+from medssl_monai.data.layouts.base import Found, Request
 from medssl_monai.data.layouts.table import join
 from medssl_monai.files import read_json
 from medssl_monai.tables import Table
@@ -43,7 +43,7 @@ def read(request: Request) -> Found:
             "(`nnUNet_raw`) do, which are not read. Of a single channel, rename the images without `_0000`."
         )
     whole = replace(request, masks="mask", volumes=True, classes=request.classes or _classes(content, path))
-    found = join(table, root, files, whole, Names(True, request.names.key_file))
+    found = join(table, root, files, whole, replace(request.names, clear=True))
     test = content.get("test")
     if isinstance(test, list) and test:
         found.add("dropped", "test image of the publisher, without a mask", f"{len(test)} images")

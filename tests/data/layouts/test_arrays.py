@@ -137,6 +137,14 @@ def test_texts_in_bytes_and_numbers_are_texts(tmp_path):
     assert list(found.sections.values()) == ["training", "validation", "testing", "validation", "training"]
 
 
+def test_spellings_of_one_patient_are_one_group(tmp_path):
+    found = plain(tmp_path, patients=np.array(["007", "7", "p 1", "P1", "q", "1.10"]))
+    groups = [item["group"] for item in found.items]
+    assert groups[0] == groups[1]
+    assert groups[2] == groups[3]
+    assert len(set(groups)) == 4
+
+
 def test_an_image_without_a_patient_is_its_own(tmp_path):
     found = plain(tmp_path, patients=np.array(["p", "p", "", "NA", "q", "q"]))
     assert [item["group"] for item in found.items] == ["p", "p", "c", "d", "q", "q"]

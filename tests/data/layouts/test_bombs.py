@@ -85,7 +85,7 @@ def pickle_bomb(folder):
 
 
 def json_bomb(folder):
-    (folder / "dataset.json").write_text('{"training": [' + "[]," * 11_000_000 + "[]]}")
+    (folder / "dataset.json").write_text('{"training": [' + "[]," * 5_000_000 + "[]]}")
     return folder / "dataset.json"
 
 
