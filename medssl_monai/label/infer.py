@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
+from monailabel.utils.others.generic import name_to_device
 
 from medssl_monai.data.mask_files import to_file_axes, write_mask
 from medssl_monai.data.pool import label_text
 from medssl_monai.data.reader import count_slices, image_format
 from medssl_monai.engines.pool import part_for
+from medssl_monai.label.gate import known_device
 from medssl_monai.label.served import ServedBundle
 from medssl_monai.query.record import predicted_label
 from medssl_monai.task import probabilities
@@ -48,8 +50,11 @@ class _BundleInfer(BundleInferTask):  # type: ignore[misc]  # MONAI Label is unt
         """Predict.
 
         Raises:
-            ValueError: if the image is a volume and the network for single images, or the reverse.
+            ValueError: if the image is a volume and the network for single images, or the reverse; or for a device
+                that is none, which the configuration would evaluate.
         """
+        if "device" in request:
+            request = {**request, "device": known_device(name_to_device(request["device"]))}
         slices = 1 if "slice" in request else count_slices(Path(request["image"])) or 1
         if (slices > 1) != (self.served.dimensions == 3):
             takes = {2: "single images", 3: "volumes"}[self.served.dimensions]

@@ -174,7 +174,7 @@ class ServedBundle:
         if "mask_labels" in config:
             values["mask_labels"] = None
         if "spacing" in config and self.about.get("spacing"):
-            values["spacing"] = list(self.about["spacing"])
+            values["spacing"] = list(map(float, self.about["spacing"]))
         if self.weights.exists():
             values["network::pretrained"] = str(self.weights)
             if "part" in config["network"]:

@@ -92,14 +92,6 @@ class TestClasses:
         network, pixels = directly(trained("boostmis"), folder / "mr.dcm")
         assert list(scores(answer).values()) == pytest.approx(network(pixels).softmax(dim=1)[0].tolist(), abs=1e-5)
 
-    def test_a_file_that_was_sent_along(self, serve, studies, tmp_path):
-        folder, _ = studies("boostmis")
-        server = serve(["boostmis"], folder)
-        (tmp_path / "sent.png").write_bytes((folder / "training_3.png").read_bytes())
-        assert scores(server.infer("boostmis", str(tmp_path / "sent.png"))) == scores(
-            server.infer("boostmis", "training_3")
-        )
-
     def test_a_prediction_is_stored_beside_the_labels(self, serve, studies):
         folder, _ = studies("boostmis", 3)
         server = serve(["boostmis"], folder)

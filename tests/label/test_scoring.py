@@ -229,7 +229,7 @@ def keep(server, model, held_out=(), **strategies):
             if name in names
         }
         info = {"validation": name in held_out, "scored": {model: "x"}, "queries": {model: queries}}
-        server.store.update_image_info(name, {"medssl": info})
+        server.app.writes.update({name: {"medssl": info}})
 
 
 def given_out(server, name, seconds):

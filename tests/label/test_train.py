@@ -181,7 +181,7 @@ class TestRefused:
         def stop(*arguments):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("medssl_monai.label.train.shutil.copyfile", stop)
+        monkeypatch.setattr("medssl_monai.label.train.shutil.copyfileobj", stop)
         with pytest.raises(KeyboardInterrupt):
             server.train("boostmis", max_epochs=1)
         assert sha256(weights) == before
