@@ -29,7 +29,7 @@ from medssl_monai.label.scoring import NextImage, QueryScores
 from medssl_monai.label.served import ServedBundle
 from medssl_monai.label.studies import TAGS, incomplete
 from medssl_monai.label.train import Training
-from medssl_monai.label.writes import SafeWrites, restore
+from medssl_monai.label.writes import SafeWrites, opening
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +109,8 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         settings = monailabel.config.settings
         known = list(settings.MONAI_LABEL_DATASTORE_FILE_EXT)
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = known + [suffix for suffix in SUFFIXES if suffix not in known]
-        restore(Path(self.studies) / "datastore_v2.json")
-        store = super().init_datastore()
+        with opening(self.studies):
+            store = super().init_datastore()
         self.writes = SafeWrites(store)
         self.archive = Archive(store, self.writes) if isinstance(store, DICOMWebDatastore) else None
         self.writes.adopt((*TAGS, PREDICTIONS))
@@ -221,7 +221,7 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         try:
             if reason := self._incomplete(image, self._infers[request["model"]].served.dimensions):
                 raise ValueError(reason)
-            result = super().infer({**request, "image": path, "save_label": False}, datastore)
+            result = super().infer({**request, "image": path, "to_file": save}, datastore)
         except (ValueError, OSError) as error:  # of the image: it is no fault of the server
             reason = str(getattr(error, "reason", error))
             raise HTTPException(422, f"{image}: {reason.replace(path, image)}") from error

@@ -61,6 +61,16 @@ class _BundleInfer(BundleInferTask):  # type: ignore[misc]  # MONAI Label is unt
             raise ValueError(f"the image has {slices} slice(s), and {self.served.name} takes {takes}.")
         return super().__call__(request, callbacks)
 
+    def pre_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
+        load, *others = super().pre_transforms(data)
+        return [load, self._check_finite, *others]
+
+    def _check_finite(self, data: Any) -> Any:
+        """Refuse what a network would make anything of."""
+        if not torch.isfinite(torch.as_tensor(data[self.input_key])).all():
+            raise ValueError("the image holds NaN or infinite values; export it anew.")
+        return data
+
     def info(self) -> dict[str, Any]:
         return {**super().info(), "weights": self.served.version}
 
@@ -69,7 +79,7 @@ class ClassInfer(_BundleInfer):
     """The probability of every class, or finding, by name.
 
     The answer is ``{"prediction": [{"idx", "label", "score"}, ...], "label": "what would be written as the label"}``;
-    with ``save_label``, as in a batch, also a JSON file.
+    with ``to_file``, which the app sets where it stores the prediction, also a JSON file.
 
     Args:
         served: the bundle.
@@ -97,7 +107,7 @@ class ClassInfer(_BundleInfer):
         prediction = [{"idx": index, "label": name, "score": score} for index, (name, score) in enumerate(scores)]
         label = label_text(predicted_label(probs, self.served.task or "multiclass"), names)
         result = {"prediction": prediction, "label": label, "weights": self.served.version}
-        if not data.get("save_label"):
+        if not data.get("to_file"):
             return None, result
         with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False, encoding="utf-8") as file:
             json.dump(result, file)

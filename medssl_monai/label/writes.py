@@ -21,6 +21,23 @@ from medssl_monai.label.labels import kind_of
 logger = logging.getLogger(__name__)
 
 
+@contextmanager
+def opening(folder: str) -> Iterator[None]:
+    """Nobody else writes to the datastore of a folder while it is opened, which may change it; see `restore`.
+
+    Args:
+        folder: of the studies; of an archive, by its address, nothing is known before it is asked.
+    """
+    if folder.startswith(("http://", "https://")):
+        yield
+        return
+    path = Path(folder) / "datastore_v2.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(_lock(path)):
+        restore(path)
+        yield
+
+
 def restore(path: Path) -> None:
     """Put back what a datastore's file held before its last change, if that was broken off while it was written.
 
@@ -33,6 +50,10 @@ def restore(path: Path) -> None:
         if _before(path).exists():
             logger.warning(f"{path.name} was broken off while it was written; it is put back as it was before.")
             shutil.copyfile(_before(path), path)
+
+
+def _lock(path: str | Path) -> str:
+    return f"{path}.lock"
 
 
 def _before(path: Path) -> Path:
@@ -61,7 +82,7 @@ class SafeWrites:
         if not hasattr(store, "_init_from_datastore_file"):
             raise ValueError("this app serves a folder of studies or a DICOMweb archive, and no other datastore.")
         self.store = store
-        self.lock = FileLock(f"{store._datastore_config_path}.lock", thread_local=False)
+        self.lock = FileLock(_lock(store._datastore_config_path), thread_local=False)
         self.thread = threading.RLock()
         for name in (*self.CHANGES, "_reconcile_datastore"):
             setattr(store, name, self.locked(getattr(store, name)))

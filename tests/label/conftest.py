@@ -360,7 +360,9 @@ class MONAILabelApp:
     def infer(self, request, datastore=None):
         task, image_id, store = self._infers[request["model"]], request["image"], datastore or self._datastore
         request = {**request, "description": task.description}
-        if not os.path.exists(image_id):
+        if os.path.exists(image_id):
+            request["save_label"] = False
+        else:
             request["image"] = store.get_image_uri(image_id)
         file, result = task(request)
         label = file

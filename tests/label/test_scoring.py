@@ -312,7 +312,7 @@ class TestNextImage:
         keep(server, "multimix", joint=[first, second], entropy=[first, second])
         info = server.store.get_image_info(first)["medssl"]
         info["queries"]["multimix"]["joint"]["ask"] = "mask"
-        server.store.update_image_info(first, {"medssl": info})
+        server.app.writes.update({first: {"medssl": info}})
         given_out(server, first, 300)
         assert server.next("joint")["id"] == second
         server.save(first, {"label": "left"})

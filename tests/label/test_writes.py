@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pytest
 from filelock import FileLock
 from support import ROOT
 
-from medssl_monai.label.studies import KEY
-from medssl_monai.label.writes import SafeWrites, restore
+from medssl_monai.label.studies import KEY, read_studies
+from medssl_monai.label.writes import SafeWrites, opening, restore
 
 
 class FileStore:
@@ -191,6 +192,90 @@ def write_many(plain, safe, who):
                 writes.update({"a": info})
             else:
                 store.update_image_info("a", info)
+
+
+class TestKills:
+    """At any moment while a label is stored."""
+
+    @pytest.fixture
+    def server(self, serve, studies):
+        folder, _ = studies("multimix", 3)
+        server = serve(["multimix"], folder)
+        server.save("training_0", {"label": "left"})
+        return server
+
+    @staticmethod
+    def known(server):
+        """Label of each image after another start, and whether it has a mask."""
+        again = server.start()
+        items = read_studies(again.datastore(), again.served["multimix"], 0).train
+        return {item["id"]: (item.get("label"), item["masked"]) for item in items}
+
+    @staticmethod
+    def kill(*arguments, **named):
+        raise KeyboardInterrupt
+
+    def test_while_the_file_is_copied(self, server, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr("medssl_monai.label.writes.shutil.copyfileobj", self.kill)
+            with pytest.raises(KeyboardInterrupt):
+                server.save("training_0", {"label": "right"})
+        assert self.known(server)["training_0"] == (0, False)
+        assert server.labels() == {"final/training_0.json"}
+
+    def test_before_it_is_entered(self, server, studies, monkeypatch):
+        _, items = studies("multimix", 3)
+        right = {"label": "right"}
+        with monkeypatch.context() as patch:
+            for name, label in (
+                ("training_0", right),
+                ("training_1", right),
+                ("training_2", items["training_2"]["mask"]),
+            ):
+                patch.setattr(server.store, "_update_datastore_file", self.kill)
+                with pytest.raises(KeyboardInterrupt):
+                    server.save(name, label)
+        found = self.known(server)
+        assert (found["training_0"], found["training_1"]) == ((1, False), (1, False))
+        assert (server.folder / "labels" / "final" / "training_2.png").exists()
+
+    def test_while_the_datastore_is_written(self, server):
+        server.save("training_1", {"label": "right"})
+        file = server.folder / "datastore_v2.json"
+        file.write_text(file.read_text()[:50])
+        found = self.known(server)
+        assert (found["training_0"], found["training_1"]) == ((0, False), (1, False))
+
+    def test_a_class_of_no_image_is_left_alone(self, server):
+        (server.folder / "labels" / "final" / "nobody.json").write_text('{"label": "left"}')
+        assert self.known(server).keys() == {"training_0", "training_1", "training_2"}
+
+
+@pytest.mark.usefixtures("label")
+def test_ten_writers_of_five_labels_each(tmp_path):
+    for number in range(50):
+        (tmp_path / f"image_{number}.png").touch()
+    (tmp_path / "label.json").write_text('{"label": 0}')
+    local = sys.modules["monailabel.datastore.local"].LocalDatastore
+    fork = multiprocessing.get_context("fork")
+
+    def write(who):
+        with opening(str(tmp_path)):
+            store = local(tmp_path, extensions=("*.png",))
+        writes = SafeWrites(store)
+        for number in range(5 * who, 5 * who + 5):
+            writes.put(f"image_{number}", tmp_path / "label.json", "final", {"who": who})
+
+    writers = [fork.Process(target=write, args=(who,)) for who in range(10)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0] * 10
+    kept = json.loads((tmp_path / "datastore_v2.json").read_text())["objects"]
+    assert len(kept) == 50
+    assert all(kept[f"image_{n}"]["labels"]["final"]["info"]["who"] == n // 5 for n in range(50))
+    assert len(list((tmp_path / "labels" / "final").iterdir())) == 50
 
 
 def test_threads_of_a_server_do_not_wait_for_each_other_forever(open_store):
