@@ -30,6 +30,7 @@ from medssl_monai.label.served import ServedBundle
 from medssl_monai.label.studies import TAGS, incomplete
 from medssl_monai.label.train import Training
 from medssl_monai.label.writes import SafeWrites, opening
+from medssl_monai.names import check_classes, problem_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
 
     Raises:
         ValueError: if a value of `conf` is out of its range.
+            Or if the classes of a bundle have names that could be read as something else.
         FileNotFoundError: if there is no bundle, or none of that name.
     """
 
@@ -288,6 +290,8 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
             raise HTTPException(
                 404, f"there is no image {image!r:.200} in the studies; /datastore/?output=all lists their ids."
             )
+        if problem := problem_of(image):
+            raise HTTPException(422, f"the id {image!r:.200} {problem}; rename the file.")
         return path
 
     def _incomplete(self, image: str, dimensions: int) -> str | None:
@@ -372,6 +376,10 @@ def _find(folder: Path, models: str) -> dict[str, ServedBundle]:
         raise FileNotFoundError(f"`models` names {lost[0]!r}, and {folder} has {list(found)}.")
     if not found:
         raise FileNotFoundError(f"{folder} has no bundle; add one: medssl label-app BUNDLE --output {folder.parent}")
+    for name in wanted:
+        findings = found[name].task == "multilabel"
+        check_classes(found[name].classes, "finding" if findings else "class", f"the bundle {name!r}", findings)
+        check_classes(found[name].mask_classes, "class of masks", f"the bundle {name!r}")
     return {name: found[name] for name in wanted}
 
 
