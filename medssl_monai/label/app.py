@@ -132,6 +132,11 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         super().server_mode(mode)
         if not mode:
             return
+        if not monailabel.config.settings.MONAI_LABEL_CORS_ORIGINS:
+            logger.warning(
+                "any web page that a reader has open may ask this server; set MONAI_LABEL_CORS_ORIGINS to the address "
+                "that readers use (docs/monai-label.md)."
+            )
         run = getattr(AsyncTask.run, "__wrapped__", AsyncTask.run)
         AsyncTask.run = staticmethod(functools.wraps(run)(functools.partial(self._run, run)))
 

@@ -540,11 +540,12 @@ def settings():
 def stand_ins():
     """Content of each module."""
     known = ["*.nii.gz", "*.nii", "*.nrrd", "*.jpg", "*.png", "*.tif", "*.svs", "*.xml"]
+    lists = {"MONAI_LABEL_DATASTORE_FILE_EXT": known, "MONAI_LABEL_CORS_ORIGINS": []}
     switches = {"MONAI_LABEL_AUTO_UPDATE_SCORING": True, "MONAI_LABEL_DATASTORE_AUTO_RELOAD": True}
     return {
         "fastapi": {"HTTPException": HTTPException},
         "monailabel": {},
-        "monailabel.config": {"settings": SimpleNamespace(MONAI_LABEL_DATASTORE_FILE_EXT=known, **switches)},
+        "monailabel.config": {"settings": SimpleNamespace(**lists, **switches)},
         "monailabel.main": {"Main": Main},
         "monailabel.datastore.dicom": {"DICOMWebDatastore": DICOMWebDatastore},
         "monailabel.datastore.local": {"LocalDatastore": LocalDatastore},
