@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
+    from medssl_monai.options import add_options
+
     parser = argparse.ArgumentParser(
         prog="medssl",
         description="Label-efficient learning for medical images on MONAI. For research, not a medical device.",
@@ -68,42 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     prepare = commands.add_parser("prepare", help="make a datalist from images and a table")
     prepare.add_argument("source", type=Path, help="folder of images, .npz, .zip, dataset.json, ...")
     prepare.add_argument("folder", type=Path, help="where datalist.json goes, and images that must be written")
-    prepare.add_argument("--table", type=Path, help="CSV file, one row per image or DICOM series")
-    prepare.add_argument("--image_column", default="image")
-    prepare.add_argument("--label_column", default="label", help="several findings: a comma between their columns")
-    prepare.add_argument("--id_column")
-    prepare.add_argument("--group_column", help="patient or lesion; groups are never split")
-    prepare.add_argument("--split_column", help="column with training, validation or testing")
-    prepare.add_argument(
-        "--masks", help="column of mask paths, folder of masks, what ends their names (_seg), or array of an .npz"
-    )
-    prepare.add_argument(
-        "--mask_classes", nargs="+", metavar="CLASS", help="masks stand beside classes; their names, background first"
-    )
-    prepare.add_argument("--class_folders", action="store_true", help="the folder of an image names its class")
-    prepare.add_argument("--ignore", nargs="+", metavar="PATTERN", help="files to pass over, such as '*_overlay.png'")
-    prepare.add_argument("--volumes", action="store_true", help="keep volumes whole, for networks of 3 dimensions")
-    prepare.add_argument("--classes", nargs="+", help="names of the classes in the order of their index")
-    prepare.add_argument("--positive", help="binary: this class against all others")
-    for name, text in (("uncertain", "-1"), ("blank", "nothing")):
-        policies = ["ignore", "zero", "one"]
-        prepare.add_argument(f"--{name}", choices=policies, default="ignore", help=f"what {text} as a finding means")
-    prepare.add_argument("--split", type=float, nargs=3, metavar=("TRAIN", "VAL", "TEST"), help="fractions by group")
-    prepare.add_argument("--folds", type=int, help="cross-validation by group: how many folds")
-    prepare.add_argument("--fold", type=int, help="which of them, from 0, is for validation")
-    prepare.add_argument("--labels", type=_number, help="training items that count as labeled: a number or fraction")
-    prepare.add_argument("--mask_labels", type=_number, help="likewise, training items whose mask counts as known")
-    prepare.add_argument(
-        "--labels_by", choices=["image", "group"], default="image", help="group: --labels counts groups"
-    )
-    prepare.add_argument("--label_list", help="published list of the labeled images: its name, or a file")
-    prepare.add_argument("--unlabeled", type=Path, help="second source, whose images join the training without a label")
-    prepare.add_argument("--masked", type=Path, help="second source, whose images have --masks and no class")
-    prepare.add_argument("--keep_duplicates", action="store_true", help="keep exact copies of an image")
-    prepare.add_argument("--allow_leaks", action="store_true", help="keep a split that has patients on both sides")
-    prepare.add_argument("--clear_names", action="store_true", help="ids and groups as they are, for public images")
-    prepare.add_argument("--key_file", type=Path, help="private key of the pseudonyms")
-    prepare.add_argument("--seed", type=int, default=0)
+    add_options(prepare)
 
     audit = commands.add_parser("audit", help="find leaks between the sections of a datalist, and copies")
     audit.add_argument("source", type=Path, help="datalist.json, or what `prepare` takes, as its publisher split it")
@@ -185,11 +152,6 @@ def parse_overrides(flags: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _number(text: str) -> int | float:
-    value = float(text)
-    return int(value) if value > 1 or text.isdigit() else value
-
-
 def _bundle(arguments: argparse.Namespace) -> int:
     from medssl_monai.bundle import copy_bundle
 
@@ -208,11 +170,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
     import json
 
     from medssl_monai.data.prepare import prepare
+    from medssl_monai.options import options_of
 
-    options = {k: v for k, v in vars(arguments).items() if k not in ("command", "source", "folder") and v is not None}
-    if "split" in options:
-        options["split"] = tuple(options["split"])
-    path = prepare(arguments.source, arguments.folder, **options)
+    path = prepare(arguments.source, arguments.folder, options_of(arguments))
     report = json.loads((path.parent / "prepare_report.json").read_text(encoding="utf-8"))
     for name, section in report["sections"].items():
         counts = ", ".join(f"{count} {label}" for label, count in section["classes"].items())
@@ -222,6 +182,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
     print(f"groups: {report['groups']}; split: {report['split']}")
     if report["label_list"]:
         print(report["label_list"])
+    for line in report["merged_groups"][:SHOWN]:
+        print(f"one group in several spellings: {line}")
+    if len(report["merged_groups"]) > SHOWN:
+        print(f"and {len(report['merged_groups']) - SHOWN} more, under 'merged_groups' in prepare_report.json")
     refused = json.loads(path.read_text(encoding="utf-8"))["quarantine"]
     for bad in refused[:SHOWN]:
         print(f"  {bad['id']} is {bad['image']}: {bad['reason']}", file=sys.stderr)
@@ -247,6 +211,8 @@ def _audit(arguments: argparse.Namespace) -> int:
         folder = folder or Path("audit")
         with tempfile.TemporaryDirectory() as temporary:
             result = audit(prepare(source, temporary, keep_duplicates=True, allow_leaks=True), folder)
+    for line in result["merged_groups"][:SHOWN]:
+        print(f"one group in several spellings: {line}")
     for kind in ("leaks", "errors", "warnings"):
         for text in result[kind]:
             print(f"{kind.removesuffix('s')}: {text}")

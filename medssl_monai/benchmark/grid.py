@@ -23,6 +23,7 @@ from medssl_monai.data.phantom import make_phantom
 from medssl_monai.data.pool import LabelPool
 from medssl_monai.data.prepare import hide_labels, prepare
 from medssl_monai.files import sha256, write_json
+from medssl_monai.options import option_names
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +244,7 @@ def load_grid(path: str | Path) -> Grid:
             options = set(inspect.signature(make_phantom).parameters) - {"folder", "progress"}
             _check_keys(entry["phantom"], options, {"kind"}, f"{where}, phantom")
         if "prepare" in entry:
-            options = set(inspect.signature(prepare).parameters) - {"out_dir"}
+            options = {"source", *option_names()}
             _check_keys(entry["prepare"], options, {"source"}, f"{where}, prepare")
             _check_fold(entry["prepare"], f"{where}, prepare")
         groups.append((f"data, {name}, overrides", entry.get("overrides") or {}))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from medssl_monai import __version__
 from medssl_monai.data.copies import Picture, near_copies, picture
 from medssl_monai.data.datalist import FLAGS, SECTIONS, Datalist, Item, load_datalist
+from medssl_monai.data.patients import listed, same_patient, several_spellings
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
 from medssl_monai.data.shift import intensity_shift, label_shift
 from medssl_monai.files import sha256, write_json
@@ -59,8 +60,8 @@ def audit(
 
     Returns:
         What ``audit.json`` holds: ``leaks`` (what stops a training), ``errors`` and ``warnings`` in words, and what
-        they rest on under ``sections``, ``shared_groups``, ``shared_volumes``, ``exact_copies``, ``near_copies``,
-        ``recurring``, ``label_shift``, ``intensity_shift``, ``unreadable`` and ``blank``.
+        they rest on under ``sections``, ``merged_groups``, ``shared_groups``, ``shared_volumes``, ``exact_copies``,
+        ``near_copies``, ``recurring``, ``label_shift``, ``intensity_shift``, ``unreadable`` and ``blank``.
 
     Raises:
         FileNotFoundError: if there is no datalist.
@@ -82,7 +83,8 @@ def audit(
         "datalist": {"name": data.name, "sha256": sha256(datalist), "synthetic": data.synthetic},
         "files_sha256": _state(sections),
         "sections": {name: _summary(items) for name, items in sections.items()},
-        "shared_groups": _shared(sections, _group),
+        "merged_groups": _merged(sections),
+        "shared_groups": _shared(sections, _patients(sections)),
         "shared_volumes": _shared(sections, _volume, named=False),
         "exact_copies": copies.exact(),
         "near_copies": copies.near(),
@@ -123,7 +125,7 @@ def check_leaks(datalist: str | Path, dataset_dir: str | Path | None = None, all
         ValueError: if there are leaks; the message says which and how to go on.
     """
     sections = _load(datalist, dataset_dir)
-    owners = {"shared_groups": _shared(sections, _group), "shared_volumes": _shared(sections, _volume)}
+    owners = {"shared_groups": _shared(sections, _patients(sections)), "shared_volumes": _shared(sections, _volume)}
     leaks = [*_owner_leaks(owners, sections), *_equal_files(sections)]
     earlier = Path(datalist).with_name(RESULT)
     told = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
@@ -220,8 +222,21 @@ def _set_aside(datalist: str | Path) -> list[dict[str, Any]]:
 # what is in several sections
 
 
-def _group(item: Item) -> str:
-    return str(item["group"])
+def _spellings(sections: Sections) -> dict[str, list[str]]:
+    """Of groups that are spelled in several ways, unless these are to be kept apart."""
+    groups = dict.fromkeys(str(item["group"]) for items in sections.values() for item in items)
+    return {} if any(items.groups_as_written for items in sections.values()) else several_spellings(groups)
+
+
+def _merged(sections: Sections) -> list[str]:
+    images = Counter(same_patient(item["group"]) for items in sections.values() for item in items)
+    return listed(_spellings(sections), images)
+
+
+def _patients(sections: Sections) -> Callable[[Item], str]:
+    """Who an item is of: one name for all spellings of a patient."""
+    names = {text: " = ".join(texts) for texts in _spellings(sections).values() for text in texts}
+    return lambda item: names.get(str(item["group"]), str(item["group"]))
 
 
 def _volume(item: Item) -> str | None:
@@ -419,6 +434,7 @@ def _judge(result: Mapping[str, Any], sections: Sections) -> dict[str, list[str]
         "pairs of near copies with labels that contradict each other": near["conflict"],
         **{f"{section} images that repeat another one exactly": count for section, count in exact["repeats"].items()},
         f"pairs of near copies within a section ({of_one} of one group)": len(within),
+        "groups that are spelled in several ways, and count as one": len(result["merged_groups"]),
         "images that cannot be read": len(result["unreadable"]),
         "images of a single grey value": len(result["blank"]),
     }

@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from medssl_monai.data.patients import as_written, same_patient
 from medssl_monai.files import write_json
 
 Item = dict[str, Any]
@@ -42,6 +43,7 @@ class Datalist(list[Item]):
         sha256: hash of what the file says of this section, independent of where the images lie.
         modality: names of the image channels, in their order.
         mask_classes: names of the classes of ``mask``, background first; empty where masks, if any, are the labels.
+        groups_as_written: whether groups that differ in case, blanks, ``^`` or leading zeros are several.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class Datalist(list[Item]):
         sha256: str = "",
         modality: Sequence[str] = ("image",),
         mask_classes: Sequence[str] = (),
+        groups_as_written: bool = False,
     ) -> None:
         super().__init__(items)
+        self.groups_as_written = groups_as_written
         self.classes, self.modality, self.mask_classes = tuple(classes), tuple(modality), tuple(mask_classes)
         self.synthetic, self.name = synthetic, name
         self.sha256 = sha256 or hash_items(self)
@@ -105,6 +109,7 @@ def load_datalist(
         sha256=hash_items(content[section]),
         modality=_names(content.get("modality", {"0": "image"})),
         mask_classes=_names(content.get("mask_classes", {})),
+        groups_as_written=bool(content.get("groups_as_written", False)),
     )
 
 
@@ -186,7 +191,7 @@ def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: b
                 )
     _check_ids(result, source)
     if not allow_leaks:
-        _check_groups(result, source)
+        _check_groups(result, source, as_written if content.get("groups_as_written") else same_patient)
     return result
 
 
@@ -254,17 +259,19 @@ def _check_ids(content: Mapping[str, Any], source: str) -> None:
         raise ValueError(f"{source}: the id {twice[0]!r} occurs {count[twice[0]]} times; every item needs its own id.")
 
 
-def _check_groups(content: Mapping[str, Any], source: str) -> None:
-    seen: dict[str, str] = {}
+def _check_groups(content: Mapping[str, Any], source: str, patient: Callable[[str], str]) -> None:
+    seen: dict[str, tuple[str, str]] = {}
     for section in SECTIONS:
-        for group in {item["group"] for item in content.get(section, ())}:
-            if group in seen:
-                shared = sum(item["group"] == group for item in content[section])
+        of_section = Counter(item["group"] for item in content.get(section, ()))
+        for group, shared in of_section.items():
+            place, other = seen.get(patient(group), (section, group))
+            if place != section:
+                spelled = "" if other == group else f", there as {other!r},"
                 raise ValueError(
-                    f"{source}: group {group!r} is in both {seen[group]!r} and {section!r} ({shared} items there); "
+                    f"{source}: group {group!r}{spelled} is in both {place!r} and {section!r} ({shared} items there); "
                     "figures from such a split are too good. Split by group, or pass `allow_leaks` to go on regardless."
                 )
-            seen[group] = section
+        seen |= {patient(group): (section, group) for group in of_section}
 
 
 def _names(mapping: Mapping[str, str] | Sequence[str]) -> tuple[str, ...]:

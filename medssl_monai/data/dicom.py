@@ -180,6 +180,18 @@ def instance_uid(path: Path) -> str:
     return uid or sha256(path)
 
 
+def identifiers(path: Path) -> dict[str, str]:
+    """By what a file may be named in a hospital's tables: PatientID, and the UIDs of study, series and instance."""
+    names = ["PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            ds = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=names)
+            return {name: str(ds.get(name)) for name in names if ds.get(name)}
+        except Exception:  # whatever pydicom makes of garbage
+            return {}
+
+
 def count_frames(path: Path) -> int | None:
     """Frames of a file; None for a single image.
 

@@ -16,61 +16,33 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
+from medssl_monai import limits
 from medssl_monai.data.copies import near_copies, picture
 from medssl_monai.data.datalist import FLAGS, SECTIONS, Item, Key, write_datalist
 from medssl_monai.data.layouts import LAYOUTS, Layout, lists
-from medssl_monai.data.layouts.base import Array, Findings, Found, Names, Policy, Request, relative
+from medssl_monai.data.layouts.base import Array, Findings, Found, Names, Request, relative
 from medssl_monai.data.layouts.files import find_units, image_files
+from medssl_monai.data.patients import listed
 from medssl_monai.data.pool import balanced_draw, is_known, seed_of
 from medssl_monai.data.reader import ClinicalReader
 from medssl_monai.files import sha256, write_json
+from medssl_monai.names import check_classes
+from medssl_monai.options import LabelsBy, Options
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SPLIT = (0.8, 0.2, 0.0)
+SHOWN = 5
+"""Files that are named in a message."""
 UNLABELED, MASKED = "unlabeled", "masked"
 """Folder of a second source's files, and before the slash in its ids."""
-LabelsBy = Literal["image", "group"]
 
 
-def prepare(
-    source: str | Path,
-    out_dir: str | Path,
-    *,
-    table: str | Path | None = None,
-    label_column: str = "label",
-    id_column: str | None = None,
-    group_column: str | None = None,
-    image_column: str = "image",
-    split_column: str | None = None,
-    masks: str | None = None,
-    mask_classes: Sequence[str] | None = None,
-    class_folders: bool = False,
-    ignore: Sequence[str] = (),
-    volumes: bool = False,
-    classes: Sequence[str] | None = None,
-    positive: str | None = None,
-    uncertain: Policy = "ignore",
-    blank: Policy = "ignore",
-    split: Sequence[float] | None = None,
-    folds: int | None = None,
-    fold: int | None = None,
-    seed: int = 0,
-    labels: int | float | None = None,
-    mask_labels: int | float | None = None,
-    labels_by: LabelsBy = "image",
-    label_list: str | Path | None = None,
-    unlabeled: str | Path | None = None,
-    masked: str | Path | None = None,
-    keep_duplicates: bool = False,
-    allow_leaks: bool = False,
-    clear_names: bool = False,
-    key_file: str | Path | None = None,
-) -> Path:
+def prepare(source: str | Path, out_dir: str | Path, options: Options | None = None, **changes: Any) -> Path:
     """Write ``datalist.json`` and ``prepare_report.json``.
 
     Args:
@@ -79,111 +51,49 @@ def prepare(
             files, Decathlon, CheXpert, ChestX-ray14, CIFAR, SVHN, and feature tables. Files of a folder are used where
             they are; all others are written to `out_dir`.
         out_dir: where to write.
-        table: CSV file with a row per image or series of the folder; default: the only one that lies in it. Images
-            without a row have no label. A row may name any file of a DICOM series for the whole series. Columns that
-            have no meaning here go to the items' ``meta``. A column ``slice`` gives slices of a volume (from 0) rows of
-            their own.
-        label_column: column of class names or indices; an empty cell means unlabeled. Several, separated by commas,
-            are findings with 1, 0, -1 or nothing (multi-label). An empty text: there are no labels.
-        id_column: column of unique names; default: ``id``, else pseudonyms of path or DICOM UID.
-        group_column: column of the patient, lesion or whatever must not be in two sections; in a ``.npz`` the name of
-            an array. Default: ``patient``, ``patient_id``, ``lesion_id`` or ``group``, the PatientID of DICOM files,
-            else every file is a group of its own.
-        image_column: column of paths relative to `source`, or as much of their end as is unique.
-        split_column: column that names the section of each image; default: ``split``.
-        masks: masks as labels: a column with their paths, a folder below `source` with files of the same names, or
-            what ends their names (``_seg``); in a ``.npz`` the name of an array. They must have their image's shape and
-            affine.
-        mask_classes: names of the classes of masks, background first. With them, masks are not the labels but stand
-            beside them: images have a class, a mask, both or neither, for training of both tasks at once.
-        class_folders: the folder of an image names its class; folders ``train``, ``val`` and ``test`` above it its
-            section.
-        ignore: patterns of files of a folder to pass over, such as ``*_overlay.png``.
-        volumes: volumes stay whole (for networks of three dimensions); else every slice is an image of its own.
-        classes: names of the classes in the order of their index; default: as the source says, else the sorted values
-            of the label column. Other labels are reported and ignored.
-        positive: make it binary: this class against all others.
-        uncertain: what a finding of -1 counts as: unknown (``ignore``), absent (``zero``) or present (``one``).
-        blank: what an empty finding counts as, likewise.
-        split: shares of training, validation and testing; groups stay together, classes are spread evenly. None: the
-            publisher's split if it keeps groups together, else (0.8, 0.2, 0). A section with a share of 0 is left out:
-            (0, 0, 1) is a set to measure on.
-        folds: cross-validation instead: groups are dealt to as many folds, so that each has its share of the groups of
-            every class; a testing section of the publisher stays out of it.
-        fold: which of them, from 0, is the validation section; the others are the training section.
-        seed: decides split, folds and hidden labels.
-        labels: how many items of the training section, or which fraction of them up to 1.0, count as labeled, balanced
-            by class; the others get ``"labeled": false``. None: all that have a label.
-        mask_labels: likewise, how many masks beside labels count as known, drawn independently of `labels`; the others
-            get ``"masked": false``.
-        labels_by: ``group``: `labels` counts groups (patients), of which all labels are shown or none; so does
-            `mask_labels`. Each class or finding is in about its share of the groups; with the same seed, more of them
-            include the fewer.
-        label_list: name or path of a published list of the labeled images; see `medssl_monai.data.layouts.lists`.
-        unlabeled: a second source, in any layout, whose images join the training section without a label, whatever it
-            says of them; a folder needs no table. Left out are those of groups that are in another section, and copies
-            of images there, near ones too (see `medssl_monai.data.copies.near_copies`; all files are read for it).
-        masked: a second source, in any layout, of other images, whose masks are those that `masks` and `mask_classes`
-            tell of, whatever else it says of them; its folder's only table is read. The two are split each by itself,
-            by the same rules; images of a group of the first source go to the section where that is. An exact copy of
-            an image of the first source hands its mask to that.
-        keep_duplicates: keep exact copies of images, which by default are dropped but for the first.
-        allow_leaks: keep a split of the publisher that has groups in several sections.
-        clear_names: keep paths as ids and groups as the table has them, for images that are public anyway. Default:
-            pseudonyms, made with a private key, for all but ids from a column and names in archives.
-        key_file: the key; see `medssl_monai.data.pseudonym.load_key`.
+        options: what else there is to say.
+        changes: single fields of it, by name: ``prepare(source, out_dir, table="labels.csv")``.
 
     Returns:
         Path of the datalist.
 
     Raises:
         FileNotFoundError: if there is no `source` or `table`.
+        TypeError: if there is no such option.
         ValueError: if the layout is not known, columns are missing, or the split is not possible.
     """
-    if split is not None and split_column is not None:
-        raise ValueError("give either `split` (shares for a new split) or `split_column` (a split that exists).")
-    _check_folds(folds, fold, split, split_column)
-    if labels_by not in get_args(LabelsBy):
-        raise ValueError(f"`labels_by` must be one of {get_args(LabelsBy)}, got {labels_by!r}.")
-    if label_list is not None and labels is not None:
-        raise ValueError("give either `labels` (how many to draw) or `label_list` (which ones), not both.")
-    _check_joint(masks, mask_classes, mask_labels, masked)
+    options = replace(options or Options(), **changes)
+    with limits.raised(**options.bounds):
+        return _prepare(Path(source), Path(out_dir), options)
+
+
+def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
+    classes, positive, labels, mask_labels = options.classes, options.positive, options.labels, options.mask_labels
+    masks, mask_classes, allow_leaks, seed = options.masks, options.mask_classes, options.allow_leaks, options.seed
+    split, split_column, folds, fold = options.split, options.split_column, options.folds, options.fold
+    keep_duplicates, labels_by = options.keep_duplicates, options.labels_by
+    unlabeled, masked = options.unlabeled, options.masked
     request = Request(
-        source=Path(source),
-        out_dir=Path(out_dir),
-        table=Path(table) if table else None,
-        image_column=image_column,
-        label_column=label_column,
-        id_column=id_column,
-        group_column=group_column,
-        split_column=split_column,
-        masks=masks,
-        mask_classes=tuple(mask_classes or ()),
-        class_folders=class_folders,
-        ignore=tuple(ignore),
-        volumes=volumes,
-        classes=tuple(classes or ()) if positive is None else (),
-        uncertain=uncertain,
-        blank=blank,
-        label_list=str(label_list) if label_list else None,
-        keep_duplicates=keep_duplicates,
-        names=Names(clear_names, key_file),
+        source,
+        out_dir,
+        Names(options.clear_names, options.key_file, options.groups_as_written),
+        **{**vars(options), "classes": () if positive is not None else classes},
     )
-    second = _second_request(request, Path(unlabeled), UNLABELED) if unlabeled is not None else None
+    second = _second_request(request, unlabeled, UNLABELED) if unlabeled is not None else None
     third = None
     if masked is not None:  # its masks are its labels, until it joins
-        third = _second_request(request, Path(masked), MASKED)
+        third = _second_request(request, masked, MASKED)
         third = replace(third, label_column="label", masks=masks, classes=request.mask_classes)
-        request = replace(request, masks=None, mask_classes=())
+        request = replace(request, masks=None, mask_classes=(), masked=None, mask_labels=None)
     layout = _layout(request)
     for other in filter(None, (second, third)):
         _layout(other)
     request.out_dir.mkdir(parents=True, exist_ok=True)  # items are found from here
     found = layout.read(request)
-    listed = lists.read(request.label_list, found) if request.label_list else None
-    own_split = listed is not None and bool(listed.sections) and not (split or split_column or folds)
-    if listed and own_split:
-        listed.apply_split(found)
+    shown = lists.read(request.label_list, found) if request.label_list else None
+    own_split = shown is not None and bool(shown.sections) and not (split or split_column or folds)
+    if shown and own_split:
+        shown.apply_split(found)
     if positive is not None:
         _one_against_rest(found, positive, classes)
     if third is not None:
@@ -193,20 +103,25 @@ def prepare(
     if not keep_duplicates:
         _drop_copies(found, request.out_dir)
     if not found.items:
-        raise ValueError(f"{source} holds no usable image; dropped: {_counts(found.dropped)}.")
+        raise ValueError(_why_empty(source, found))
+    several = any(isinstance(item.get("label"), list) for item in found.items)
+    check_classes(found.classes, "finding" if several else "class", str(source), several)
+    check_classes(mask_classes, "class of masks", str(source))
+    images = Counter(item["group"] for item in found.items)
+    merged = listed(request.names.spellings, images)
     if mask_classes and any(isinstance(item.get("label"), str) for item in found.items):
         raise ValueError(f"the labels of {source} are masks, and classes are wanted; leave `mask_classes` out.")
     if mask_classes and not any("mask" in item for item in found.items):
         raise ValueError(f"{masked or source} holds no usable mask; noted: {_counts(found.noted)}.")
     sections, how = _all_sections(found, split, bool(split_column) or own_split, folds, fold, seed, allow_leaks)
-    how = how.replace("the source", listed.name, 1) if listed and own_split else how
+    how = how.replace("the source", shown.name, 1) if shown and own_split else how
     training = sections.get("training", [])
-    if not training and (listed or labels is not None or mask_labels is not None or second is not None):
+    if not training and (shown or labels is not None or mask_labels is not None or second is not None):
         raise ValueError(
             "labels to show, and images without labels, are for the training section, and this split has none; give "
             "it a share, or leave them out."
         )
-    label_list_line = listed.hide_others(training) if listed else None
+    label_list_line = shown.hide_others(training) if shown else None
     if labels is not None:
         hide_labels(training, labels, labels_by, seed)
     if mask_labels is not None:
@@ -225,6 +140,7 @@ def prepare(
         allow_leaks=allow_leaks,
         mask_classes=mask_classes or (),
         quarantine=found.quarantine,
+        **({"groups_as_written": True} if options.groups_as_written else {}),
     )
     report = {
         "layout": layout.name,
@@ -233,6 +149,7 @@ def prepare(
         **({"masked_sha256": _source_sha256(third)} if third else {}),
         "seed": seed,
         "groups": found.grouping,
+        "merged_groups": merged,
         "split": how,
         "label_list": label_list_line,
         "classes": list(found.classes),
@@ -276,29 +193,6 @@ def list_images(
     return [item for unit in units for item in unit.items(None)], found.quarantine
 
 
-def _check_folds(folds: int | None, fold: int | None, split: Sequence[float] | None, column: str | None) -> None:
-    if (folds is None) != (fold is None):
-        raise ValueError("give `folds` (how many) and `fold` (which one, from 0, is for validation) together.")
-    if folds is None or fold is None:
-        return
-    if split is not None or column is not None:
-        raise ValueError("give either `folds` or a split (`split`, `split_column`), not both.")
-    if folds < 2 or not 0 <= fold < folds:
-        raise ValueError(f"`folds` must be at least 2, and `fold` from 0 to one less, got fold {fold} of {folds}.")
-
-
-def _check_joint(
-    masks: str | None, classes: Sequence[str] | None, known: int | float | None, source: str | Path | None
-) -> None:
-    """Of masks beside labels, whether all is said that belongs together."""
-    if not classes and (known is not None or source is not None):
-        raise ValueError("`mask_labels` and `masked` are for masks beside labels; name their classes, `mask_classes`.")
-    if classes and len(classes) < 2:
-        raise ValueError(f"`mask_classes` names the background and at least one other class, got {list(classes)}.")
-    if classes and masks is None and source is None:
-        raise ValueError("`mask_classes` are given, and no masks; say where they are with `masks`, or `masked`.")
-
-
 def _layout(request: Request) -> Layout:
     for path in filter(None, (request.source, request.table)):
         if not path.exists():
@@ -316,13 +210,15 @@ def _layout(request: Request) -> Layout:
 def _second_request(request: Request, source: Path, name: str) -> Request:
     """The same, but of nothing that the caller said about the first source's labels and tables."""
     return Request(
-        source=source,
-        out_dir=request.out_dir / name,  # files of the two may have the same names
+        source,
+        request.out_dir / name,  # files of the two may have the same names
+        request.names,
         label_column="",
         ignore=request.ignore,
         volumes=request.volumes,
         keep_duplicates=request.keep_duplicates,
-        names=request.names,
+        groups_as_written=request.groups_as_written,
+        nan=request.nan,
     )
 
 
@@ -398,28 +294,46 @@ def _arrays(items: Iterable[Item], root: Path) -> Iterator[tuple[Item, Array]]:
 # what all layouts share
 
 
+def _why_empty(source: Path, found: Found) -> str:
+    reasons = "; ".join(f"{Path(bad['image']).name} {bad['reason']}" for bad in found.quarantine[:SHOWN])
+    more = f"; and {len(found.quarantine) - SHOWN} more" if len(found.quarantine) > SHOWN else ""
+    return f"{source} holds no usable image; dropped: {_counts(found.dropped)}. {reasons}{more}".rstrip(". ") + "."
+
+
 def _drop_copies(found: Found, root: Path) -> None:
     """Keep the first of equal images, or the first that has a label; of copies with different labels keep none.
 
-    A mask beside the label of any of them is a mask of the one that is kept.
+    A mask beside the label of any of them is a mask of the one that is kept; of different ones none is.
     """
     groups: dict[str, list[Item]] = defaultdict(list)
     for item, digest in zip(found.items, _digests(found, root), strict=True):
         groups[digest].append(item)
     gone = set()
     for copies in groups.values():
-        labels = {str(_class(item)) for item in copies if item.get("label") is not None}
+        labels, masks = (
+            {_comparable(item[key], root) for item in copies if item.get(key) is not None} if len(copies) > 1 else set()
+            for key in FLAGS
+        )
         keep = next((item for item in copies if item.get("label") is not None), copies[0])
         reason = "exact copy of another image"
         if len(labels) > 1:
             keep, reason = {}, "exact copies with different labels"
-        if mask := next((item["mask"] for item in copies if item.get("mask") is not None), None):
+        if len(masks) > 1:
+            found.add("noted", "exact copies with different masks, of which none is used", *(i["id"] for i in copies))
+            keep.pop("mask", None)
+        elif mask := next((item["mask"] for item in copies if item.get("mask") is not None), None):
             keep.setdefault("mask", mask)
         for item in copies:
             if item is not keep:
                 found.add("dropped", reason, item["id"])
                 gone.add(item["id"])
     found.items = [item for item in found.items if item["id"] not in gone]
+
+
+def _comparable(label: Any, root: Path) -> str:
+    """A label as a text, a mask by the content of its file."""
+    path = root / label if isinstance(label, str) else None
+    return str(label) if path is None else sha256(path) if path.is_file() else str(path)
 
 
 def _digests(found: Found, root: Path) -> Iterator[str]:
@@ -693,7 +607,7 @@ def _class(item: Item) -> int | list[int]:
     return 0 if isinstance(label, str) else label
 
 
-def _one_against_rest(found: Found, positive: str, names: Sequence[str] | None) -> None:
+def _one_against_rest(found: Found, positive: str, names: Sequence[str]) -> None:
     """Class 1 for `positive`, 0 for every other; of multi-hot labels, that finding, without those unknown."""
     if any(isinstance(item.get("label"), str) for item in found.items):
         raise ValueError("the labels are masks, and `positive` is for classes of images; leave one of them out.")

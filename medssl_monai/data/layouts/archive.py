@@ -7,7 +7,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from medssl_monai.data.layouts.base import Found, Names, Request, first, natural
+from medssl_monai.data.layouts.base import Found, Request, first, natural
 from medssl_monai.data.layouts.table import holds_paths, join
 from medssl_monai.tables import Table
 
@@ -47,4 +47,4 @@ def read(request: Request) -> Found:
                 shutil.copyfileobj(member, file)
     label = "" if request.label_column == "label" and "label" not in table.header else request.label_column
     request = replace(request, out_dir=root, label_column=label)
-    return join(table, root, files, request, Names(True, request.names.key_file))
+    return join(table, root, files, request, replace(request.names, clear=True))

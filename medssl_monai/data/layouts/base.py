@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_monai.data.datalist import Item, Key
+from medssl_monai.data.patients import as_written, same_patient
 from medssl_monai.data.pseudonym import load_key, pseudonym
+from medssl_monai.options import Options
 
 Array = NDArray[Any]
 Findings = dict[str, list[str]]
@@ -25,24 +27,33 @@ SECTION_NAMES = {
     **{"train": "training", "training": "training", "test": "testing", "testing": "testing"},
     **{"val": "validation", "valid": "validation", "validation": "validation"},
 }
+CONTRADICTION = "\0"
+"""In place of a cell: rows of one image contradict each other there."""
 EMPTY = {"", "na", "n/a", "nan", "none", "null", "?"}
 """Cells that say nothing, in lower case."""
 SUFFIX = re.compile(r"\.(png|jpe?g|dcm|dicom|ima|nii|nii\.gz)$", re.IGNORECASE)
 KERMANY = re.compile(r"(?P<patient>person\d+|(?:NORMAL2-)?IM-\d+)[_-]")
 EACH_ITS_OWN = "every file its own: nothing keeps images of one patient in one section"
-Policy = Literal["ignore", "zero", "one"]
 
 
+@dataclass
 class Names:
     """Ids and groups in place of what may name a person.
 
     Args:
         clear: keep paths and the groups of tables as they are, for images that are public anyway.
         key_file: see `medssl_monai.data.pseudonym.load_key`.
+        as_written: groups whose names differ in case, blanks, ``^`` or leading zeros are not one.
+
+    Attributes:
+        spellings: how each group was written, in the order in which the spellings came.
     """
 
-    def __init__(self, clear: bool = False, key_file: str | Path | None = None) -> None:
-        self.clear, self.key_file = clear, key_file
+    clear: bool = False
+    key_file: str | Path | None = None
+    as_written: bool = False
+    spellings: dict[str, dict[str, None]] = field(default_factory=dict)
+    _names: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> bytes:
@@ -54,36 +65,28 @@ class Names:
         return path if self.clear else pseudonym(self.key, "file", uid or path)
 
     def group(self, text: str) -> str:
-        """Group of a cell in a table."""
-        return text if self.clear else self.patient(text)
+        """Group of a cell in a table: the same for all spellings of one patient, and for DICOM files of theirs."""
+        return self._group(text, self.clear)
 
     def patient(self, patient_id: str) -> str:
-        """Group of a DICOM PatientID; the same as for a table's cell with that text."""
-        return pseudonym(self.key, "patient", patient_id)
+        """Group of a DICOM PatientID, which is never shown."""
+        return self._group(patient_id, False)
+
+    def _group(self, text: str, shown: bool) -> str:
+        text = as_written(text)
+        key = text if self.as_written else same_patient(text)
+        if key not in self._names:
+            self._names[key] = text if shown else pseudonym(self.key, "patient", key)
+        self.spellings.setdefault(self._names[key], {})[text] = None
+        return self._names[key]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the caller said about the source; see `medssl_monai.data.prepare.prepare`. None: by layout."""
+class Request(Options):
+    """What the caller said, of which source, and where to write; a layout decides what they left open."""
 
     source: Path
     out_dir: Path
-    table: Path | None = None
-    image_column: str = "image"
-    label_column: str = "label"
-    id_column: str | None = None
-    group_column: str | None = None
-    split_column: str | None = None
-    masks: str | None = None
-    mask_classes: tuple[str, ...] = ()
-    class_folders: bool = False
-    ignore: tuple[str, ...] = ()
-    volumes: bool = False
-    classes: tuple[str, ...] = ()
-    uncertain: Policy = "ignore"
-    blank: Policy = "ignore"
-    label_list: str | None = None
-    keep_duplicates: bool = False
     names: Names = field(default_factory=Names)
 
     @property

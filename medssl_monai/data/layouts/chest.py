@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from medssl_monai.data.layouts.base import EMPTY, Found, Names, Request
+from medssl_monai.data.layouts.base import EMPTY, Found, Request
 from medssl_monai.data.layouts.files import image_files
 from medssl_monai.data.layouts.table import finding, join
 from medssl_monai.tables import Row, Table, header_of
@@ -167,7 +168,7 @@ def _join(
     plain = Request(
         request.source, request.out_dir, label_column=",".join(wanted), group_column="patient", classes=wanted
     )
-    found = join(table, request.source, files, plain, Names(clear=True))
+    found = join(table, request.source, files, plain, replace(request.names, clear=True))
     for item in found.items:
         if set(item["label"]) == {-1}:
             del item["label"]

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from medssl_monai.data.layouts.base import Found, Names, Request
+from medssl_monai.data.layouts.base import Found, Request
 from medssl_monai.data.layouts.table import join
 from medssl_monai.tables import Table
 
@@ -35,7 +35,7 @@ def read(request: Request) -> Found:
     root = path.parent
     files = [name for pair in clean for name in pair if (root / name).is_file()]
     whole = replace(request, masks="mask", volumes=True, classes=request.classes or classes)
-    found = join(table, root, files, whole, Names(True, request.names.key_file))
+    found = join(table, root, files, whole, replace(request.names, clear=True))
     if content.get("test"):
         found.add("dropped", "test image of the publisher, without a mask", f"{len(content['test'])} images")
     return found

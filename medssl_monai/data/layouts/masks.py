@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
-from medssl_monai.data.layouts.base import SUFFIX, Found, Request, relative
+from medssl_monai.data.layouts.base import CONTRADICTION, EMPTY, Found, Request, natural, relative
+from medssl_monai.data.layouts.files import image_files
+from medssl_monai.data.layouts.paths import Parts, Paths, pairs, parts_of, shared, stem
 from medssl_monai.data.load_mask import elsewhere
 from medssl_monai.data.mask_files import to_image_axes
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
-from medssl_monai.tables import Table
+from medssl_monai.tables import Row, Table
 from medssl_monai.transforms.masks import UNLABELED
+
+Place = tuple[str, int | None]
+"""Name of an image or volume, and the slice, where a row is of one."""
 
 
 class MaskFinder:
-    """The mask of each image.
+    """The masks of images; one file is the mask of one image.
 
     Args:
         root: folder of the files.
-        masks: a column of the table with paths, a folder below `root` with files named as the images are, or what
-            ends the names of masks (``_seg`` for ``case1_seg.nii.gz`` beside ``case1.nii.gz``); None: no masks.
+        masks: a column of the table with paths, a folder of files named as the images are, below `root` or beside it,
+            or what ends or begins the names of masks (``_seg`` for ``case1_seg.nii.gz`` beside ``case1.nii.gz``); None:
+            no masks.
         table: the table.
         files: relative paths of images and masks.
 
@@ -30,42 +37,103 @@ class MaskFinder:
         files: which of the files are masks.
 
     Raises:
-        ValueError: if `masks` is none of the three.
+        ValueError: if `masks` is none of these.
     """
 
     def __init__(self, root: Path, masks: str | None, table: Table, files: Sequence[str]) -> None:
         self.root, self.column = root, masks if masks is not None and masks in table.header else None
         self.files: set[str] = set()
-        self.by_stem: dict[str, list[str]] = defaultdict(list)
+        self.tree, self.names = root, list[str]()
+        self.affix: str | None = None
         if masks is None:
             return
-        there = set(files)
         if self.column:
-            self.files = {path for _, row in table.rows if (path := _tidy(row[masks])) in there}
+            self.paths = Paths(files, root)
+            self.files = {name for _, row in table.rows for name in self.paths.fitting(row[masks]) if row[masks]}
             return
-        if (root / masks).is_dir():
-            folder = masks.strip("/") + "/"
-            self.files = {name for name in files if name.startswith(folder)}
-            for name in self.files:
-                self.by_stem[PurePosixPath(_stem(name)).name].append(name)
+        if folder := next((path for path in (root / masks, Path(masks)) if path.is_dir()), None):
+            self._look_into(folder, files)
         else:
-            self.files = {name for name in files if _stem(name).endswith(masks)}
-            for name in self.files:
-                self.by_stem[_stem(name).removesuffix(masks)].append(name)
-        if not self.files:
+            ends = {name for name in files if stem(parts_of(name))[-1].endswith(masks)}
+            self.files = ends or {name for name in files if stem(parts_of(name))[-1].startswith(masks)}
+            self.affix, self.names = masks, sorted(self.files, key=natural)
+        if not self.names:
             raise ValueError(
-                f"`masks` {masks!r} is no column of the table, no folder of images below the source, and ends the name "
-                "of no file."
+                f"`masks` {masks!r} is no column of the table, no folder of images below the source or beside it, and "
+                "ends or begins the name of no file."
             )
 
-    def of(self, name: str, row: Mapping[str, str]) -> Path | None:
-        """Path of the mask of the image with this relative path and row."""
+    def _look_into(self, folder: Path, files: Sequence[str]) -> None:
+        """Take the masks of a tree below the source, or of one beside it."""
+        own, source = folder.resolve(), self.root.resolve()
+        if source.is_relative_to(own):
+            raise ValueError(
+                f"the folder of masks {folder} holds the images as well; name the one that has masks alone."
+            )
+        self.tree = folder
+        if own.is_relative_to(source):
+            below = f"{own.relative_to(source).as_posix()}/"
+            self.files = {name for name in files if name.startswith(below)}
+            self.names = [name.removeprefix(below) for name in sorted(self.files, key=natural)]
+        else:
+            self.names = image_files(folder)
+
+    def of(self, images: Sequence[str], rows: Mapping[Place, tuple[int, Row]], found: Found) -> dict[Place, Path]:
+        """The mask of each image or volume, or of a slice that has a row.
+
+        Args:
+            images: names of all images and volumes, also of those that cannot be used.
+            rows: the row of each, with its number.
+            found: takes down what fits none, or several.
+        """
         if self.column:
-            path = _tidy(row.get(self.column, ""))
-            return self.root / path if path else None
-        stem = _stem(name)
-        fits = self.by_stem.get(stem) or self.by_stem.get(PurePosixPath(stem).name) or []
-        return self.root / fits[0] if len(fits) == 1 else None
+            return self._of_rows(rows, found)
+        images = [name for name in images if parts_of(name)]  # the source itself, as a series, has no name
+        fits = pairs(images, self.names) if self.affix is None else self._beside(images)
+        result: dict[Place, Path] = {}
+        several = shared(fits)
+        for mask, names in several.items():
+            found.add(
+                "noted", "mask that would fit several images, and is given to none", f"{mask}: {', '.join(names)}"
+            )
+        for image, masks in fits.items():
+            if len(masks) > 1:
+                found.add("noted", "image that several masks fit, and which has none", f"{image}: {', '.join(masks)}")
+            elif masks[0] not in several:
+                result[image, None] = self.tree / masks[0]
+        known = {mask for masks in fits.values() for mask in masks}
+        found.add("noted", "mask that fits no image", *(name for name in self.names if name not in known))
+        return result
+
+    def _beside(self, images: Sequence[str]) -> dict[str, list[str]]:
+        """Masks that lie where their image does, and are called as it is, with an ending or a beginning."""
+        by_stem: dict[Parts, list[str]] = defaultdict(list)
+        affix = str(self.affix)
+        for name in self.names:
+            *folders, last = stem(parts_of(name))
+            last = last.removesuffix(affix) if last.endswith(affix) else last.removeprefix(affix)
+            by_stem[(*folders, last)].append(name)
+        return {name: masks for name in images if (masks := by_stem.get(stem(parts_of(name)), []))}
+
+    def _of_rows(self, rows: Mapping[Place, tuple[int, Row]], found: Found) -> dict[Place, Path]:
+        users: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        result: dict[Place, Path] = {}
+        for place, (number, row) in rows.items():
+            text = row[str(self.column)]
+            if text.lower() in EMPTY or text == CONTRADICTION:
+                continue
+            there = self.paths.fitting(text)
+            if len(there) > 1:
+                found.add("noted", "mask that fits several files, and is not used", f"row {number}: {', '.join(there)}")
+                continue
+            path = self.root / (there[0] if there else Path(*parts_of(text)) if not text.startswith("/") else text)
+            users[os.path.realpath(path)][place[0]].append(number)
+            result[place] = path
+        for names in [names for names in users.values() if len(names) > 1]:
+            numbers = ", ".join(str(number) for of_image in names.values() for number in of_image)
+            found.add("noted", "mask that several images have, and is given to none", f"rows {numbers}")
+            result = {place: path for place, path in result.items() if place[0] not in names}
+        return result
 
 
 def read_masks(found: Found, request: Request) -> None:
@@ -82,6 +150,7 @@ def read_masks(found: Found, request: Request) -> None:
     values: set[int] = set()
     problems: dict[str, str | None] = {}
     blank: dict[str, set[int]] = {}
+    users = Counter(item[key] for item in found.items if "slice" in item and item.get(key) is not None)
     for item in found.items:
         path = item.get(key)
         if path is None:
@@ -90,7 +159,7 @@ def read_masks(found: Found, request: Request) -> None:
         if path not in problems:
             slices = found.copies.get(item["image"])
             image = slices[0] if slices else request.out_dir / item["image"]
-            check = _check(image, Path(path), "slice" in item, len(classes), whole=not slices)
+            check = _check(image, Path(path), users[path] == 1, len(classes), whole=not slices)
             problems[path], held, blank[path] = check
             values.update(held)
         if problems[path]:
@@ -130,7 +199,7 @@ def _check(
     Args:
         image: path of the image.
         mask: its mask.
-        one_slice: the mask may be that of one slice of the image.
+        one_slice: the mask may be that of one slice of the image, as no other slice has it.
         classes: how many there are; 0: not known.
         whole: or `image` is the first slice of a series that is still to be put together, which tells its axes.
     """
@@ -159,11 +228,3 @@ def _check(
         return f"with values that are none of the {classes} classes", [], set()
     unknown = np.isin(pixels, [-1, classes] if classes else [-1]).all(axis=(0, 1, 2))  # of each slice of a volume
     return None, [int(value) for value in values], set(np.flatnonzero(unknown).tolist()) if unknown.ndim else set()
-
-
-def _stem(name: str) -> str:
-    return SUFFIX.sub("", name)
-
-
-def _tidy(path: str) -> str:
-    return path.replace("\\", "/").removeprefix("./")

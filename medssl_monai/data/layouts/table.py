@@ -6,26 +6,30 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.layouts.base import (
+    CONTRADICTION,
     EMPTY,
     SECTION_NAMES,
     SUFFIX,
     Found,
     Names,
-    Policy,
     Request,
     first,
     natural,
     relative,
 )
 from medssl_monai.data.layouts.files import Unit, find_units
-from medssl_monai.data.layouts.masks import MaskFinder, read_masks
+from medssl_monai.data.layouts.forms import check_dates, check_labels, check_rows
+from medssl_monai.data.layouts.masks import MaskFinder, Place, read_masks
+from medssl_monai.data.layouts.paths import Paths
+from medssl_monai.data.patients import same_patient
+from medssl_monai.names import find, fold, problem_of
+from medssl_monai.options import Policy
 from medssl_monai.tables import Row, Table
 
-CONTRADICTION = "\0"
 POLICIES = {"ignore": -1, "zero": 0, "one": 1}
 
 
@@ -42,11 +46,11 @@ class Columns:
     slice: str | None = None
 
     @classmethod
-    def of(cls, table: Table, request: Request) -> Columns:
-        """What the caller named, and where they named nothing, what the header suggests.
+    def of(cls, table: Table, request: Request, found: Found) -> Columns:
+        """What the caller named, and where they named nothing, what the header suggests and the cells bear out.
 
         Raises:
-            ValueError: if a column that was named is not there.
+            ValueError: if a column that was named is not there, or one that was not holds what its name says by half.
         """
         labels = tuple(part.strip() for part in request.label_column.split(",")) if request.label_column else ()
         if request.mask_key == "mask":
@@ -56,12 +60,13 @@ class Columns:
         image = request.image_column
         if image == "image" and image not in table.header:
             image = first(table.header, "file", "path", "filename") or image
+        group = first(table.header, "patient", "patient_id", "patientid", "lesion_id", "group")
         columns = cls(
             image,
             labels,
-            request.id_column or first(table.header, "id"),
-            request.group_column or first(table.header, "patient", "patient_id", "patientid", "lesion_id", "group"),
-            request.split_column or first(table.header, "split"),
+            request.id_column or _if_ids(table, first(table.header, "id"), found),
+            request.group_column or group,
+            request.split_column or _if_sections(table, first(table.header, "split"), found),
             first(table.header, "label_name") if labels == ("label",) else None,
             first(table.header, "slice"),
         )
@@ -70,6 +75,31 @@ class Columns:
         if missing:
             raise ValueError(f"the table has no column {missing[0]!r}, only {table.header}; say which one is meant.")
         return columns
+
+
+def _if_ids(table: Table, column: str | None, found: Found) -> str | None:
+    """The column, if its cells are unique names; it happens to be called so otherwise."""
+    cells = [row[column] for _, row in table.rows] if column else []
+    if column and (len(set(cells)) < len(cells) or any(cell.lower() in EMPTY or problem_of(cell) for cell in cells)):
+        found.add("noted", "column whose cells are no unique names, and which is not used; --id_column uses it", column)
+        return None
+    return column
+
+
+def _if_sections(table: Table, column: str | None, found: Found) -> str | None:
+    """The column, if its cells name sections; it happens to be called so if none does."""
+    cells = [(number, row[column]) for number, row in table.rows if row[column].lower() not in EMPTY] if column else []
+    odd = [(number, cell) for number, cell in cells if cell.lower() not in SECTION_NAMES]
+    if column and len(odd) == len(cells):
+        found.add("noted", "column that names no sections, and is not used; --split_column uses it", column)
+        return None
+    if odd:
+        raise ValueError(
+            f"the column {column!r} names sections, and in row {odd[0][0]} holds {odd[0][1]!r}, which is neither "
+            f"train, val nor test ({len(odd)} of {len(cells)} rows); mend it, or use it as it is with `split_column`, "
+            "which leaves such rows out."
+        )
+    return column
 
 
 def join(table: Table, root: Path, files: Sequence[str], request: Request, names: Names) -> Found:
@@ -87,23 +117,28 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
     """
     if request.masks is None and not request.mask_classes and holds_paths(table, request.label_column):
         request = replace(request, masks=request.label_column)
-    columns = Columns.of(table, request) if table.header else Columns(request.image_column)
+    found = Found()
+    columns = Columns.of(table, request, found) if table.header else Columns(request.image_column)
     if not table.header and any((request.id_column, request.group_column, request.split_column)):
         raise ValueError(f"there is no CSV file in {root} for the columns that were named; pass one as `table`.")
-    found = Found()
     found.add("dropped", "row with another number of cells than the header, or an open quote", *_rows(table.bad))
     masks = MaskFinder(root, request.masks, table, files)
     images = [name for name in files if name not in masks.files]
-    paths = _Paths(images)
+    paths = Paths(images, root)
     named = {fits[0] for _, row in table.rows if len(fits := paths.fitting(row[columns.image])) == 1}
     units, alias = find_units(
         root, images, request.out_dir, names, request.volumes, named, found, request.keep_duplicates
     )
     refused = [Path(bad["image"]).relative_to(root).as_posix() for bad in found.quarantine]
-    rows = _match(table, [*images, *refused], units, alias, columns, found)
-    labeler = _Labeler([row for _, row in rows.values()], columns, request)
+    rows = _match(table, Paths([*images, *refused, *(unit.name for unit in units)], root), units, alias, columns, found)
+    check_rows(table, found, [root / name for name in images], columns.image, root)
+    labels = [row for _, row in rows.values()]
+    check_labels(labels, columns.labels, request, found)
+    labeler = _Labeler(labels, columns, request)
     found.classes = labeler.classes
+    mask_of = masks.of([*(unit.name for unit in units), *refused], rows, found)
     if columns.group:
+        check_dates(table, columns.group, found)
         units = [_with_group(unit, rows, columns.group, found, names) for unit in units]
     for unit in units:
         for item in unit.items(request.out_dir):
@@ -113,7 +148,7 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
                 continue
             if request.masks is not None:
                 item.pop(request.mask_key, None)  # a class, where the masks are the labels
-            if mask := masks.of(unit.name, row):
+            if mask := mask_of.get(own) or mask_of.get((unit.name, None)):
                 item[request.mask_key] = str(mask)  # replaced or taken away below
             found.items.append(item)
         if unit.copies:
@@ -143,39 +178,17 @@ def _refuse_paths(table: Table, labels: Sequence[str]) -> None:
         )
 
 
-class _Paths:
-    """Paths, to be found by as much of their end as is unique, whatever the suffix."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.exact = set(names)
-        self.by_name: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
-        for name in sorted(self.exact):
-            parts = PurePosixPath(SUFFIX.sub("", name)).parts
-            self.by_name[parts[-1] if parts else ""].append((parts, name))
-
-    def fitting(self, text: str) -> list[str]:
-        value = text.replace("\\", "/").removeprefix("./")
-        if value.rstrip("/") in self.exact:
-            return [value.rstrip("/")]
-        wanted = PurePosixPath(SUFFIX.sub("", value)).parts or ("",)
-        return [
-            name
-            for parts, name in self.by_name[wanted[-1]]
-            if all(a == b for a, b in zip(parts[::-1], wanted[::-1], strict=False))
-        ]
-
-
 def _rows(numbers: Iterable[int]) -> list[str]:
     return [f"row {number}" for number in numbers]
 
 
 def _match(
-    table: Table, files: Sequence[str], units: Sequence[Unit], alias: dict[str, str], columns: Columns, found: Found
-) -> dict[tuple[str, int | None], tuple[int, Row]]:
+    table: Table, paths: Paths, units: Sequence[Unit], alias: dict[str, str], columns: Columns, found: Found
+) -> dict[Place, tuple[int, Row]]:
     """The row of each unit or slice, with its line number; rows without a file and contradicting ones are reported."""
-    there = {unit.name for unit in units}
-    paths = _Paths([*files, *there])
-    rows: dict[tuple[str, int | None], tuple[int, Row]] = {}
+    slices = {unit.name: unit.slices for unit in units}
+    rows: dict[Place, tuple[int, Row]] = {}
+    by_name: dict[Place, list[int]] = defaultdict(list)
     for number, row in table.rows:
         fits = paths.fitting(row[columns.image])
         if len(fits) != 1:
@@ -183,7 +196,7 @@ def _match(
             found.add("dropped", reason, f"row {number}")
             continue
         name = alias.get(fits[0], fits[0])
-        if name not in there:
+        if name not in slices:
             found.add("dropped", "row whose file cannot be used", f"row {number}")
             continue
         if fits[0] in alias and fits[0] != name:
@@ -192,13 +205,23 @@ def _match(
                 "row that names one file of a series or a copy, and stands for the image itself",
                 f"row {number}",
             )
-        text = _tidy(row[columns.slice]) if columns.slice else ""
+        text = _tidy(row[columns.slice]) if columns.slice and slices[name] else ""
         if text and not text.isdecimal():
             found.add("dropped", "row whose slice is no number from 0", f"row {number}")
             continue
-        start, known = rows.setdefault((name, int(text) if text else None), (number, dict(row)))
+        if text and int(text) >= (slices[name] or 0):
+            found.add("dropped", "row whose slice the volume does not have", f"row {number}")
+            continue
+        place = (name, int(text) if text else None)
+        start, known = rows.setdefault(place, (number, dict(row)))
+        if paths.is_bare(row[columns.image], fits[0]):
+            by_name[place].append(number)
         if start != number:
             _merge(known, row, columns, f"rows {start} and {number}", found)
+    for place, numbers in by_name.items():
+        if len(numbers) > 1 and CONTRADICTION in rows[place][1].values():
+            found.add("dropped", "row with a file name alone, which others have too", *_rows(numbers))
+            del rows[place]
     return rows
 
 
@@ -206,7 +229,8 @@ def _merge(known: Row, row: Row, columns: Columns, where: str, found: Found) -> 
     """Take over a second row of the same file."""
     kinds = [*(("label", name) for name in columns.labels), ("id", columns.id), ("group", columns.group)]
     for kind, column in [*kinds, ("split", columns.split)]:
-        if not column or row[column] == known[column]:
+        same = {"label": lambda text: fold(_tidy(text)), "group": same_patient}.get(kind, str)
+        if not column or same(row[column]) == same(known[column]):
             continue
         if kind == "label" and EMPTY.issuperset({known[column].lower()}) and known[column] != CONTRADICTION:
             known[column] = row[column]
@@ -215,9 +239,7 @@ def _merge(known: Row, row: Row, columns: Columns, where: str, found: Found) -> 
             known[column] = CONTRADICTION
 
 
-def _with_group(
-    unit: Unit, rows: dict[tuple[str, int | None], tuple[int, Row]], column: str, found: Found, names: Names
-) -> Unit:
+def _with_group(unit: Unit, rows: dict[Place, tuple[int, Row]], column: str, found: Found, names: Names) -> Unit:
     """The unit with the group of its rows, so that slices without a row stay with the others."""
     if unit.slices is None:
         return unit
@@ -298,8 +320,8 @@ class _Labeler:
                 return None, "finding that is neither 1, 0, -1 nor blank"
             return [value for value in values if value is not None], None
         text = _tidy(row[self.columns.labels[0]])
-        if text in self.index:
-            return self.index[text], None
+        if (name := find(text, self.index)) is not None:
+            return self.index[name], None
         if text == CONTRADICTION:
             return None, None
         return None, "no label" if text.lower() in EMPTY else "label that is no class"
@@ -313,7 +335,7 @@ def finding(text: str, uncertain: Policy, blank: Policy) -> int | None:
         uncertain: what -1 counts as.
         blank: what an empty cell counts as.
     """
-    tidy = re.sub(r"^(-?\d+)\.0+$", r"\1", text.strip())
+    tidy = _tidy(text.strip())
     if tidy.lower() in EMPTY or tidy == CONTRADICTION:
         return POLICIES[blank]
     return {"1": 1, "0": 0, "-1": POLICIES[uncertain]}.get(tidy)
@@ -340,4 +362,4 @@ def _classes(rows: Sequence[Row], columns: Columns, given: tuple[str, ...]) -> t
 
 def _tidy(text: str) -> str:
     """``1`` for the ``1.0`` that a table with empty cells is often saved with."""
-    return re.sub(r"^(\d+)\.0+$", r"\1", text)
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)

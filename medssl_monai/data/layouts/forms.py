@@ -1,0 +1,141 @@
+"""Tables that say something else than a label in a row for an image: recognised and refused, never read by half."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from medssl_monai.data.dicom import identifiers
+from medssl_monai.data.layouts.base import CONTRADICTION, EMPTY, Found, Request
+from medssl_monai.data.patients import looks_like_date, same_patient
+from medssl_monai.data.reader import image_format
+from medssl_monai.tables import Row, Table
+
+FRACTION = re.compile(r"-?\d*[.,]\d*[1-9]\d*([eE][+-]?\d+)?|-?\d+(\.\d*)?[eE]-\d+", re.ASCII)
+WHOLE = re.compile(r"-?\d+(\.0+)?", re.ASCII)
+FINDING = re.compile(r"[01](\.0+)?|-1(\.0+)?", re.ASCII)
+SEPARATORS = "|;\n"
+"""Between values, whatever they are; other signs only where what they separate stands alone elsewhere."""
+DOUBTFUL = ",/+&"
+SAMPLE = 200
+
+
+def check_rows(table: Table, found: Found, files: Sequence[Path], column: str, root: Path) -> None:
+    """Refuse a table of which no row names a file.
+
+    Raises:
+        ValueError: with what the column holds instead, if the headers of DICOM files tell.
+    """
+    lost = sum(len(found.dropped.get(f"row {why}", ())) for why in ("whose file is missing", "that fits several files"))
+    if not files or not table.rows or lost < len(table.rows):
+        return
+    cells = {same_patient(row[column]): row[column] for _, row in table.rows}
+    example = next(iter(cells.values()))
+    known: Counter[str] = Counter()
+    for path in [path for path in files if image_format(path) == "DICOM"][:SAMPLE]:
+        known.update(name for name, value in identifiers(path).items() if same_patient(value) in cells)
+    held = f"a {known.most_common(1)[0][0]} of DICOM files" if known else "which is the path of no file"
+    raise ValueError(
+        f"none of the {len(table.rows)} rows names a file below {root}: the column {column!r} holds {example!r}, "
+        f"{held}; it must hold the path of the file, or of any file of the series, from there. Add a column of paths, "
+        "or name the one that has them with `image_column`."
+    )
+
+
+def check_labels(rows: Sequence[Row], columns: Sequence[str], request: Request, found: Found) -> None:
+    """Refuse labels that are not one class per image, or 1, 0, -1 or nothing per finding.
+
+    Args:
+        rows: of the images, merged where several were of one.
+        columns: of the labels; several are findings.
+        request: names classes, perhaps.
+        found: takes down columns that exclude each other.
+
+    Raises:
+        ValueError: with the column, an example, and how to mend the table.
+    """
+    torn = sum(any(row[column] == CONTRADICTION for column in columns) for row in rows)
+    if _is_common(torn, len(rows)):
+        raise ValueError(
+            f"{torn} of {len(rows)} images have several rows with different labels in the column {', '.join(columns)}: "
+            "a row for each finding or reader. One row per image is read: give every finding a column with 1, 0 or -1, "
+            "or decide which row counts."
+        )
+    if len(columns) > 1:
+        _check_findings(rows, columns, found)
+    elif columns:
+        texts = [row[columns[0]] for row in rows if row[columns[0]] != CONTRADICTION]
+        _check_classes([text for text in texts if text.lower() not in EMPTY], columns[0], request.classes)
+
+
+def check_dates(table: Table, column: str, found: Found) -> None:
+    """Take down groups that a spreadsheet has turned into dates."""
+    dates = [f"row {number}" for number, row in table.rows if looks_like_date(row[column])]
+    found.add("noted", "group that looks like a date, as spreadsheets make of numbers", *dates)
+
+
+def _check_findings(rows: Sequence[Row], columns: Sequence[str], found: Found) -> None:
+    cells = [(row[column], column) for row in rows for column in columns]
+    odd = [(text, column) for text, column in cells if not FINDING.fullmatch(text) and text.lower() not in EMPTY]
+    odd = [(text, column) for text, column in odd if text != CONTRADICTION]
+    if fraction := next((pair for pair in odd if FRACTION.fullmatch(pair[0])), None):
+        _refuse_fraction(*fraction)
+    if _is_common(len(odd), len(rows)):
+        text, column = odd[0]
+        raise ValueError(
+            f"{len(odd)} cells of the findings are neither 1, 0, -1 nor empty, such as {text!r} in the column "
+            f"{column!r}; write them so."
+        )
+    marks = [[row[column].partition(".")[0] for column in columns] for row in rows]
+    exclusive = all(row.count("1") == 1 and row.count("0") == len(row) - 1 for row in marks)
+    if len({row.index("1") for row in marks if exclusive}) > 1:
+        found.add("noted", "column of which exactly one is 1 in each row (one-hot), read as a finding", *columns)
+
+
+def _check_classes(texts: Sequence[str], column: str, classes: Sequence[str]) -> None:
+    """Refuse what is no class, unless it is named as one."""
+    unknown = [text for text in texts if text not in classes]
+    for text in unknown:
+        if FRACTION.fullmatch(text):
+            _refuse_fraction(text, column)
+    alone = set(texts)
+    for text in unknown:
+        marks = [sign for sign in SEPARATORS if sign in text]
+        marks += [
+            sign for sign in DOUBTFUL if alone.issuperset(part.strip() for part in text.split(sign)) and sign in text
+        ]
+        if marks:
+            raise ValueError(
+                f"the column {column!r} holds several values per image, such as {text!r} with {marks[0]!r} between "
+                "them; one class per image is read: give every finding a column with 1, 0 or -1, or name such classes "
+                "as they are with `classes`."
+            )
+    if classes:
+        return
+    distinct = set(texts)
+    if len(distinct) > max(20, len(texts) / 2):
+        raise ValueError(
+            f"the column {column!r} holds {len(distinct)} different texts in {len(texts)} rows, such as {texts[0]!r}, "
+            "and classes are few; name their column with `label_column`, or the classes with `classes`."
+        )
+    slips = [text for text in texts if not WHOLE.fullmatch(text)]
+    if len(slips) < len(texts) / 2 and _is_common(len(slips), len(texts)):
+        raise ValueError(
+            f"of {len(texts)} labels in the column {column!r} {len(slips)} are no numbers and the others are, such as "
+            f"{slips[0]!r}; write all in one way, or name the classes with `classes`."
+        )
+
+
+def _refuse_fraction(text: str, column: str) -> NoReturn:
+    raise ValueError(
+        f"the column {column!r} holds numbers such as {text!r}: probabilities or measurements are no labels; decide "
+        "from which value on an image counts, and write 1 or 0, or name such classes as they are with `classes`."
+    )
+
+
+def _is_common(count: int, total: int) -> bool:
+    """Whether something is the form of a table, and no slip in a row of it."""
+    return count > 1 and 50 * count >= total
