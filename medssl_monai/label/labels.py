@@ -286,16 +286,21 @@ def _from_nrrd(
     except RuntimeError:
         raise ValueError("the file cannot be read as NRRD; save it anew, or as .nii.gz.") from None
     tags = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
-    own = [
-        {
-            "name": tags[f"Segment{n}_Name"],
-            "idx": int(tags.get(f"Segment{n}_LabelValue", 1)),  # an old file says neither: each has a layer of ones
-            "layer": int(tags.get(f"Segment{n}_Layer", n)),
-        }
-        for n in range(len(tags))
-        if f"Segment{n}_Name" in tags
-    ]
     mask, count = sitk.GetArrayFromImage(image), image.GetNumberOfComponentsPerPixel()
+    try:
+        own = [
+            {
+                "name": tags[f"Segment{n}_Name"],
+                "idx": int(tags.get(f"Segment{n}_LabelValue", 1)),  # an old file says neither: each has a layer of ones
+                "layer": int(tags.get(f"Segment{n}_Layer", n)),
+            }
+            for n in range(len(tags))
+            if f"Segment{n}_Name" in tags
+        ]
+    except ValueError:
+        raise ValueError("the file numbers its segments or layers by something else; save it anew.") from None
+    if lost := [segment["layer"] for segment in own if count > 1 and not 0 <= segment["layer"] < count]:
+        raise ValueError(f"the file names the layer {lost[0]}, and has {count}; save it anew.")
     if count > 1 and not own:
         raise ValueError(f"the file has {count} components and names no segments; save a labelmap.")
     if count > 1:

@@ -16,6 +16,7 @@ import pydicom
 
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.dicom import find_series
+from medssl_monai.data.patients import same_patient
 from medssl_monai.data.prepare import is_synthetic
 from medssl_monai.data.pseudonym import load_key, pseudonym
 from medssl_monai.data.reader import count_slices, image_format
@@ -192,7 +193,7 @@ def _groups(store: Any, paths: Mapping[str, Path]) -> dict[str, str]:
     """Whom an image is of: the patient, as a DICOMweb server or the DICOM file says, or else itself."""
     groups = {}
     for name, path in paths.items():
-        patient = store.get_image_info(name).get("PatientID") or _patient(path)
+        patient = same_patient(str(store.get_image_info(name).get("PatientID") or _patient(path)))
         groups[name] = f"patient {patient}" if patient else f"image {name}"
     return groups
 

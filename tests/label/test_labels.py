@@ -399,6 +399,20 @@ class TestNrrd:
         ):
             settle(file, volume)
 
+    @pytest.mark.parametrize(
+        ("fields", "told"),
+        [
+            ({"Layer": "9"}, "the layer 9, and has 2"),
+            ({"Layer": "-1"}, "the layer -1"),
+            ({"LabelValue": "$x"}, "numbers"),
+        ],
+    )
+    def test_segments_that_are_not_in_the_file(self, tmp_path, volume, mask, settle, fields, told):
+        segments = [{**self.LAYERS[0], **fields}, self.LAYERS[1]]
+        file = save_layers(tmp_path / "m.seg.nrrd", np.stack([mask == 1, mask == 2]), volume, segments)
+        with pytest.raises(ValueError, match=told):
+            settle(file, volume)
+
     def test_a_voxel_of_a_layer_that_no_segment_has(self, tmp_path, volume, mask, settle):
         layers = np.stack([mask == 1, 3 * (mask == 2)])
         with pytest.raises(ValueError, match="2 voxels are of no segment"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medssl_monai.data.phantom.files import write_dicom
-from medssl_monai.label.studies import label_files, read_studies
+from medssl_monai.label.studies import incomplete, label_files, read_studies
 
 
 class Store:
@@ -226,6 +226,38 @@ class TestSlices:
         assert list(by_id(read_studies(store, bundle, 0.0).train)) == ["p", "v", "w"]
 
 
+class TestSeries:
+    @pytest.fixture
+    def paths(self, tmp_path):
+        """A series of six slices as single files, and one of four in two folders."""
+        found = {}
+        for number in range(10):
+            folder = tmp_path if number < 6 else tmp_path / f"half{number % 2}"
+            place = {"ImagePositionPatient": [0, 0, 2 * number], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+            header = {"SeriesDescription": "one" if number < 6 else "two", "PixelSpacing": [1, 1], **place}
+            file = save_slice(folder / f"{number}.dcm", "P", number, **header)
+            found |= {str(number): file} if number < 6 else {folder.name: folder}
+        return found | {"picture": save_png(tmp_path / "picture.png")}
+
+    def test_single_slices_are_no_volumes(self, paths):
+        assert incomplete(paths, True).keys() == paths.keys() - {"picture"}
+        assert "a part of a series of 6 slices that lies in 6 studies" in incomplete(paths, True)["0"]
+
+    def test_single_slices_are_images(self, paths):
+        assert incomplete(paths, False).keys() == {"half0", "half1"}
+
+    def test_it_is_looked_up_anew_when_files_change(self, paths, tmp_path):
+        assert "half0" in incomplete(paths, False)
+        for file in (tmp_path / "half1").iterdir():
+            file.rename(tmp_path / "half0" / file.name)
+        assert incomplete(paths, False) == {}
+
+    def test_they_are_left_out_by_name(self, paths):
+        studies = read_studies(Store(paths), served("mask", dimensions=3), 0.0)
+        assert [item["id"] for item in studies.train] == ["picture"]
+        assert studies.refused.keys() == paths.keys() - {"picture"}
+
+
 class TestHeldOut:
     @pytest.fixture
     def twelve(self, tmp_path):
@@ -263,6 +295,12 @@ class TestHeldOut:
         groups = self.groups(store)
         assert groups["a"] == groups["b"]
         assert len({groups[name] for name in "abcdefgh"}) == 7
+
+    def test_spellings_of_one_patient(self, store):
+        spellings = ("007", "7", "7.0", " 7^", "1.10", "1.1")
+        store.infos = {name: {"PatientID": text} for name, text in zip("abcdef", spellings, strict=True)}
+        groups = self.groups(store)
+        assert len({groups[name] for name in "abcd"}) == 1 and len({groups[name] for name in "aef"}) == 3
 
     def test_a_file_without_a_patient_is_its_own(self, twelve, tmp_path):
         for number in (1, 2):
