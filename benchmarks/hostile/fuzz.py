@@ -51,19 +51,23 @@ def harm_of(number: int) -> Harm:
 
 
 def attempt(kind: Kind, number: int, seed: int, places: Places) -> tuple[list[Fault], dict[str, Any]]:
-    """Make and try one input."""
-    places.empty()
-    chance = Chance(f"{seed}/{kind.name}/{number}")
+    """Make and try one input; twice if it takes too long, since a busy machine may be the reason."""
 
     def make() -> Input:
-        tried = kind.make(chance, places, harm := harm_of(number))
+        chance, harm = Chance(f"{seed}/{kind.name}/{number}"), harm_of(number)
+        tried = kind.make(chance, places, harm)
         if tried.main is not None and harm == "spoiled" and chance.random() < 0.03:
             special(tried.main, chance, tried.what)
             for door in tried.doors:
                 door.expected = "truth" if kind.name == "cache" else "anything"
         return tried
 
-    return watch(make, places)
+    for last in (False, True):
+        places.empty()
+        faults, told = watch(make, places)
+        if last or not any(fault.fault == "hang" for fault in faults):
+            break
+    return faults, told
 
 
 def run_block(kind: Kind, start: int, end: int, seed: int, places: Places) -> dict[str, Any]:
