@@ -165,7 +165,7 @@ def frames_seeds() -> list[Slice]:
     ]
 
 
-def image_doors(path: Path, expected: Any, truth: Array | None, chance: Chance, harm: Harm) -> list[Door]:
+def image_doors(path: Path, expected: Any, truth: Array | None, chance: Chance) -> list[Door]:
     """The reader, the header alone, what inference finds; of some, `medssl prepare` with three sound images beside."""
     depth = truth.shape[3] if truth is not None and truth.ndim == 4 else None
     seen = None if truth is None else voxels(truth)
@@ -222,10 +222,10 @@ def of_files(name: str, seeds: Callable[[], list[Seed]], spoil: Spoil) -> Kind:
             content = spoil_bytes(content, chance, what)
         else:
             content = spoil(content, chance, what)
-        if chance.random() < 0.03:
+        if harm == "spoiled" and expected == "anything" and chance.random() < 0.03:
             path = path.with_name(chance.choice(["no suffix", "image.dcm", "image.png", "image.nii", "image.nii.gz"]))
         path.write_bytes(content)
-        return Input(image_doors(path, expected, truth, chance, harm), [seed.name, *what], path)
+        return Input(image_doors(path, expected, truth, chance), [seed.name, *what], path)
 
     return Kind(name, make)
 
@@ -240,7 +240,7 @@ def of_dicom(name: str, seeds: Callable[[], list[Slice]]) -> Kind:
             expected = "truth" if truth is not None else "refusal"
         elif harm == "spoiled" and chance.random() < 0.8:
             elements = spoil_elements(elements, chance, what)
-        content = dicom(elements, seed.syntax, preamble=chance.random() < 0.97)
+        content = dicom(elements, seed.syntax, preamble=harm != "spoiled" or chance.random() < 0.97)
         if harm == "spoiled" and (not what or chance.random() < 0.1):
             content = spoil_bytes(content, chance, what)
         elif harm == "same" and truth is not None:
@@ -248,7 +248,7 @@ def of_dicom(name: str, seeds: Callable[[], list[Slice]]) -> Kind:
             what.append("bytes: cut")
         path = places.source / seed.name
         path.write_bytes(content)
-        return Input(image_doors(path, expected, truth, chance, harm), [seed.name, *what], path)
+        return Input(image_doors(path, expected, truth, chance), [seed.name, *what], path)
 
     return Kind(name, make)
 
