@@ -118,7 +118,7 @@ def parse_json(content: bytes, name: str) -> Any:
         text = content.decode(json.detect_encoding(content))
     except UnicodeDecodeError:
         raise ValueError(f"{name} is not valid JSON: it is no text in UTF-8; save it as UTF-8.") from None
-    limits.check("max_values", sum(text.count(sign) for sign in ",[{"), name)
+    limits.check("max_values", sum(text.count(sign) for sign in ",:[{"), name)
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
