@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
+import re
 import secrets
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +24,8 @@ PRIVATE = 0o600
 """Files that name a person's images, or show them, are for their owner alone."""
 MODE_VARIABLE = "MEDSSL_FILE_MODE"
 """Environment variable with another mode for private files, octal, such as 640."""
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+"""Name of a file that `write_atomically` has not put in place yet."""
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], private: bool = True) -> None:
@@ -60,6 +65,14 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], priv
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the new files that writers left in a folder when they were killed; only for who alone writes there."""
+    for path in Path(folder).glob(".*.tmp"):
+        if LEFTOVER.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def private_mode() -> int:
@@ -150,6 +163,13 @@ def _finite(text: str) -> float:
     return value
 
 
+def set_aside(path: str | Path) -> Path:
+    """Rename a file that somebody may still need: ``q.csv`` becomes ``q.previous1.csv``, or the next that is free."""
+    path = Path(path)
+    kept = next(new for n in itertools.count(1) if not (new := path.with_suffix(f".previous{n}{path.suffix}")).exists())
+    return path.rename(kept)
+
+
 def save_tensors(path: str | Path, content: Any, private: bool = True) -> None:
     """`torch.save`, atomically."""
     write_atomically(path, lambda file: torch.save(content, file), private)
@@ -163,6 +183,10 @@ def load_tensors(path: str | Path) -> Any:
         ValueError: if the file is damaged or holds more than tensors and plain values.
     """
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch writes the checksums, and does not look at them
+                if (bad := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise

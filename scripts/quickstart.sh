@@ -38,7 +38,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-make_environment report
+make_environment
 # Two threads that wait for each other in a spin slow a busy machine down tenfold; let them sleep soon instead.
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-20000}"
 

@@ -14,6 +14,7 @@ from medssl_monai.files import (
     load_tensors,
     read_json,
     save_tensors,
+    set_aside,
     sha256,
     write_atomically,
     write_json,
@@ -97,6 +98,35 @@ def test_json_without_nan(tmp_path, value):
 def test_json_keeps_umlauts_readable(tmp_path):
     write_json(tmp_path / "a.json", {"class": "Wirbelkörper"})
     assert "Wirbelkörper" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_json_is_read_with_or_without_a_mark(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "Wirbelsäule", "parts": [1, {"x": None}]})
+    told = read_json(tmp_path / "a.json")
+    assert told == {"name": "Wirbelsäule", "parts": [1, {"x": None}]}
+    (tmp_path / "b.json").write_text(json.dumps(told), encoding="utf-8-sig")
+    assert read_json(tmp_path / "b.json") == told
+
+
+DAMAGED = ['{"a": {"b": 1, "b": 2}}', '{"a": Infinity}', "null", '"a"', "{]", '{"a":' * 50_000, "\0"]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
+def test_json_that_is_damaged_is_refused_by_name(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json"):
+        read_json(tmp_path / "a.json")
+
+
+def test_what_is_set_aside_replaces_nothing(tmp_path):
+    for content in "abc":
+        (tmp_path / "q.csv").write_text(content)
+        set_aside(tmp_path / "q.csv")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "q.previous1.csv": "a",
+        "q.previous2.csv": "b",
+        "q.previous3.csv": "c",
+    }
 
 
 def test_tensors_come_back(tmp_path):

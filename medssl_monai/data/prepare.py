@@ -303,25 +303,37 @@ def _why_empty(source: Path, found: Found) -> str:
 def _drop_copies(found: Found, root: Path) -> None:
     """Keep the first of equal images, or the first that has a label; of copies with different labels keep none.
 
-    A mask beside the label of any of them is a mask of the one that is kept.
+    A mask beside the label of any of them is a mask of the one that is kept; of different ones none is.
     """
     groups: dict[str, list[Item]] = defaultdict(list)
     for item, digest in zip(found.items, _digests(found, root), strict=True):
         groups[digest].append(item)
     gone = set()
     for copies in groups.values():
-        labels = {str(_class(item)) for item in copies if item.get("label") is not None}
+        labels, masks = (
+            {_comparable(item[key], root) for item in copies if item.get(key) is not None} if len(copies) > 1 else set()
+            for key in FLAGS
+        )
         keep = next((item for item in copies if item.get("label") is not None), copies[0])
         reason = "exact copy of another image"
         if len(labels) > 1:
             keep, reason = {}, "exact copies with different labels"
-        if mask := next((item["mask"] for item in copies if item.get("mask") is not None), None):
+        if len(masks) > 1:
+            found.add("noted", "exact copies with different masks, of which none is used", *(i["id"] for i in copies))
+            keep.pop("mask", None)
+        elif mask := next((item["mask"] for item in copies if item.get("mask") is not None), None):
             keep.setdefault("mask", mask)
         for item in copies:
             if item is not keep:
                 found.add("dropped", reason, item["id"])
                 gone.add(item["id"])
     found.items = [item for item in found.items if item["id"] not in gone]
+
+
+def _comparable(label: Any, root: Path) -> str:
+    """A label as a text, a mask by the content of its file."""
+    path = root / label if isinstance(label, str) else None
+    return str(label) if path is None else sha256(path) if path.is_file() else str(path)
 
 
 def _digests(found: Found, root: Path) -> Iterator[str]:

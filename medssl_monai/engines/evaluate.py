@@ -15,6 +15,7 @@ from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool, is_known
 from medssl_monai.engines.pool import as_whole, at_once, predict, weights_sha256
 from medssl_monai.files import write_json, write_text
+from medssl_monai.locks import holding
 from medssl_monai.losses.pseudo_label import Threshold, confident
 from medssl_monai.metrics.classification import evaluate_predictions
 from medssl_monai.metrics.segmentation import CaseScores, case_scores, class_names, evaluate_masks
@@ -137,11 +138,16 @@ def score_masks(
 def write_evaluation(
     path: str | Path, network: nn.Module, dataset: ImageDataset, pool: LabelPool, device: torch.device | str
 ) -> dict[str, Any]:
-    """`evaluate`, written as JSON; of masks with ``cases.csv`` beside it, see `write_cases`."""
-    figures, scores = _evaluate(network, dataset, pool, device)
-    write_json(path, figures)
-    if scores is not None:
-        write_cases(Path(path).with_name("cases.csv"), scores, dataset, pool.beside or pool)
+    """`evaluate`, written as JSON; of masks with ``cases.csv`` beside it, see `write_cases`.
+
+    Raises:
+        OSError: if a run is at work in that folder.
+    """
+    with holding(Path(path).parent):
+        figures, scores = _evaluate(network, dataset, pool, device)
+        write_json(path, figures)
+        if scores is not None:
+            write_cases(Path(path).with_name("cases.csv"), scores, dataset, pool.beside or pool)
     return figures
 
 

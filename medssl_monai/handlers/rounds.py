@@ -13,11 +13,12 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from medssl_monai.data.annotations import label_text
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import Label, LabelPool, label_text
+from medssl_monai.data.pool import Label, LabelPool
 from medssl_monai.distributed import is_first
 from medssl_monai.engines.evaluate import check_pseudo_labels, evaluate
-from medssl_monai.files import write_json, write_text
+from medssl_monai.files import read_json, write_json, write_text
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.metrics.classification import finding_figures
 from medssl_monai.names import check_classes
@@ -119,7 +120,7 @@ class RoundReport:
             ],
         }
         write_json(self.output_dir / "rounds" / f"round_{number:02d}.json", record)
-        self.pool.save(self.output_dir / "pool.json")
+        self.pool.save_over(self.output_dir / "pool.json")
 
     def finish(self, engine: Engine) -> None:
         """Log the table, and write it and the page."""
@@ -127,7 +128,7 @@ class RoundReport:
             return
         numbers = range(engine.state.epoch // self.every)
         paths = [self.output_dir / "rounds" / f"round_{number:02d}.json" for number in numbers]
-        rounds = [read_query(path) for path in paths if path.exists()]
+        rounds = [read_json(path) for path in paths if path.exists()]
         queries = [self.output_dir / "queries" / "cold_start.json"]
         queries += [self.output_dir / "queries" / f"round_{number:02d}.json" for number in numbers]
         write_report(

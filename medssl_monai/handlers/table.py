@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ignite.engine import Engine, Events
 
+from medssl_monai.data.annotations import label_text
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import label_text
 from medssl_monai.data.readable import ReadableImages
 from medssl_monai.files import write_text
 from medssl_monai.handlers.mask_writer import NOTE

@@ -14,8 +14,8 @@ import torch
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 
+from medssl_monai.data.annotations import label_text
 from medssl_monai.data.mask_files import to_file_axes, write_mask
-from medssl_monai.data.pool import label_text
 from medssl_monai.data.reader import count_slices, image_format
 from medssl_monai.engines.pool import part_for
 from medssl_monai.label.served import ServedBundle

@@ -11,10 +11,12 @@ import numpy as np
 from monai.utils import optional_import
 
 from medssl_monai.data import LoadMaskd
+from medssl_monai.data.annotations import parse_label
 from medssl_monai.data.dicom import Array
 from medssl_monai.data.mask_files import in_patient
-from medssl_monai.data.pool import NOTHING, Label, parse_label
+from medssl_monai.data.pool import Label
 from medssl_monai.data.reader import ClinicalReader, image_format
+from medssl_monai.names import NOTHING
 from medssl_monai.task import UNKNOWN, Task
 
 nib, _ = optional_import("nibabel")  # its functions are untyped
@@ -35,7 +37,7 @@ def read_class(file: str | Path, classes: Sequence[str], task: Task | None = Non
 
     The file is an object whose ``label`` is the name of the class or its index; or, for findings, a list of the names
     that are there (all others are absent), an object of names and ``true``, ``false`` or ``null`` for unknown, or a
-    text as `medssl_monai.data.pool.read_annotations` takes it (``effusion; ?mass``, ``none``).
+    text as `medssl_monai.data.annotations.parse_label` takes it (``effusion; ?mass``, ``none``).
 
     Args:
         file: to read.

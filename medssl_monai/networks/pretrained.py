@@ -74,13 +74,15 @@ def load_weights(network: nn.Module, path: str | Path, part: Part = "continue") 
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if keys or shapes do not match; it names them. Or if `part` is none of these.
+        ValueError: if keys or shapes do not match, or weights are not finite; it names them. Or if `part` is none of
+            these.
     """
     content = load_tensors(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} holds no state dict (names and tensors); save `network.state_dict()`.")
+    check_finite(content, path)
     wanted = network.state_dict()
     state = {str(key).removeprefix("module."): value for key, value in content.items()}
     if not any(key.startswith("backbone.") for key in state) and any(key.startswith("backbone.") for key in wanted):
@@ -107,6 +109,21 @@ def load_weights(network: nn.Module, path: str | Path, part: Part = "continue") 
     if left:
         what = "the output layer" if part == "load" else "decoder and output layer"
         logger.info(f"Left out {what}, {len(left)} tensors, which stay as they were (`part: {part}`).")
+
+
+def check_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse weights that hold NaN or infinity: everything computed with them would be no number.
+
+    Raises:
+        ValueError: with the file that they are from.
+    """
+    bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(
+            f"{path} holds weights that are not finite (NaN or infinity), in {len(bad)} of {len(weights)} tensors, the "
+            f"first is {bad[0]}; the training has diverged, or the file is damaged. Use another, or train anew with a "
+            "smaller learning rate."
+        )
 
 
 def _left_out(network: nn.Module, part: Part) -> list[str]:

@@ -98,6 +98,22 @@ def test_groups_in_several_sections_with_the_items_concerned(folder):
         check_leaks(path)
 
 
+def test_spellings_of_a_patient_are_one_and_are_listed(folder, tmp_path):
+    training = [{"seed": k, "group": str(k), "label": k % 2} for k in range(3)]
+    validation = [{"seed": 10 + k, "group": group, "label": k % 2} for k, group in enumerate(("1.0", "002", "7"))]
+    path = folder(training=training, validation=validation)
+    result = audit(path, tmp_path)
+    assert result["merged_groups"] == ["'1' = '1.0' (2 images)", "'2' = '002' (2 images)"]
+    assert {entry["name"] for entry in result["shared_groups"]["list"]} == {"1 = 1.0", "2 = 002"}
+    assert any("groups that are spelled in several ways, and count as one: 2" in text for text in result["warnings"])
+    with pytest.raises(ValueError, match="training and validation: 2, with"):
+        check_leaks(path)
+    path.write_text(path.read_text().replace('"name": "made"', '"name": "made", "groups_as_written": true'))
+    result = audit(path)
+    assert result["merged_groups"] == [] and result["shared_groups"]["count"] == 0
+    check_leaks(path)
+
+
 def test_slices_of_one_volume_in_two_sections(folder, tmp_path):
     import nibabel as nib
 

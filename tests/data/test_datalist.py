@@ -175,6 +175,14 @@ def test_masks_beside_labels_need_the_names_of_their_classes(classes, message):
         validate_datalist({"mask_classes": classes, "training": [{"image": "a", "mask": "m.png"}]})
 
 
+def test_spellings_of_a_patient_leak_unless_they_are_to_be_kept_apart():
+    content = {"training": [{"image": "a", "group": "7"}], "validation": [{"image": "b", "group": "007"}]}
+    with pytest.raises(ValueError, match=r"group '007', there as '7', is in both 'training' and 'validation'"):
+        validate_datalist(content)
+    validate_datalist({**content, "groups_as_written": True})
+    validate_datalist(content, allow_leaks=True)
+
+
 # ---- what others wrote --------------------------------------------------------------------------------------------
 
 EXPRESSION = "$open('EXECUTED', 'w')"

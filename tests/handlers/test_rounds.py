@@ -8,7 +8,7 @@ import torch
 from ignite.engine import Engine
 
 from medssl_monai.data import Datalist, ImageDataset, LabelPool
-from medssl_monai.data.pool import label_text
+from medssl_monai.data.annotations import label_text
 from medssl_monai.handlers import Oracle, QueryHandler, RoundReport
 from medssl_monai.handlers.rounds import _differs, quarantine_lines, rounds_table, write_report
 from medssl_monai.methods import FixMatch

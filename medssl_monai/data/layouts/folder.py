@@ -38,9 +38,12 @@ def find_table(request: Request) -> Path | None:
     """
     if request.table:
         return request.table
-    there = sorted(request.source.glob("*.csv"))
+    there = sorted(path for path in request.source.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
     if len(there) > 1:
-        raise ValueError(f"{request.source} holds {len(there)} CSV files; name one as `table`.")
+        raise ValueError(
+            f"{request.source} holds {len(there)} tables, {', '.join(path.name for path in there[:5])}; name one as "
+            "`table`."
+        )
     return there[0] if there else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -150,6 +150,7 @@ def read_masks(found: Found, request: Request) -> None:
     values: set[int] = set()
     problems: dict[str, str | None] = {}
     blank: dict[str, set[int]] = {}
+    users = Counter(item[key] for item in found.items if "slice" in item and item.get(key) is not None)
     for item in found.items:
         path = item.get(key)
         if path is None:
@@ -158,7 +159,7 @@ def read_masks(found: Found, request: Request) -> None:
         if path not in problems:
             slices = found.copies.get(item["image"])
             image = slices[0] if slices else request.out_dir / item["image"]
-            check = _check(image, Path(path), "slice" in item, len(classes), whole=not slices)
+            check = _check(image, Path(path), users[path] == 1, len(classes), whole=not slices)
             problems[path], held, blank[path] = check
             values.update(held)
         if problems[path]:
@@ -198,7 +199,7 @@ def _check(
     Args:
         image: path of the image.
         mask: its mask.
-        one_slice: the mask may be that of one slice of the image.
+        one_slice: the mask may be that of one slice of the image, as no other slice has it.
         classes: how many there are; 0: not known.
         whole: or `image` is the first slice of a series that is still to be put together, which tells its axes.
     """

@@ -32,6 +32,11 @@ def pairs(tmp_path):
     return tmp_path / "in"
 
 
+def paint(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 6), value, dtype=np.uint8)).save(path)
+
+
 def names(data):
     return [(item["id"], item["label"].rpartition("/in/")[2] if "label" in item else None) for item in data]
 
@@ -113,6 +118,83 @@ def test_a_picture_over_a_dicom_file_has_no_place_to_compare(tmp_path):
     data, noted = run(tmp_path, masks="masks")
     assert [label for _, label in names(data)] == ["masks/a.png"]
     assert noted == {}
+
+
+def test_a_mask_goes_to_the_patient_whose_folder_it_lies_in(tmp_path):
+    for k in range(3):
+        volume(tmp_path / "in" / "images" / f"P{k}" / "scan.nii.gz", 100 + k)
+    volume(tmp_path / "in" / "masks" / "P1" / "scan.nii.gz", 1)
+    data, noted = run(tmp_path, masks="masks")
+    assert [label for _, label in names(data)] == [None, "masks/P1/scan.nii.gz", None]
+    assert set(noted) == {"no mask"}
+
+
+def test_a_mask_that_several_images_fit_is_given_to_none_and_named(tmp_path):
+    for k, place in enumerate(("old/P1", "new/P1", "new/P2")):
+        paint(tmp_path / "in" / place / "scan.jpg", 40 * k)
+    for place in ("P1", "P2"):
+        paint(tmp_path / "in" / "masks" / place / "scan.png", 1)
+    paint(tmp_path / "in" / "masks" / "left.png", 1)
+    data, noted = run(tmp_path, masks="masks")
+    assert dict(names(data)) == {
+        "new/P1/scan.jpg": None,
+        "new/P2/scan.jpg": "masks/P2/scan.png",
+        "old/P1/scan.jpg": None,
+    }
+    reason = "mask that would fit several images, and is given to none"
+    assert noted[reason]["items"] == ["P1/scan.png: new/P1/scan.jpg, old/P1/scan.jpg"]
+    assert noted["mask that fits no image"]["items"] == ["left.png"]
+
+
+def test_an_image_that_several_masks_fit_has_none(tmp_path):
+    paint(tmp_path / "in" / "a.jpg", 7)
+    paint(tmp_path / "in" / "b.jpg", 8)
+    for name in ("a.png", "a.jpeg", "b.png"):
+        paint(tmp_path / "in" / "masks" / name, 1)
+    data, noted = run(tmp_path, masks="masks")
+    assert dict(names(data)) == {"a.jpg": None, "b.jpg": "masks/b.png"}
+    assert noted["image that several masks fit, and which has none"]["items"] == ["a.jpg: a.jpeg, a.png"]
+
+
+def test_the_folder_of_masks_may_lie_beside_the_source(tmp_path, monkeypatch):
+    paint(tmp_path / "in" / "P1" / "a.jpg", 7)
+    paint(tmp_path / "masks" / "P1" / "a.png", 1)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("masks", str(tmp_path / "masks")):
+        data, _ = run(tmp_path, masks=folder)
+        assert [Path(item["label"]).resolve() for item in data] == [tmp_path / "masks" / "P1" / "a.png"]
+    with pytest.raises(ValueError, match=r"the folder of masks .* holds the images as well"):
+        run(tmp_path, masks=str(tmp_path))
+
+
+def test_names_of_masks_may_begin_otherwise(tmp_path):
+    for k in range(2):
+        paint(tmp_path / "in" / f"case{k}.jpg", 7 + k)
+        paint(tmp_path / "in" / f"seg_case{k}.png", 1)
+    data, _ = run(tmp_path, masks="seg_")
+    assert names(data) == [(f"case{k}.jpg", f"seg_case{k}.png") for k in range(2)]
+
+
+def test_a_mask_file_that_several_rows_name_is_given_to_none(tmp_path):
+    for k in range(3):
+        paint(tmp_path / "in" / f"{k}.jpg", 7 + k)
+    paint(tmp_path / "in" / "m" / "0.png", 1)
+    paint(tmp_path / "in" / "m" / "1.png", 1)
+    rows = ["image,mask", "0.jpg,m/0.png", "1.jpg,m/1.png", "2.jpg,./m\\1.PNG"]
+    (tmp_path / "in" / "t.csv").write_text("\n".join(rows))
+    data, noted = run(tmp_path, masks="mask")
+    assert names(data) == [("0.jpg", "m/0.png"), ("1.jpg", None), ("2.jpg", None)]
+    assert noted["mask that several images have, and is given to none"]["items"] == ["rows 3, 4"]
+
+
+def test_the_mask_of_a_slice_is_not_that_of_all(tmp_path):
+    volume(tmp_path / "in" / "case.nii.gz", 100)
+    (tmp_path / "in" / "m").mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 1), dtype=np.uint8), np.eye(4)), tmp_path / "in" / "m" / "case.nii.gz")
+    path = prepare(tmp_path / "in", tmp_path / "out", split=(1, 0, 0), masks="m")
+    assert not any("label" in item for item in load_datalist(path))
+    noted = json.loads((path.parent / "prepare_report.json").read_text())["noted"]
+    assert noted["mask of another shape than its image"]["count"] == 3
 
 
 def test_masks_of_slices_alone(tmp_path):
