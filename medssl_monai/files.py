@@ -147,8 +147,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         count = Counter(key for key, _ in pairs)
         twice = next(key for key in count if count[key] > 1)
-        told = next((f", of {key!r} {value!r}," for key, value in pairs if isinstance(value, str)), "")
-        raise ValueError(f"one object{told} has the key {twice!r} {count[twice]} times; leave the one that is meant.")
+        told = next((f", of {key[:80]!r} {value[:80]!r}," for key, value in pairs if isinstance(value, str)), "")
+        raise ValueError(
+            f"one object{told} has the key {twice[:80]!r} {count[twice]} times; leave the one that is meant."
+        )
     return result
 
 
