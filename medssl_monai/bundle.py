@@ -69,13 +69,14 @@ def load_images(
 ) -> Datalist:
     """Images to predict: a section of a datalist or, without one, everything readable below a folder.
 
-    What looks like an image and cannot be read stays in the list, so that it is reported with its reason.
+    What looks like an image and cannot be used stays in the list with its ``problem``, so that it is reported.
 
     Args:
         datalist: path of a datalist file, or None.
         section: of the datalist.
         dataset_dir: folder to search, or that the datalist's paths start from.
-        list_to: where to write the datalist of the images of a folder: which id is which file.
+        list_to: where to write the datalist of the images of a folder: which id is which file. Series that share their
+            folder, or lie in several, get folders of links beside it.
         volumes: volumes of a folder stay whole; else each slice is an image.
 
     Raises:
@@ -85,15 +86,20 @@ def load_images(
         return load_datalist(datalist, section, dataset_dir, allow_leaks=True)  # nothing is trained or measured here
     if not dataset_dir:
         raise ValueError("name the images to predict: `--dataset_dir FOLDER` or `--datalist FILE`.")
-    from medssl_monai.data.prepare import list_images
+    from medssl_monai.data.layouts.files import by_suffix, in_words, list_images
 
-    items, unusable = list_images(dataset_dir, volumes=volumes)
-    items += [{"image": bad["image"], "id": bad["id"], "group": bad["id"]} for bad in unusable]
-    if not items:
-        raise ValueError(f"{dataset_dir} holds no PNG, JPEG, NIfTI or DICOM image.")
+    gather = Path(list_to).parent if list_to else None
+    items, unusable, passed_over = list_images(dataset_dir, volumes, gather=gather)
+    rest = in_words(by_suffix(passed_over))
+    if not items and not unusable:
+        there = f"there are {rest}" if rest else "it is empty"
+        raise ValueError(f"{dataset_dir} holds no PNG, JPEG, NIfTI or DICOM image; {there}.")
+    if rest:
+        logger.warning(f"Not predicted: {rest}.")
     if list_to:  # the user's own, as any datalist: results name ids only
-        write_datalist(list_to, {"testing": [{**item, "image": os.path.abspath(item["image"])} for item in items]})
-    return Datalist(items)
+        whole = [{**item, "image": os.path.abspath(item["image"])} for item in items]
+        write_datalist(list_to, {"testing": whole}, quarantine=unusable)
+    return Datalist([*items, *({**bad, "group": bad["id"], "problem": bad["reason"]} for bad in unusable)])
 
 
 def cache_dir() -> Path:

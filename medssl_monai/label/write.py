@@ -9,6 +9,7 @@ from typing import Any
 
 from medssl_monai.data.datalist import load_datalist
 from medssl_monai.files import write_json, write_text
+from medssl_monai.names import check_name
 
 MAIN = '''"""What `monailabel start_server --app` looks for, written by `medssl label-app`. Not a medical device."""
 
@@ -51,7 +52,8 @@ def write_app(
         FileExistsError: if `output` holds something else, or has a bundle of that name, or two are named alike.
         FileNotFoundError: if a folder is no bundle of ours, or lacks an overlay.
         ValueError: if the datalist is not valid; if an override or its value names nothing in the configuration, or the
-            former what the app decides; if there is no bundle that they are for; or if `output` lies in one.
+            former what the app decides; if there is no bundle that they are for; if `output` lies in one; or for a
+            folder whose name could be read as something else.
     """
     output, main = Path(output), Path(output) / "main.py"
     if output.exists() and any(output.iterdir()) and not (main.exists() and main.read_text(encoding="utf-8") == MAIN):
@@ -63,7 +65,7 @@ def write_app(
     sources: dict[str, Path] = {}
     for source in map(Path, bundles):
         _check(source, overlays, values)
-        name = source.resolve().name
+        check_name(name := source.resolve().name, "bundle", str(source))
         if source.resolve() in output.resolve().parents:
             raise ValueError(f"{output} lies in the bundle {name!r}, which would be copied into itself; name another.")
         if name in sources or (output / "model" / name).exists():

@@ -66,7 +66,7 @@ def test_an_index_out_of_range_is_refused(tmp_path, text):
 def test_an_index_of_classes_without_names_is_bounded(tmp_path):
     known, (refused,) = give(pool_of(classes=()), tmp_path, "id,label\ns0,3\ns1,999999999\n")
     assert known == {"s0": 3}
-    assert "line 3: 's1' holds 1,000,000,000 classes" in refused
+    assert refused.startswith("line 3") and "'s1' holds 1,000,000,000 classes" in refused
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from medssl_monai.data.datalist import load_datalist
-from medssl_monai.data.prepare import list_images, prepare
+from medssl_monai.data.layouts.files import list_images
+from medssl_monai.data.prepare import prepare
 from medssl_monai.data.reader import ClinicalReader
 
 DATA = Path(os.environ.get("MEDSSL_DATA", Path(__file__).parents[3] / "shared/data"))
@@ -859,7 +860,7 @@ def test_list_images_tells_images_from_the_rest(tmp_path):
     study.mkdir()
     shutil.copy(sample("examples_ybr_color.dcm"), study / "us.dcm")
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 3), dtype=np.int16), np.eye(4)), study / "v.nii")
-    items, unusable = list_images(tmp_path)
+    items, unusable, _ = list_images(tmp_path)
     places = [(Path(item["image"]).relative_to(tmp_path).as_posix(), item.get("slice")) for item in items]
     assert places == [
         *(("MR0001", None), ("im9.png", None), ("im10.png", None)),
@@ -888,7 +889,7 @@ def test_list_images_gives_the_reason_for_files_that_cannot_be_used(tmp_path, cu
     shutil.copy(sample("liver_1frame.dcm"), tmp_path / "g.dcm")
     shutil.copy(sample("reportsi.dcm"), tmp_path / "h.dcm")
     (tmp_path / "i.png").write_bytes(b"")
-    items, unusable = list_images(tmp_path)
+    items, unusable, _ = list_images(tmp_path)
     left = {Path(item["image"]).name for item in items}
     assert left <= ({"e.dcm"} if cut == 10 else set())  # ten bytes of padding are no loss
     unusable = {Path(bad["image"]).name: bad["reason"] for bad in unusable}
@@ -896,7 +897,7 @@ def test_list_images_gives_the_reason_for_files_that_cannot_be_used(tmp_path, cu
     assert not any(str(tmp_path) in reason for reason in unusable.values())
     assert all("cut short" in unusable[name] for name in ("a.png", "b.jpg", "c.nii", "d.nii.gz", "f.dcm"))
     assert "segmentation" in unusable["g.dcm"]
-    assert "no image" in unusable["h.dcm"]
+    assert "a report" in unusable["h.dcm"]
 
 
 def test_list_images_of_no_folder(tmp_path):
@@ -915,3 +916,33 @@ def test_colour_images_have_three_channels_and_grey_ones_one(tmp_path):
         name: load_datalist(prepare(tmp_path / f"{name}.npz", tmp_path / name)).modality for name in ("colour", "grey")
     }
     assert found == {"colour": ("red", "green", "blue"), "grey": ("image",)}
+
+
+@pytest.fixture
+def holes(tmp_path):
+    """Volumes with NaN around them, NaN inside, infinity, and none of these, with a mask each."""
+    (tmp_path / "in").mkdir()
+    for name in ("around", "inside", "infinite", "whole"):
+        voxels = np.arange(210, dtype=np.float32).reshape(5, 6, 7) + len(name)
+        place, value = {"around": (0, np.nan), "inside": ((2, 2, 2), np.nan), "infinite": (0, np.inf)}.get(name, (0, 1))
+        voxels[place] = value
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "in" / f"{name}.nii.gz")
+        mask = (voxels > 100).astype(np.uint8)
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "in" / f"{name}_seg.nii.gz")
+    return tmp_path / "in"
+
+
+def test_images_with_values_that_are_no_numbers_are_left_out_and_listed(holes, tmp_path):
+    options = {"masks": "_seg", "split": (1, 0, 0), "clear_names": True, "volumes": True}
+    path = prepare(holes, tmp_path / "out", **options)
+    assert list(section(path)) == ["whole.nii.gz"]
+    aside = {bad["id"]: bad["reason"] for bad in json.loads(path.read_text())["quarantine"]}
+    assert set(aside) == {"around.nii.gz", "inside.nii.gz", "infinite.nii.gz"}
+    assert "42 NaN" in aside["around.nii.gz"] and "nan: background" in aside["around.nii.gz"]
+    path = prepare(holes, tmp_path / "again", **options, nan="background")
+    assert {name: bool(item["label"]) for name, item in section(path).items()} == {
+        "around.nii.gz": True,
+        "whole.nii.gz": True,
+    }
+    noted = json.loads((path.parent / "prepare_report.json").read_text())["noted"]
+    assert noted["NaN around an image, read as background"]["items"] == ["around.nii.gz: 20.00% of its voxels"]
