@@ -151,9 +151,10 @@ def _value(key: str, text: Any, names: Sequence[str], resolved: Mapping[str, Any
     value = text
     if isinstance(text, str) and text.startswith(("$", "@")):
         value = resolved.get(names[0] if text.startswith("@") and names else key, text)
-        if not _is_plain(value) or (text.startswith("@") and _is_below(names[0], DATA)):
+        if not _is_plain(value) or (text.startswith("@") and _is_below(names[0], DATA | PLACES)):
             return text
-        if set(names) & PLACES and not _is_file(value):
+        here = set(names) & PLACES  # a path, say; but classes may come from the bundle's metadata
+        if here and not _is_file(value) and (isinstance(value, str) or here & {"device", "rank"}):
             return text
     value = list(value) if isinstance(value, tuple) else value
     return value if _is_plain(value) else type(value).__name__

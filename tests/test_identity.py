@@ -93,6 +93,13 @@ def test_places_titles_devices_workers_and_rounds_are_no_part_of_it(built, tmp_p
     assert built(**longer) == first
 
 
+@pytest.mark.parametrize("name", ["tear", "ssal", "multimix"])
+def test_what_comes_of_the_data_is_part_of_it_by_its_value(built, name):
+    known = built(name)
+    assert isinstance(known["channels"], int)
+    assert all(isinstance(known[key], list) for key in ("classes", *(["mask_classes"] if name == "multimix" else [])))
+
+
 def test_several_processes_make_no_other_run(built):
     assert built(overlays=("multi_gpu_train.yaml",), device="cpu", initialize=["$(@seed, @deterministic)"]) == built()
 
