@@ -18,6 +18,8 @@ import torch
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from medssl_monai.data import load_datalist
+
 ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "bundles"
 
@@ -40,6 +42,12 @@ def assert_same_state(first: Any, second: Any) -> None:
             assert torch.equal(torch.nan_to_num(value, -1.0), torch.nan_to_num(b[key], -1.0)), key
         else:
             assert value == b[key], key
+
+
+def listed_files(path: Path) -> dict[str, str]:
+    """Path of the image by id, as an inference has noted it for the user; those that it could not use as well."""
+    unusable = json.loads(path.read_text()).get("quarantine", [])
+    return {item["id"]: item["image"] for item in [*load_datalist(path, "testing"), *unusable]}
 
 
 def outputs_of(folder: Path) -> dict[str, bytes]:

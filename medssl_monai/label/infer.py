@@ -15,8 +15,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import name_to_device
 
+from medssl_monai.data.annotations import label_text
 from medssl_monai.data.mask_files import to_file_axes, write_mask
-from medssl_monai.data.pool import label_text
 from medssl_monai.data.reader import count_slices, image_format
 from medssl_monai.engines.pool import part_for
 from medssl_monai.label.gate import known_device
@@ -60,16 +60,6 @@ class _BundleInfer(BundleInferTask):  # type: ignore[misc]  # MONAI Label is unt
             takes = {2: "single images", 3: "volumes"}[self.served.dimensions]
             raise ValueError(f"the image has {slices} slice(s), and {self.served.name} takes {takes}.")
         return super().__call__(request, callbacks)
-
-    def pre_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
-        load, *others = super().pre_transforms(data)
-        return [load, self._check_finite, *others]
-
-    def _check_finite(self, data: Any) -> Any:
-        """Refuse what a network would make anything of."""
-        if not torch.isfinite(torch.as_tensor(data[self.input_key])).all():
-            raise ValueError("the image holds NaN or infinite values; export it anew.")
-        return data
 
     def info(self) -> dict[str, Any]:
         return {**super().info(), "weights": self.served.version}

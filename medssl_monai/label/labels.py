@@ -15,11 +15,12 @@ from monai.utils import optional_import
 from PIL import Image
 
 from medssl_monai.data import LoadMaskd
+from medssl_monai.data.annotations import parse_label
 from medssl_monai.data.dicom import Array
 from medssl_monai.data.mask_files import in_patient
-from medssl_monai.data.pool import NOTHING, Label, parse_label
+from medssl_monai.data.pool import Label
 from medssl_monai.data.reader import ClinicalReader, image_format
-from medssl_monai.names import find, fold
+from medssl_monai.names import NOTHING, find, fold
 from medssl_monai.task import UNKNOWN, Task
 
 nib, _ = optional_import("nibabel")  # its functions are untyped
@@ -94,7 +95,7 @@ def read_class(file: str | Path, classes: Sequence[str], task: Task | None = Non
 
     The file is an object whose ``label`` is the name of the class or its index; or, for findings, a list of the names
     that are there (all others are absent), an object of names and ``true``, ``false`` or ``null`` for unknown, or a
-    text as `medssl_monai.data.pool.read_annotations` takes it (``effusion; ?mass``, ``none``).
+    text as `medssl_monai.data.annotations.parse_label` takes it (``effusion; ?mass``, ``none``).
 
     Args:
         file: to read.
@@ -119,7 +120,7 @@ def read_class(file: str | Path, classes: Sequence[str], task: Task | None = Non
         raise ValueError(f"the file has no 'label'; {how}.")
     label = content["label"]
     if task != "multilabel" and isinstance(label, str):
-        label = parse_label(find(label, classes) or label, classes)
+        label = parse_label(label, classes)
     if task == "multilabel" or (task is None and not isinstance(label, int)):
         label = _findings(label, classes)
     if isinstance(label, list) and task != "multiclass" and any(value != UNKNOWN for value in label):
@@ -150,20 +151,10 @@ def _text(file: Path) -> str:
     return content.decode("utf-8")
 
 
-def _as_named(text: str, classes: Sequence[str]) -> str:
-    """A name, or names of findings, in the spelling of the classes; what is none of them stays."""
-    if name := find(text, classes):
-        return name
-    parts = [part.strip() for part in text.split(";")]
-    marks = ["?" if part.startswith("?") and not find(part, classes) else "" for part in parts]
-    names = [part.removeprefix(mark).strip() for mark, part in zip(marks, parts, strict=True)]
-    return "; ".join(mark + (find(name, classes) or name) for mark, name in zip(marks, names, strict=True))
-
-
 def _findings(value: Any, classes: Sequence[str]) -> list[int] | None:
     """A multi-hot list; None if `value` says none."""
     if isinstance(value, str):
-        value = parse_label(NOTHING if fold(value) == NOTHING else _as_named(value, classes), classes, "multilabel")
+        value = parse_label(value, classes, "multilabel")
     if isinstance(value, list) and value and all(type(state) is int for state in value):
         return value if len(value) == len(classes) and set(value) <= {-1, 0, 1} else None
     if isinstance(value, list):

@@ -7,8 +7,10 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+import medssl_monai
 from medssl_monai.files import load_tensors
 from medssl_monai.handlers import TrainingCheckpoint
+from medssl_monai.identity import Identity
 
 
 class Counter:
@@ -75,10 +77,10 @@ def test_the_configuration_decides_how_long_to_train(path):
 
 
 def test_the_file_holds_everything_by_name_and_the_trainer(path):
-    Run(path, epochs=1, names=("method", "pool"), identity={"seed": 0})()
+    Run(path, epochs=1, names=("method", "pool"), identity=Identity(seed=0))()
     state = load_tensors(path)
     assert state.keys() == {"method", "pool", "trainer", "identity"}
-    assert state["identity"] == {"seed": 0}
+    assert state["identity"] == {"facts": {"seed": 0}, "images": {}, "version": medssl_monai.__version__}
     assert state["trainer"]["epoch_length"] == 3
 
 
@@ -87,11 +89,20 @@ def test_the_callers_dictionary_is_left_alone(path):
     assert set(run.objects) == {"counter"}
 
 
-def test_what_later_handlers_do_is_lost_and_what_earlier_ones_do_is_kept(path):
+def test_what_other_handlers_do_at_the_end_of_an_epoch_is_kept(path):
     run = Run(path, epochs=1, names=("early", "late"))
     run.engine.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: setattr(run.objects["late"], "value", 99))
     run()
-    assert load_tensors(path)["late"]["value"] == 3
+    assert load_tensors(path)["late"]["value"] == 99
+
+
+def test_a_run_that_is_refused_has_not_called_the_handlers_after_it(path):
+    Run(path, epochs=1, identity=Identity(seed=0))()
+    run, called = Run(path, epochs=2, identity=Identity(seed=1)), []
+    run.engine.add_event_handler(Events.STARTED, lambda engine: called.append(1))
+    with pytest.raises(ValueError, match="seed 0, this one has 1"):
+        run()
+    assert called == []
 
 
 @pytest.mark.parametrize("names", [("counter", "best_model"), ("other",)])
@@ -103,14 +114,15 @@ def test_other_objects_are_refused(path, names):
 
 @pytest.mark.parametrize("identity", [{"seed": 1}, {"seed": 0, "datalist": "abc"}])
 def test_another_run_s_file_is_refused(path, identity):
-    Run(path, epochs=1, identity={"seed": 0})()
-    with pytest.raises(ValueError, match=r"was written by a run with (seed 0, this one has 1|datalist None, .*'abc')"):
-        Run(path, epochs=2, identity=identity)()
+    Run(path, epochs=1, identity=Identity(seed=0))()
+    message = r"was written by a run with (seed 0, this one has 1|datalist None, .*'abc'); resume .*`output_dir`"
+    with pytest.raises(ValueError, match=message):
+        Run(path, epochs=2, identity=Identity(**identity))()
 
 
 def test_the_same_identity_is_accepted(path):
-    Run(path, epochs=1, identity={"seed": 0, "datalist": "abc"})()
-    assert Run(path, epochs=2, identity={"seed": 0, "datalist": "abc"})().seen == [2]
+    Run(path, epochs=1, identity=Identity(seed=0, datalist="abc"))()
+    assert Run(path, epochs=2, identity=Identity(seed=0, datalist="abc"))().seen == [2]
 
 
 def test_another_epoch_length_is_refused(path):
@@ -123,7 +135,7 @@ def test_another_epoch_length_is_refused(path):
 def test_a_refused_file_stays_as_it_is(path):
     Run(path, epochs=1)()
     before = path.read_bytes()
-    for kwargs in ({"names": ("other",)}, {"length": 9}, {"identity": {"seed": 1}}):
+    for kwargs in ({"names": ("other",)}, {"length": 9}, {"identity": Identity(seed=1)}):
         with pytest.raises((KeyError, ValueError)):
             Run(path, epochs=2, **kwargs)()
     assert path.read_bytes() == before
@@ -149,7 +161,7 @@ def test_a_write_that_fails_stops_the_run_and_keeps_the_last_state(path, monkeyp
     before = path.read_bytes()
 
     def full(content, file):
-        file.write_bytes(b"half of it")
+        file.write(b"half of it")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full)

@@ -111,6 +111,7 @@ class Found:
         dropped: what is not in `items`, by reason.
         noted: what is, but not as the source says, by reason.
         quarantine: files that cannot be used: ``id``, ``image``, ``reason``.
+        passed_over: files below the source that are no images, relative to it, by reason.
         grouping: what the groups are.
         features: the items are rows of feature tables, not images.
         synthetic: the images are phantoms.
@@ -127,6 +128,7 @@ class Found:
     dropped: Findings = field(default_factory=dict)
     noted: Findings = field(default_factory=dict)
     quarantine: list[dict[str, str]] = field(default_factory=list)
+    passed_over: Findings = field(default_factory=dict)
     grouping: str = EACH_ITS_OWN
     features: bool = False
     synthetic: bool = False

@@ -47,7 +47,7 @@ def read_chexpert(request: Request) -> Found:
         ValueError: if a column is missing, or the request names columns.
     """
     wanted = _wanted(request, CHEXPERT)
-    images = image_files(request.source)
+    there = image_files(request.source)
     tables = [request.source / name for name in CHEXPERT_TABLES]
     total, named = Found(), set()
     for path in [request.table] if request.table else filter(Path.is_file, tables):
@@ -64,10 +64,10 @@ def read_chexpert(request: Request) -> Found:
             rows.append((number, _row(place.groupdict(), row, CHEXPERT_META, labels)))
         paths = {row["image"] for _, row in rows}
         named |= paths
-        files = [name for name in images if name in paths]
+        files = [name for name in there.images if name in paths]
         _add(total, path.name, problems, _join(rows, table.bad, files, wanted, request))
-    total.add("dropped", "file without a row", *(name for name in images if name not in named))
-    total.grouping = "patient, read from the path"
+    total.add("dropped", "file without a row", *(name for name in there.images if name not in named))
+    total.grouping, total.passed_over = "patient, read from the path", there.unused(CHEXPERT_TABLES)
     return total
 
 
@@ -105,11 +105,11 @@ def read_chestxray14(request: Request) -> Found:
         labels = {name: int(name in stated) if known else None for name in wanted}
         rows.append((number, _row(place, row, NIH_META, labels)))
     found, names = Found(), {row["image"] for _, row in rows}
-    images = image_files(request.source)
-    files = [name for name in images if Path(name).name in names]
+    there = image_files(request.source)
+    files = [name for name in there.images if Path(name).name in names]
     _add(found, path.name, problems, _join(rows, table.bad, files, wanted, request))
-    found.add("dropped", "file without a row", *(name for name in images if Path(name).name not in names))
-    found.grouping = "column 'Patient ID'"
+    found.add("dropped", "file without a row", *(name for name in there.images if Path(name).name not in names))
+    found.grouping, found.passed_over = "column 'Patient ID'", there.unused([path.name, *NIH_LISTS])
     return found
 
 

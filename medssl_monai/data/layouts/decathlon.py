@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from medssl_monai.data.layouts.base import Found, Request
+from medssl_monai.data.layouts.files import image_files
 from medssl_monai.data.layouts.table import join
 from medssl_monai.tables import Table
 
@@ -36,6 +38,9 @@ def read(request: Request) -> Found:
     files = [name for pair in clean for name in pair if (root / name).is_file()]
     whole = replace(request, masks="mask", volumes=True, classes=request.classes or classes)
     found = join(table, root, files, whole, replace(request.names, clear=True))
+    there, listed = image_files(root), {os.path.normpath(name) for name in files}
+    others = [name for name in there.images if name not in listed]
+    found.passed_over = there.unused([path.name], {"not in the training list": others})
     if content.get("test"):
         found.add("dropped", "test image of the publisher, without a mask", f"{len(content['test'])} images")
     return found

@@ -69,3 +69,19 @@ def test_tables_that_do_not_fit_together(tmp_path, change, message):
     change(tmp_path / "in")
     with pytest.raises(ValueError, match=message):
         prepare(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("classes", [["a", "$open('EXECUTED', 'w')"], ["a", "A"], ["a", 5], ["a", "=1+1"], {"a": 1}])
+def test_names_of_classes_beside_features_are_checked(tmp_path, classes):
+    write(tmp_path / "in", "train", 6, [0, 1] * 3)
+    (tmp_path / "in" / "features.json").write_text(json.dumps({"classes": classes}))
+    with pytest.raises(ValueError, match="class"):
+        prepare(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out" / "datalist.json").exists()
+
+
+@pytest.mark.parametrize("row", ["=1+1,p", "a,@p", "-2+3,p"])
+def test_ids_and_groups_beside_features_are_checked(tmp_path, row):
+    write(tmp_path / "in", "train", 2, [0, 1], ["im0,p0", row])
+    with pytest.raises(ValueError, match="rename it"):
+        prepare(tmp_path / "in", tmp_path / "out")
