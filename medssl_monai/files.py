@@ -28,7 +28,9 @@ LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 """Name of a file that `write_atomically` has not put in place yet."""
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], private: bool = True) -> None:
+def write_atomically(
+    path: str | Path, write: Callable[[BinaryIO], object], private: bool = True, synced: bool = True
+) -> None:
     """Let `write` fill a new file beside `path`, then put it in place in one step.
 
     Whatever happens (a kill, a full disk), `path` holds the old content or the new one, never a part of it. The new
@@ -39,6 +41,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], priv
         write: is called with the new file, open for binary writing.
         private: readable by the owner alone (mode 0600, or what the environment variable ``MEDSSL_FILE_MODE`` says);
             else as the umask has it, for what is passed on: weights, bundles, figures.
+        synced: False leaves it to the system when the file is on the disk, for thousands that can be made anew.
 
     Raises:
         OSError: if the file could not be written; the previous content is untouched.
@@ -54,9 +57,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], priv
                 os.fchmod(file.fileno(), private_mode())  # the umask may have taken what was asked for
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if synced:
+            _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise OSError(
             f"could not write {path}: {error}. What was there before is unchanged; free some space or choose another "
@@ -185,6 +190,8 @@ def load_tensors(path: str | Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch writes the checksums, and does not look at them
+                if sum(member.file_size for member in archive.infolist()) > Path(path).stat().st_size:
+                    raise zipfile.BadZipFile("it would unpack to more than there is")
                 if (bad := archive.testzip()) is not None:
                     raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)

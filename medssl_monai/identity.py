@@ -76,6 +76,8 @@ class Identity:
         if differing := differences(before["facts"], now["facts"]):
             return f"was written by a run with {'; with '.join(differing)}"
         for name, dataset in self.sections.items():
+            if len(now["images"][name]) == 0:
+                continue
             changed = (before["images"][name] != now["images"][name]).nonzero().flatten().tolist()
             if changed:
                 names = ", ".join(str(dataset.data[i].get("id", i)) for i in changed[:SHOWN])
@@ -127,7 +129,7 @@ def _leaves(key: str, config: Any) -> Iterator[tuple[str, Any]]:
         return
     if isinstance(config, Mapping):
         children: Any = config.items()
-    elif isinstance(config, list | tuple) and not all(_is_plain(value) and not _references(value) for value in config):
+    elif isinstance(config, list | tuple) and not _is_literal(config):
         children = enumerate(config)
     else:
         yield key, config
@@ -161,6 +163,13 @@ def _is_below(key: str, top: set[str]) -> bool:
     return any(key == name or key.startswith(f"{name}::") for name in top)
 
 
+def _is_literal(value: Any) -> bool:
+    """Whether a part of a configuration says itself what it is: a number, a word, or a list of such."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_literal, value))
+    return not isinstance(value, dict) and not (isinstance(value, str) and value.startswith(("$", "@")))
+
+
 def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
@@ -189,8 +198,14 @@ def _hash(dataset: ImageDataset) -> str:
 
 
 def image_hashes(dataset: ImageDataset) -> Tensor:
-    """A hash of each image after the preprocessing, and of the files of its masks: ``(N,)`` int64."""
-    rows = dataset.images
+    """A hash of each image after the preprocessing, and of the files of its masks: ``(N,)`` int64.
+
+    Empty where a run is to stop for images that cannot be read; `RoundReport` names those of all sections.
+    """
+    try:
+        rows = dataset.images
+    except ValueError:
+        return torch.zeros(0, dtype=torch.int64)
     return torch.tensor([_row_hash(rows[i], item) for i, item in enumerate(dataset.data)], dtype=torch.int64)
 
 

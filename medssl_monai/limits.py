@@ -10,6 +10,9 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import NamedTuple
 
+PACKED_TIMES, PACKED_BYTES = 100, 2**28
+"""What unpacks to more than so many bytes, and to more than so many times its size, is no set of images."""
+
 
 class Limit(NamedTuple):
     """A bound: its usual value, and what is counted."""
@@ -26,6 +29,8 @@ LIMITS = {
     "max_values": Limit(10_000_000, "values of JSON"),
     "max_voxels": Limit(2**29, "pixels or voxels"),  # a CT of 512 x 512 x 2,048
     "max_bytes": Limit(2**33, "bytes unpacked"),
+    "max_files": Limit(300_000, "files"),
+    "max_file_bytes": Limit(2**29, "bytes in one file"),
 }
 """By name: ``--max_rows N`` of `medssl prepare`, the environment variable ``MEDSSL_MAX_ROWS`` elsewhere."""
 
@@ -92,3 +97,19 @@ def check_voxels(shape: Sequence[int], what: str) -> None:
     """Refuse an image by the shape that its header tells, all axes counted; see `check`."""
     negative = [side for side in shape if side < 0]
     check("max_voxels", negative[0] if negative else math.prod(int(side) for side in shape), what)
+
+
+def check_unpacked(count: int, packed: int, what: str) -> None:
+    """Refuse an archive by the bytes that it says to unpack to, and by how much more than its own size that is.
+
+    Args:
+        count: bytes unpacked.
+        packed: bytes of the archive.
+        what: begins the message.
+    """
+    check("max_bytes", count, what)
+    if count > PACKED_BYTES and count > PACKED_TIMES * packed:
+        raise ValueError(
+            f"{what} would unpack to {count:,} bytes, {count // max(packed, 1):,} times its size, as files do that are "
+            "made to fill a disk; if this is meant, unpack it yourself."
+        )

@@ -152,6 +152,8 @@ class Options:
     max_values: int | None = _bound("max_values")
     max_voxels: int | None = _bound("max_voxels")
     max_bytes: int | None = _bound("max_bytes")
+    max_files: int | None = _bound("max_files")
+    max_file_bytes: int | None = _bound("max_file_bytes")
 
     def __post_init__(self) -> None:
         for name in ("table", "unlabeled", "masked", "key_file"):

@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import stat
+import zipfile
 from contextlib import contextmanager
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from medssl_monai.files import (
     load_tensors,
     read_json,
+    remove_leftovers,
     save_tensors,
     set_aside,
     sha256,
@@ -217,6 +219,22 @@ def test_two_writers_do_not_meet_in_one_temporary_file(tmp_path):
 
     write_atomically(path, first)
     assert path.read_text() == "first"
+
+
+def test_weights_that_unpack_to_more_than_there_is_are_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**7))
+    with pytest.raises(ValueError, match=r"bomb\.pt cannot be read .*unpack to more than there is"):
+        load_tensors(tmp_path / "bomb.pt")
+
+
+def test_what_killed_writers_left_is_known_by_its_name(tmp_path):
+    names = [f".a.pt.{8 * 'a0'}.tmp", ".a.pt.tmp", f"a.pt.{8 * 'a0'}.tmp", f".a.pt.{8 * 'a0'}", f".a.{7 * 'a0'}.tmp"]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+    remove_leftovers(tmp_path / "nowhere")
 
 
 # ---- JSON that others wrote ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import ROOT
+from support import ROOT, in_two_processes
 
 from medssl_monai import locks
 from medssl_monai.files import write_text
@@ -204,6 +204,25 @@ def test_all_processes_of_a_run_are_refused_alike(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="in use by process 1"), holding(tmp_path / "run"):
         pass
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_run_hold_it_together_and_are_refused_together(tmp_path):
+    code = f"""
+from medssl_monai.locks import holding
+result = []
+for name in ("free", "taken"):
+    try:
+        with holding("{tmp_path}/" + name):
+            result.append("held")
+    except OSError as error:
+        result.append(str(error))
+"""
+    with holding(tmp_path / "taken"):
+        first, second = in_two_processes(code, tmp_path)
+    assert first == second
+    assert first[0] == "held"
+    assert f"taken is in use by process {os.getpid()}" in first[1]
 
 
 def test_without_locks_the_file_is_the_lock(tmp_path, without_locks):

@@ -73,18 +73,29 @@ class TrainingCheckpoint:
                 f"{self.path} holds {sorted(state)}, this run has {sorted(self.objects)}; "
                 "resume with the configuration that wrote it, or choose another `output_dir`."
             )
+        try:
+            self._check(engine, state, identity)
+            max_epochs = engine.state.max_epochs  # the configuration decides how long to train, not the file
+            for name, item in self.objects.items():
+                item.load_state_dict(state[name])
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ValueError(
+                f"{self.path} does not fit this run ({reason}); restore it from a copy, or choose another `output_dir`."
+            ) from error
+        engine.state.max_epochs = max_epochs
+        engine.logger.info(f"Continuing {self.path} after epoch {engine.state.epoch}.")
+
+    def _check(self, engine: Engine, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+        """Refuse the file of another run, before anything of it is loaded."""
         length, before = engine.state.epoch_length, state["trainer"]["epoch_length"]
         if length != before:
             raise ValueError(f"`epoch_length` was {before} when {self.path} was written and is {length} now; keep it.")
-        planned, max_epochs = state["trainer"]["max_epochs"], engine.state.max_epochs
         if refusal := from_first(self.identity.refusal(identity, self.told) if is_first() else ""):
-            longer = ", and longer only where no schedule spans the run" if planned != max_epochs else ""
+            same_length = state["trainer"]["max_epochs"] == engine.state.max_epochs
+            longer = "" if same_length else ", and longer only where no schedule spans the run"
             raise ValueError(f"{self.path} {refusal}; resume with the same{longer}, or choose another `output_dir`.")
         for name, item in self.objects.items():
             if isinstance(item, nn.Module):
                 weights = {key: state[name][key] for key, _ in item.named_parameters() if key in state[name]}
                 check_finite(weights, self.path)
-        for name, item in self.objects.items():
-            item.load_state_dict(state[name])
-        engine.state.max_epochs = max_epochs  # the configuration decides how long to train, not the file
-        engine.logger.info(f"Continuing {self.path} after epoch {engine.state.epoch}.")

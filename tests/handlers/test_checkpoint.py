@@ -1,6 +1,8 @@
 """Stop anywhere, continue as if nothing had happened."""
 
 import logging
+import stat
+import zipfile
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 import medssl_monai
-from medssl_monai.files import load_tensors
+from medssl_monai.files import load_tensors, save_tensors
 from medssl_monai.handlers import TrainingCheckpoint
 from medssl_monai.identity import Identity
 
@@ -205,3 +207,67 @@ def test_modules_and_optimizers_go_round(path):
     net, optimizer = make(2)
     torch.testing.assert_close(dict(net.state_dict()), dict(load_tensors(path)["net"]))
     assert optimizer.state_dict()["state"][0]["momentum_buffer"].abs().sum() > 0
+
+
+def test_one_wrong_byte_anywhere_in_the_values_is_refused(path):
+    Run(path, epochs=1, identity=Identity(seed=0))()
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename.partition("/")[2]: member for member in archive.infolist()}
+    start = members["data.pkl"].header_offset + 30 + len(members["data.pkl"].filename)
+    content = start + int.from_bytes(whole[members["data.pkl"].header_offset + 28 :][:2], "little")
+    for position in range(content, content + members["data.pkl"].file_size, 7):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x41]) + whole[position + 1 :])
+        with pytest.raises(ValueError, match=r"state\.pt cannot be read .*restore it from a copy"):
+            Run(path, epochs=2, identity=Identity(seed=0))()
+
+
+def test_one_wrong_byte_in_a_weight_is_refused(tmp_path):
+    weights = torch.linspace(0, 1, 1000)
+    save_tensors(tmp_path / "model.pt", {"weight": weights})
+    content = bytearray((tmp_path / "model.pt").read_bytes())
+    content[content.index(weights.numpy().tobytes()) + 2001] ^= 1
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.pt cannot be read .*the checksum of .*data/0 is wrong"):
+        load_tensors(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_and_other_values_are_not(path, bad):
+    class Net(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 1)
+            self.register_buffer("memory", torch.full((3,), float("nan")))  # nothing seen yet
+
+    def run(value, epochs):
+        net = Net()
+        engine = Engine(lambda engine, batch: nn.init.constant_(net.weight, value))
+        TrainingCheckpoint(path, {"net": net}).attach(engine)
+        engine.run([1], max_epochs=epochs)
+
+    run(1.0, 1)
+    run(bad, 2)
+    with pytest.raises(
+        ValueError, match=r"state\.pt holds weights that are not finite .* in 1 of 2 .* first is weight"
+    ):
+        run(1.0, 3)
+
+
+@pytest.mark.parametrize("content", [[1], {"counter": 1}, {"identity": 3, "counter": {}, "trainer": {}}])
+def test_a_file_that_is_no_state_is_refused_by_name(path, content):
+    save_tensors(path, content)
+    with pytest.raises(ValueError, match=r"state\.pt is no state of a run"):
+        Run(path, epochs=1)()
+
+
+@pytest.mark.parametrize("change", [{"counter": {}}, {"counter": 3}, {"trainer": {}}, {"identity": {}}])
+def test_a_state_with_something_else_in_it_is_refused_by_name(path, change):
+    Run(path, epochs=1)()
+    save_tensors(path, {**load_tensors(path), **change})
+    with pytest.raises(ValueError, match=r"state\.pt does not fit this run .*restore it from a copy"):
+        Run(path, epochs=2)()
+
+
+def test_the_file_is_private(path):
+    Run(path, epochs=1)()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

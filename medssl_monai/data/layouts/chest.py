@@ -10,7 +10,7 @@ from pathlib import Path
 from medssl_monai.data.layouts.base import EMPTY, Found, Request
 from medssl_monai.data.layouts.files import image_files
 from medssl_monai.data.layouts.table import finding, join
-from medssl_monai.tables import Row, Table, header_of
+from medssl_monai.tables import Row, Table, header_of, lines_of
 
 CHEXPERT = (
     *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"),
@@ -100,7 +100,7 @@ def read_chestxray14(request: Request) -> Found:
         known = stated <= set(CHESTXRAY14)
         if not known and cell.lower() not in EMPTY:
             problems.add("noted", f"Finding Labels: none of the {len(CHESTXRAY14)} findings", f"row {number}")
-        patient = str(int(patient)) if patient.isdecimal() else patient  # NIH's files write it with and without zeros
+        patient = patient.lstrip("0") or patient  # NIH's files write it with and without zeros
         place = {"image": image, "id": image, "patient": patient, "split": split.get(image, "")}
         labels = {name: int(name in stated) if known else None for name in wanted}
         rows.append((number, _row(place, row, NIH_META, labels)))
@@ -143,7 +143,8 @@ def _only_table(source: Path) -> Path:
 
 def _nih_split(source: Path) -> dict[str, str]:
     """``train`` or ``test`` by image; empty without the lists."""
-    lists = {name: set((source / name).read_text().split()) for name in NIH_LISTS if (source / name).is_file()}
+    there = [name for name in NIH_LISTS if (source / name).is_file()]
+    lists = {name: {image for line in lines_of(source / name) for image in line.split()} for name in there}
     if len(lists) == 1:
         raise ValueError(f"there is only {min(lists)} of {list(NIH_LISTS)}; put the other beside it, or take it away.")
     both = set.intersection(*lists.values()) if lists else set()
