@@ -196,7 +196,7 @@ def _beside(path: Path) -> dict[str, Any]:
     """What `medssl prepare` makes of sound images beside this one."""
     rows = ["image,label,patient", f"{path.name},well,p0"]
     for number, (name, label) in enumerate(BESIDE.items()):
-        (path.parent / name).write_bytes(png(random(9 + number, 7)))
+        (path.parent / name).write_bytes(png(random(19 + number, 7)))
         rows.append(f"{name},{label},p{number + 1}")
     (path.parent / "table.csv").write_text("\n".join(rows), encoding="utf-8")
     found = prepare(path.parent, path.parents[1] / "out_folder", "--split", 1, 0, 0)
