@@ -19,6 +19,7 @@ from medssl_monai import limits
 from medssl_monai.data.datalist import Item, Key
 from medssl_monai.data.patients import as_written, same_patient
 from medssl_monai.data.pseudonym import load_key, pseudonym
+from medssl_monai.files import write_atomically
 from medssl_monai.options import Options
 
 Array = NDArray[Any]
@@ -179,6 +180,15 @@ class Found:
         self.items.append(item)
         self.pixels[unique] = pixels
         return unique
+
+
+def write_png(path: Path, pixels: Array) -> None:
+    """Write an image that came as an array."""
+    from PIL import Image
+
+    write_atomically(
+        path, lambda file: Image.fromarray(pixels).save(file, format="PNG", compress_level=1), synced=False
+    )
 
 
 def numbered(items: Iterable[Item]) -> tuple[str, ...]:
