@@ -187,9 +187,22 @@ def natural(text: str) -> list[tuple[int, int | str]]:
 
 
 def first(header: Sequence[str], *names: str) -> str | None:
-    """The first of the names that the header has, whatever its case."""
-    lower = {column.lower(): column for column in reversed(header)}
-    return next((lower[name] for name in names if name in lower), None)
+    """The first of the names that the header has, as it is or but for case, blanks, ``_`` and ``-``.
+
+    Raises:
+        ValueError: if several columns are called so but for these.
+    """
+    for name in names:
+        same = [column for column in header if _letters(column) == _letters(name)]
+        if len(same) > 1:
+            raise ValueError(f"the columns {same[0]!r} and {same[1]!r} may both be {name!r}; rename or remove one.")
+        if same:
+            return same[0]
+    return None
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
 
 
 def relative(path: Path, folder: Path) -> str:

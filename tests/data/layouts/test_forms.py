@@ -119,7 +119,7 @@ def test_a_table_by_patient_or_uid_is_known_as_such(tmp_path, column, cell):
     (tmp_path / "in" / "t.csv").write_text("\n".join(lines))
     told = "PatientID" if column == "pid" else column
     with pytest.raises(
-        ValueError, match=rf"the column '{column}' holds .* a {told} of DICOM files; it must hold the path"
+        ValueError, match=rf"the column '{column}' holds .* the {told} of a DICOM file; it must hold the path"
     ):
         prepare(tmp_path / "in", tmp_path / "out", image_column=column, **KNOWN)
     assert not (tmp_path / "out" / "datalist.json").exists()

@@ -184,7 +184,7 @@ def test_a_mask_file_that_several_rows_name_is_given_to_none(tmp_path):
     (tmp_path / "in" / "t.csv").write_text("\n".join(rows))
     data, noted = run(tmp_path, masks="mask")
     assert names(data) == [("0.jpg", "m/0.png"), ("1.jpg", None), ("2.jpg", None)]
-    assert noted["mask that several images have, and is given to none"]["items"] == ["rows 3, 4"]
+    assert noted["mask that would fit several images, and is given to none"]["items"] == ["1.png: 1.jpg, 2.jpg"]
 
 
 def test_the_mask_of_a_slice_is_not_that_of_all(tmp_path):
