@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import json
@@ -14,9 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medssl_monai import limits, names
 from medssl_monai.data.datalist import Datalist, load_datalist, write_datalist
 from medssl_monai.distributed import is_first, wait_for_all
-from medssl_monai.files import sha256, write_json
+from medssl_monai.files import read_json, sha256, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +69,14 @@ def load_images(
 ) -> Datalist:
     """Images to predict: a section of a datalist or, without one, everything readable below a folder.
 
-    What looks like an image and cannot be read stays in the list, so that it is reported with its reason.
+    What looks like an image and cannot be used stays in the list with its ``problem``, so that it is reported.
 
     Args:
         datalist: path of a datalist file, or None.
         section: of the datalist.
         dataset_dir: folder to search, or that the datalist's paths start from.
-        list_to: where to write the datalist of the images of a folder: which id is which file.
+        list_to: where to write the datalist of the images of a folder: which id is which file. Series that share their
+            folder, or lie in several, get folders of links beside it.
         volumes: volumes of a folder stay whole; else each slice is an image.
 
     Raises:
@@ -83,15 +86,20 @@ def load_images(
         return load_datalist(datalist, section, dataset_dir, allow_leaks=True)  # nothing is trained or measured here
     if not dataset_dir:
         raise ValueError("name the images to predict: `--dataset_dir FOLDER` or `--datalist FILE`.")
-    from medssl_monai.data.prepare import list_images
+    from medssl_monai.data.layouts.files import by_suffix, in_words, list_images
 
-    items, unusable = list_images(dataset_dir, volumes=volumes)
-    items += [{"image": bad["image"], "id": bad["id"], "group": bad["id"]} for bad in unusable]
-    if not items:
-        raise ValueError(f"{dataset_dir} holds no PNG, JPEG, NIfTI or DICOM image.")
+    gather = Path(list_to).parent if list_to else None
+    items, unusable, passed_over = list_images(dataset_dir, volumes, gather=gather)
+    rest = in_words(by_suffix(passed_over))
+    if not items and not unusable:
+        there = f"there are {rest}" if rest else "it is empty"
+        raise ValueError(f"{dataset_dir} holds no PNG, JPEG, NIfTI or DICOM image; {there}.")
+    if rest:
+        logger.warning(f"Not predicted: {rest}.")
     if list_to:  # the user's own, as any datalist: results name ids only
-        write_datalist(list_to, {"testing": [{**item, "image": os.path.abspath(item["image"])} for item in items]})
-    return Datalist(items)
+        whole = [{**item, "image": os.path.abspath(item["image"])} for item in items]
+        write_datalist(list_to, {"testing": whole}, quarantine=unusable)
+    return Datalist([*items, *({**bad, "group": bad["id"], "problem": bad["reason"]} for bad in unusable)])
 
 
 def cache_dir() -> Path:
@@ -105,33 +113,66 @@ def classes_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> list[str]:
     Args:
         data: a section; a plain list (from another tool) has no names.
         metadata: content of ``metadata.json``.
+
+    Raises:
+        ValueError: if these are no names of classes, see `medssl_monai.names.check_classes`.
     """
-    names = getattr(data, "classes", ())
-    outputs = metadata["network_data_format"]["outputs"]
-    if isinstance(data, Datalist) and not names:
-        labels = [item["label"] for item in data if item.get("label") is not None]
+    labels = [item["label"] for item in data if isinstance(item, Mapping) and item.get("label") is not None]
+    findings = any(isinstance(label, list) for label in labels)
+    own, where = list(getattr(data, "classes", ())), getattr(data, "name", "") or "the datalist"
+    if isinstance(data, Datalist) and not own:
         widths = [
             len(label) if isinstance(label, list) else label + 1 for label in labels if not isinstance(label, str)
         ]
-        names = [str(index) for index in range(max(widths, default=0))]
-    return list(names) or _channel_names(outputs.get("classes", outputs["pred"]))
+        limits.check("max_classes", max(widths, default=0), where)
+        own = [str(index) for index in range(max(widths, default=0))]
+    if not own:
+        key = "classes" if "classes" in _told(metadata, "outputs") else "pred"
+        own, where = _channel_names(metadata, key), METADATA
+    names.check_classes(own, "finding" if findings else "class", where, findings)
+    return own
 
 
 def mask_classes_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> list[str]:
     """Names of the classes of masks beside classes, background first, as `classes_of` finds those."""
-    names = getattr(data, "mask_classes", ())
-    return list(names) or _channel_names(metadata["network_data_format"]["outputs"]["pred"])
+    own = list(getattr(data, "mask_classes", ())) or _channel_names(metadata, "pred")
+    names.check_classes(own, "class of masks", getattr(data, "name", "") or METADATA)
+    return own
 
 
-def _channel_names(output: Mapping[str, Any]) -> list[str]:
-    channels = output["channel_def"]
-    return [channels[key] for key in sorted(channels, key=int)]
+METADATA = "metadata.json"
+
+
+def _told(metadata: Mapping[str, Any], *keys: str) -> Any:
+    """What the metadata say of data under these keys."""
+    here: Any = metadata
+    for depth, key in enumerate(path := ("network_data_format", *keys)):
+        if not isinstance(here, Mapping) or key not in here:
+            raise ValueError(
+                f"{METADATA} does not say {'::'.join(path[: depth + 1])}; take that file from the bundle as it was."
+            )
+        here = here[key]
+    return here
+
+
+def _channel_names(metadata: Mapping[str, Any], output: str) -> list[str]:
+    channels = _told(metadata, "outputs", output, "channel_def")
+    keys = [str(index) for index in range(len(channels))] if isinstance(channels, Mapping) else []
+    if not keys or set(keys) != channels.keys():
+        raise ValueError(f"{METADATA}: the channel_def of {output!r} must map every index from 0 on to a name.")
+    return [channels[key] for key in keys]
 
 
 def channels_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> int:
     """Channels of the images, from the datalist or else from the bundle's metadata."""
-    names = getattr(data, "modality", ())
-    return len(names) or int(metadata["network_data_format"]["inputs"]["image"]["num_channels"])
+    return len(getattr(data, "modality", ())) or _counts([_told(metadata, "inputs", "image", "num_channels")])[0]
+
+
+def _counts(told: Any) -> list[int]:
+    if not isinstance(told, list | tuple) or not told or any(type(n) is not int or n < 1 for n in told):
+        raise ValueError(f"{METADATA} says {names.shown(told)} of the images, and whole numbers above 0 are needed.")
+    limits.check_voxels(told, f"an image of the size in {METADATA}")
+    return list(told)
 
 
 def output_dir(bundle_root: str | Path, data: Sequence[Any]) -> str:
@@ -148,14 +189,51 @@ def output_dir(bundle_root: str | Path, data: Sequence[Any]) -> str:
 
 def image_size_of(metadata: Mapping[str, Any]) -> list[int]:
     """Size of the images that the network takes, from the bundle's metadata."""
-    return [int(side) for side in metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]]
+    return _counts(_told(metadata, "inputs", "image", "spatial_shape"))
 
 
 def metadata_of(bundle_root: str | Path, metadata: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The bundle's metadata: `metadata`, or the content of its file where nobody has read it, as in MONAI Label."""
-    if metadata:
+    """The bundle's metadata as its file has them; nothing without one.
+
+    Args:
+        bundle_root: folder of the bundle.
+        metadata: as MONAI has read them, which replaces ``#`` in texts; those of another file count as they are.
+
+    Raises:
+        ValueError: if the file is damaged, or MONAI would evaluate something in it, see `write_metadata`.
+    """
+    path = Path(bundle_root) / "configs" / METADATA
+    if not path.is_file():
+        return dict(metadata or {})
+    content = read_json(path)
+    if metadata and metadata != json.loads(json.dumps(content).replace("#", "::")):
         return dict(metadata)
-    return dict(json.loads((Path(bundle_root) / "configs" / "metadata.json").read_text(encoding="utf-8")))
+    names.check_inert(content, str(path))
+    return content
+
+
+def write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write ``metadata.json``, which MONAI reads as a part of every configuration.
+
+    Raises:
+        ValueError: if MONAI would evaluate a text in it; nothing is written.
+    """
+    names.check_inert(metadata, str(path))
+    write_json(path, metadata, private=False)
+
+
+def path_value(path: str | Path) -> str:
+    """A path as the value of a configuration: absolute, since MONAI evaluates what begins with ``$``, ``@`` or ``%``.
+
+    Raises:
+        ValueError: if it holds a sign that MONAI replaces.
+    """
+    text = str(Path(path).absolute())
+    if found := names.REFERENCE.search(text) or re.search("#", text):
+        raise ValueError(
+            f"{text} holds {found[0]!r}, which MONAI's configurations replace; give the folder another name."
+        )
+    return text
 
 
 def feature_size(data: Sequence[Any]) -> int:
@@ -176,23 +254,26 @@ def describe_data(
     """Make the bundle's ``metadata.json`` say what its network is trained on; `inference.json` reads it from there.
 
     Where there are masks beside classes, the network's own output, ``pred``, is the masks, and ``classes`` another.
+
+    Raises:
+        ValueError: see `write_metadata`.
     """
-    path = Path(bundle_root) / "configs" / "metadata.json"
+    path = Path(bundle_root) / "configs" / METADATA
     if not is_first() or not path.exists():
         return
-    before = path.read_text(encoding="utf-8")
-    metadata = json.loads(before)
-    image, outputs = (metadata["network_data_format"][key] for key in ("inputs", "outputs"))
+    before = metadata_of(bundle_root)
+    metadata = copy.deepcopy(before)
+    image, outputs = _told(metadata, "inputs"), _told(metadata, "outputs")
     image["image"] |= {"num_channels": channels, "spatial_shape": list(image_size)}
     image["image"]["channel_def"] = {str(i): "image" if channels == 1 else f"channel {i}" for i in range(channels)}
     if outputs["pred"].get("format") == "segmentation":
         outputs["pred"]["spatial_shape"] = list(image_size)
     told = {"pred": mask_classes, "classes": classes} if mask_classes else {"pred": classes}
-    for key, names in told.items():
-        outputs[key] |= {"num_channels": len(names), "channel_def": {str(i): name for i, name in enumerate(names)}}
+    for key, own in told.items():
+        outputs[key] |= {"num_channels": len(own), "channel_def": {str(i): name for i, name in enumerate(own)}}
     metadata["data_type"] = "SYNTHETIC phantoms" if synthetic else "images named by a datalist"
-    if metadata != json.loads(before):
-        write_json(path, metadata, private=False)
+    if metadata != before:
+        write_metadata(path, metadata)
 
 
 def fingerprint(labels: Any) -> str:
@@ -214,10 +295,10 @@ def check_trained(
     resampled = metadata.get("spacing")
     if resampled is not None and list(resampled) != list(spacing or ()):
         raise ValueError(f"{weights} was trained on volumes of {resampled} mm; set `spacing` to that, not {spacing}.")
-    for trained, names in ((metadata.get("classes"), classes), (metadata.get("mask_classes"), mask_classes)):
-        if trained and names and list(trained) != list(names):
+    for trained, own in ((metadata.get("classes"), classes), (metadata.get("mask_classes"), mask_classes)):
+        if trained and own and list(trained) != list(own):
             raise ValueError(
-                f"{weights} was trained on the classes {trained}, the datalist has {list(names)}; use a datalist with "
+                f"{weights} was trained on the classes {trained}, the datalist has {list(own)}; use a datalist with "
                 "the same classes in the same order."
             )
 
@@ -319,11 +400,12 @@ def workflow(
         overrides: values by id.
 
     Raises:
-        ValueError: if an override names nothing in the config files.
+        ValueError: if an override names nothing in the config files, or the bundle's metadata are damaged.
     """
     from monai.bundle import ConfigParser, ConfigWorkflow
 
     files = [str(path) for path in config_files]
+    metadata_of(Path(files[0]).parents[1])  # MONAI would evaluate what it says
     check_overrides(overrides, nested(ConfigParser.load_config_files(files)))
     return ConfigWorkflow(files, workflow_type=workflow_type, logging_file=logging_file, **overrides)
 

@@ -179,6 +179,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
         labels = f"{section['labeled']} labeled" + (f" ({counts} in all)" if counts else "")
         labels += f", {section['masked']} masked" if "masked" in section else ""
         print(f"{name}: {section['items']} images, {section['groups']} groups, {labels}")
+    rows, used = report["rows"].values()
+    if used < rows:
+        print(f"table: only {used} of its {rows} rows are of images here; the others are under 'dropped'")
     print(f"groups: {report['groups']}; split: {report['split']}")
     if report["label_list"]:
         print(report["label_list"])
@@ -192,7 +195,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if len(refused) > SHOWN:
         print(f"  and {len(refused) - SHOWN} more, under 'quarantine' in {path}", file=sys.stderr)
     if not any(section["labeled"] or section.get("masked") for section in report["sections"].values()):
-        print("no label: name a table (--table), masks (--masks) or --class_folders, or let `medssl loop` ask for them")
+        why = "what was dropped or noted says why; else " * bool(report["dropped"] or report["noted"])
+        print(f"no label: {why}name a table (--table), masks (--masks) or --class_folders, or let `medssl loop` ask")
     print(path)
     return 0
 
@@ -293,38 +297,54 @@ def _speed(arguments: argparse.Namespace) -> int:
 
 
 def _change_labels(arguments: argparse.Namespace) -> int:
-    from medssl_monai.data import load_datalist
-    from medssl_monai.data.pool import annotate_from_table, read_annotations, read_table
-    from medssl_monai.query.record import pools_of, read_query
+    """Labels of a person for a file of labels, which nobody else changes between reading and writing.
 
-    output = arguments.output or arguments.labels
+    A run has its labels in memory, and does not read its ``pool.json`` again: while it runs, that is not changed.
+    """
+    from medssl_monai.data import load_datalist
+    from medssl_monai.data.annotations import annotate_from_table
+    from medssl_monai.locks import changing, check_free
+    from medssl_monai.query.record import read_query
+
+    labels, output = arguments.labels, (arguments.output or arguments.labels).resolve()
     if output.suffix != ".json":
         raise ValueError(f"the labels are written as JSON, so {output} must end in .json; name another with --output.")
     data = load_datalist(arguments.datalist, "training", arguments.dataset_dir, arguments.allow_leaks)
-    pool = _pool(arguments.labels, data)
-    if arguments.query:
-        pool.query_size = tuple(read_query(arguments.query)["query_size"])
-    columns, _ = read_table(arguments.table)
-    lost = []
-    for own in [own for own in pools_of(pool).values() if own.key in columns] or [pool]:
-        rows = read_annotations(arguments.table, own.classes, own.task, own.key)
-        accepted, refused = annotate_from_table(own, rows, correct=arguments.command == "correct")
-        print(f"{len(accepted)} {own.key}s taken, {len(refused)} refused")
-        lost += refused
-    pool.save(output)
+    with changing(output):
+        if output != labels.resolve() and output.exists():
+            raise ValueError(f"{output} is there already, and its labels would be lost; name another with --output.")
+        try:
+            for folder in (output.parent, output.parent.parent):  # of a run, and of the loop that it is of
+                check_free(folder)
+        except OSError as error:
+            reason = "a run writes over its labels, so that they are not changed while it runs"
+            raise OSError(f"{reason}; wait, or name another file with --output: {error}") from None
+        pool = _pool(labels, data)
+        if arguments.query:
+            pool.query_size = tuple(read_query(arguments.query)["query_size"])
+        given = annotate_from_table(pool, arguments.table, correct=arguments.command == "correct")
+        pool.save(output)
+    for key, (accepted, refused) in given.items():
+        print(f"{len(accepted)} {key}s taken, {len(refused)} refused")
+    lost = [reason for own in given.values() for reason in own.refused]
     for reason in lost:
-        print(f"refused: {reason}", file=sys.stderr)
+        print(f"refused: {arguments.table.name}, {reason}", file=sys.stderr)
     return 1 if lost else 0
 
 
 def _pool(labels: Path, data: Datalist) -> LabelPool:
     """The pool that a file of labels, of masks, or of both describes."""
     from medssl_monai.data import LabelPool
-    from medssl_monai.data.pool import read_table
-    from medssl_monai.query.record import read_query
+    from medssl_monai.data.annotations import column_of
+    from medssl_monai.data.pool import is_table
+    from medssl_monai.files import read_json
+    from medssl_monai.tables import Table
 
-    table = labels.suffix == ".csv"
-    kinds = set(read_table(labels)[0] if table else [read_query(labels).get("key", "label")])
+    if table := is_table(labels):
+        content = Table.read(labels)
+        kinds = {key for key in ("label", "mask") if column_of(content, key, labels)}
+    else:
+        kinds = {str(read_json(labels).get("key"))}
     if "mask" in kinds and "label" not in kinds:
         return LabelPool(data, labels=labels, key="mask")
     if not data.mask_classes:

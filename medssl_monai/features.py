@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medssl_monai.bundle import workflow
-from medssl_monai.data.datalist import SECTIONS
+from medssl_monai.bundle import path_value, workflow
+from medssl_monai.data.datalist import SECTIONS, validate_datalist
 from medssl_monai.data.layouts.features import DESCRIPTION, FEATURES, ITEMS, TARGETS
 from medssl_monai.engines import predict
-from medssl_monai.files import write_atomically, write_json, write_text
+from medssl_monai.files import read_json, write_atomically, write_json, write_text
+from medssl_monai.tables import text_of
 
 
 def write_features(
@@ -39,10 +37,11 @@ def write_features(
     Raises:
         ValueError: if the network shows no embedding, or images cannot be read.
     """
-    there = json.loads(Path(datalist).read_text(encoding="utf-8"))
+    there = validate_datalist(read_json(datalist), str(datalist), allow_leaks=True)
+    given = {"bundle_root": path_value(bundle), "datalist": path_value(datalist)}
     written = []
     for section in (name for name in SECTIONS if there.get(name)):
-        settings = {"bundle_root": str(bundle), "datalist": str(datalist), "section": section, **(overrides or {})}
+        settings = {**given, "section": section, **(overrides or {})}
         flow = workflow([Path(bundle) / "configs" / "inference.json"], "infer", logging_file=False, **settings)
         flow.parser.parse()
         dataset, network, device = (flow.parser.get_parsed_content(name) for name in ("dataset", "network", "device"))
@@ -55,9 +54,8 @@ def write_features(
         if not all(isinstance(label, int) for label in labels):
             raise ValueError(f"{datalist}: features are written for classes only, not for findings or masks.")
         folder = Path(out_dir)
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([["id", "group"], *([i["id"], i["group"]] for i in items)])
-        write_text(folder / f"{section}{ITEMS}", text.getvalue())
+        table = [["id", "group"], *([item["id"], item["group"]] for item in items)]
+        write_text(folder / f"{section}{ITEMS}", text_of(table))
         _save(folder / f"{section}{TARGETS}", np.array(labels, dtype=np.int64))
         _save(folder / f"{section}{FEATURES}", embedding[kept].numpy())
         write_json(folder / DESCRIPTION, {"classes": list(dataset.data.classes), "synthetic": dataset.data.synthetic})

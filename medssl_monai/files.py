@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
+import math
 import os
+import re
 import secrets
+import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from medssl_monai import limits
+
 PRIVATE = 0o600
 """Files that name a person's images, or show them, are for their owner alone."""
 MODE_VARIABLE = "MEDSSL_FILE_MODE"
 """Environment variable with another mode for private files, octal, such as 640."""
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+"""Name of a file that `write_atomically` has not put in place yet."""
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], private: bool = True) -> None:
+def write_atomically(
+    path: str | Path, write: Callable[[BinaryIO], object], private: bool = True, synced: bool = True
+) -> None:
     """Let `write` fill a new file beside `path`, then put it in place in one step.
 
     Whatever happens (a kill, a full disk), `path` holds the old content or the new one, never a part of it. The new
@@ -30,6 +41,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], priv
         write: is called with the new file, open for binary writing.
         private: readable by the owner alone (mode 0600, or what the environment variable ``MEDSSL_FILE_MODE`` says);
             else as the umask has it, for what is passed on: weights, bundles, figures.
+        synced: False leaves it to the system when the file is on the disk, for thousands that can be made anew.
 
     Raises:
         OSError: if the file could not be written; the previous content is untouched.
@@ -45,9 +57,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], priv
                 os.fchmod(file.fileno(), private_mode())  # the umask may have taken what was asked for
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if synced:
+            _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise OSError(
             f"could not write {path}: {error}. What was there before is unchanged; free some space or choose another "
@@ -56,6 +70,14 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object], priv
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the new files that writers left in a folder when they were killed; only for who alone writes there."""
+    for path in Path(folder).glob(".*.tmp"):
+        if LEFTOVER.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def private_mode() -> int:
@@ -84,6 +106,75 @@ def write_json(path: str | Path, content: Any, private: bool = True) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", private)
 
 
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file, which others may have written or damaged; see `parse_json`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: beginning with `path`, if it holds no JSON object.
+    """
+    path = Path(path)
+    limits.check("max_json_bytes", path.stat().st_size, str(path))
+    content = parse_json(path.read_bytes(), str(path))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, and holds a {type(content).__name__}.")
+    return content
+
+
+def parse_json(content: bytes, name: str) -> Any:
+    """Content of JSON that others wrote, in UTF-8, UTF-16 or UTF-32.
+
+    Args:
+        content: of a file.
+        name: begins the messages.
+
+    Raises:
+        ValueError: if it is no JSON, holds NaN or infinity, has a key twice in one object, or is larger or deeper than
+            is read.
+    """
+    try:
+        text = content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is not valid JSON: it is no text in UTF-8; save it as UTF-8.") from None
+    limits.check("max_values", sum(text.count(sign) for sign in ",[{"), name)
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not valid JSON: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{name} is not read: its lists and objects are too deep in each other.") from None
+    except ValueError as error:
+        raise ValueError(f"{name} is not read: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        count = Counter(key for key, _ in pairs)
+        twice = next(key for key in count if count[key] > 1)
+        told = next((f", of {key!r} {value!r}," for key, value in pairs if isinstance(value, str)), "")
+        raise ValueError(f"one object{told} has the key {twice!r} {count[twice]} times; leave the one that is meant.")
+    return result
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"it holds {text}, which is no number; leave out what is unknown.")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"it holds {text[:40]}, which is larger than any number that is counted with; mend it.")
+    return value
+
+
+def set_aside(path: str | Path) -> Path:
+    """Rename a file that somebody may still need: ``q.csv`` becomes ``q.previous1.csv``, or the next that is free."""
+    path = Path(path)
+    kept = next(new for n in itertools.count(1) if not (new := path.with_suffix(f".previous{n}{path.suffix}")).exists())
+    return path.rename(kept)
+
+
 def save_tensors(path: str | Path, content: Any, private: bool = True) -> None:
     """`torch.save`, atomically."""
     write_atomically(path, lambda file: torch.save(content, file), private)
@@ -97,6 +188,12 @@ def load_tensors(path: str | Path) -> Any:
         ValueError: if the file is damaged or holds more than tensors and plain values.
     """
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch writes the checksums, and does not look at them
+                if sum(member.file_size for member in archive.infolist()) > Path(path).stat().st_size:
+                    raise zipfile.BadZipFile("it would unpack to more than there is")
+                if (bad := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise

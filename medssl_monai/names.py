@@ -8,8 +8,10 @@ read as something else there is refused where it comes in, so that nothing behin
 from __future__ import annotations
 
 import re
+import reprlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from medssl_monai import limits
 
@@ -19,9 +21,18 @@ NOTHING = "none"
 EVALUATED, COMPUTED = "$@%", "=+-"
 ALONE = re.compile(r"[+-]|[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """Signs by themselves, as of a test's outcome, and plain numbers: no spreadsheet computes anything of them."""
-INVISIBLE = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C, 0xFEFF}
-"""Marks that change the direction of a text, so that it is not what it looks like."""
-CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
+REFERENCE = re.compile(r"[@%](::|#)")
+"""MONAI replaces it wherever it is in a text, by the place of the text."""
+SPECIAL = re.compile(r"_\w*_")
+"""Keys that MONAI has a meaning for, such as ``_target_``."""
+JOINERS = "\u200c\u200d"
+"""Invisible signs that some scripts need between letters."""
+LONGEST = 4_096
+"""Signs of a name; no path is longer."""
+CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Categories of signs that break lines, turn the direction of a text, or are not seen."""
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 80
 
 
 def problem_of(name: object) -> str | None:
@@ -32,13 +43,17 @@ def problem_of(name: object) -> str | None:
         return "is empty"
     if name != name.strip():
         return "begins or ends with a blank"
-    if any(unicodedata.category(sign) in CONTROLS or ord(sign) in INVISIBLE for sign in name):
+    if len(name) > LONGEST:
+        return f"is longer than {LONGEST:,} signs"
+    if not name.isprintable() and any(unicodedata.category(sign) in CONTROLS and sign not in JOINERS for sign in name):
         return "holds control characters"
-    first = unicodedata.normalize("NFKC", name)[0]  # there are wide forms of all of them
+    first = unicodedata.normalize("NFKC", name[0])[:1]  # there are wide forms of all of them
     if first in EVALUATED:
         return f"begins with {first!r}, which a configuration would evaluate"
     if first in COMPUTED and not ALONE.fullmatch(name):
         return f"begins with {first!r}, which a spreadsheet would compute"
+    if found := REFERENCE.search(name):
+        return f"holds {found[0]!r}, which a configuration would take for a reference"
     return None
 
 
@@ -54,7 +69,7 @@ def check_name(name: object, kind: str, where: str) -> None:
         ValueError: with the name and how to mend it.
     """
     if problem := problem_of(name):
-        raise ValueError(f"{where}: the {kind} {name!r} {problem}; rename it.")
+        raise ValueError(f"{where}: the {kind} {shown(name)} {problem}; rename it.")
 
 
 def check_classes(names: Sequence[object], kind: str, where: str, findings: bool = False) -> None:
@@ -70,13 +85,15 @@ def check_classes(names: Sequence[object], kind: str, where: str, findings: bool
         ValueError: with the first name that is refused, and how to mend it.
     """
     limits.check("max_classes", len(names), where)
-    seen: dict[str, object] = {}
-    for name in names:
+    seen: dict[str, int] = {}
+    for position, name in enumerate(names):
         check_name(name, kind, where)
-        if (other := seen.setdefault(fold(str(name)), name)) is not name or list(names).count(name) > 1:
-            raise ValueError(f"{where}: the {kind} {name!r} is there as {other!r} already; give each its own name.")
+        if (other := seen.setdefault(fold(str(name)), position)) != position:
+            raise ValueError(
+                f"{where}: the {kind} {shown(name)} is there as {shown(names[other])} already; give each its own name."
+            )
         if findings and (reason := _unwritable(str(name))):
-            raise ValueError(f"{where}: the {kind} {name!r} {reason}, as labels are written; rename it.")
+            raise ValueError(f"{where}: the {kind} {shown(name)} {reason}, as labels are written; rename it.")
 
 
 def _unwritable(finding: str) -> str | None:
@@ -87,9 +104,43 @@ def _unwritable(finding: str) -> str | None:
     return "begins with '?', which stands before what is unknown" if finding.startswith("?") else None
 
 
+def check_inert(content: Any, where: str) -> None:
+    """Refuse nested values of which MONAI's configurations would evaluate something, or take it for their own syntax.
+
+    Args:
+        content: mappings and sequences of plain values, to be written to ``metadata.json`` or read from a file.
+        where: begins the message.
+
+    Raises:
+        ValueError: with the first text or key of that kind.
+    """
+    left, seen = [content], set()
+    while left:
+        here = left.pop()
+        if isinstance(here, str):
+            if here.startswith(tuple(EVALUATED)) or REFERENCE.search(here):
+                raise ValueError(f"{where}: {shown(here)} is a text that a configuration would evaluate; change it.")
+        elif isinstance(here, Mapping | list | tuple | set) and id(here) not in seen:
+            seen.add(id(here))
+            if isinstance(here, Mapping):
+                for key in here:
+                    if isinstance(key, str) and (SPECIAL.fullmatch(key) or "::" in key or "#" in key):
+                        raise ValueError(
+                            f"{where}: {shown(key)} is a key that configurations have a meaning for; change it."
+                        )
+                left += here.keys()
+            left += here.values() if isinstance(here, Mapping) else here
+
+
+def shown(value: object) -> str:
+    """A value from data as a message quotes it: short, in one line, without signs that are not seen."""
+    return _BRIEF.repr(value)
+
+
 def fold(text: str) -> str:
     """A text in which spellings that people take for the same are equal: case, blanks, ways to write an accent."""
-    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
+    seen = "".join(sign for sign in text if sign not in JOINERS)
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", seen).casefold()).split())
 
 
 def find(text: str, names: Iterable[str]) -> str | None:

@@ -148,8 +148,12 @@ class Options:
     max_classes: int | None = _bound("max_classes")
     max_rows: int | None = _bound("max_rows")
     max_table_bytes: int | None = _bound("max_table_bytes")
+    max_json_bytes: int | None = _bound("max_json_bytes")
+    max_values: int | None = _bound("max_values")
     max_voxels: int | None = _bound("max_voxels")
     max_bytes: int | None = _bound("max_bytes")
+    max_files: int | None = _bound("max_files")
+    max_file_bytes: int | None = _bound("max_file_bytes")
 
     def __post_init__(self) -> None:
         for name in ("table", "unlabeled", "masked", "key_file"):

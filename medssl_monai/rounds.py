@@ -9,12 +9,16 @@ from typing import Any, Literal
 
 from monai.bundle import ConfigParser
 
-from medssl_monai.bundle import workflow
+from medssl_monai.bundle import path_value, workflow
+from medssl_monai.data.annotations import annotate_from_table
 from medssl_monai.data.datalist import Item
-from medssl_monai.data.pool import NOTHING, LabelPool, annotate_from_table, read_annotations, read_table
+from medssl_monai.data.pool import LabelPool
+from medssl_monai.files import read_json
 from medssl_monai.handlers.query import Oracle, check_cold_start, give_answers, write_one_query
 from medssl_monai.handlers.rounds import write_report
-from medssl_monai.query.record import pools_of, read_query
+from medssl_monai.locks import holding
+from medssl_monai.names import NOTHING
+from medssl_monai.query.record import read_query
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +48,27 @@ def run_loop(
 
     Returns:
         Whether all rounds are done; False: a query waits for a person.
+
+    Raises:
+        OSError: if another run is at work in the folder of the loop, or of one of its rounds.
     """
     if rounds < 1:
         raise ValueError(f"`rounds` must be at least 1, got {rounds}.")
     if annotator not in ("oracle", "person") or weights not in ("fresh", "continued"):
         raise ValueError(f"`annotator` is oracle or person, `weights` fresh or continued; got {annotator}, {weights}.")
-    bundle, output_dir = Path(bundle), Path(output_dir)
+    bundle, output_dir = Path(path_value(bundle)), Path(path_value(output_dir))
+    with holding(output_dir):
+        return _run_rounds(bundle, output_dir, rounds, annotator, weights, overrides or {})
+
+
+def _run_rounds(
+    bundle: Path,
+    output_dir: Path,
+    rounds: int,
+    annotator: Literal["oracle", "person"],
+    weights: Literal["fresh", "continued"],
+    overrides: Mapping[str, Any],
+) -> bool:
     config = ConfigParser.load_config_file(bundle / "configs" / "train.yaml")
     records: list[dict[str, Any]] = []
     queries: list[dict[str, Any]] = []
@@ -57,38 +76,39 @@ def run_loop(
         folder, before = (output_dir / f"round_{n:02d}" for n in (number, number - 1))
         labels = folder / "labels.json"  # those that the round starts with, if there was a query before it
         values: dict[str, Any] = {
-            **(overrides or {}),
+            **overrides,
             "output_dir": str(folder),
             "ckpt_dir": str(folder / "models"),
             "rounds": 1,
         }
         if annotator == "person":  # nobody else answers a cold start, not even where all masks that came are bad
             values["query::annotator"] = "@annotators::nobody"
-        if number or labels.exists():
-            values["labels"] = str(labels if labels.exists() else before / "pool.json")
         if number and weights == "continued":  # `pretrained` stays what it is: SSAL's clusters are made with it
             values["network::pretrained"] = str(before / "models" / "model.pt")
             if "part" in config["network"]:
                 values["network::part"] = "continue"
-        run = _start(bundle, values)
-        if not run.parser.get_parsed_content("query::budget"):
-            raise ValueError("`query::budget` is 0, and a loop has to ask for something; set it to 1 or more.")
-        finished = (folder / "report.html").exists()  # the last file that a round writes
-        query = None
-        if number and not labels.exists():
-            query = before / "queries" / "round_00.json"
-        elif annotator == "person" and not (labels.exists() or finished):
-            query = _cold_start(run, folder)
-        if query is not None:
-            pool, data = (run.parser.get_parsed_content(name) for name in ("pool", "train::dataset::data"))
-            if not hand_over(query, labels, pool, data, annotator):
-                return False
-            run = _start(bundle, {**values, "labels": str(labels)})
-        if not finished:
-            run.run()
-            run.finalize()
-        records.append({**read_query(folder / "rounds" / "round_00.json"), "round": number})
-        queries.append({**read_query(folder / "queries" / "round_00.json"), "round": number})
+        with holding(folder):  # handed to the training
+            if number or labels.exists():
+                values["labels"] = str(labels if labels.exists() else before / "pool.json")
+            run = _start(bundle, values)
+            if not run.parser.get_parsed_content("query::budget"):
+                raise ValueError("`query::budget` is 0, and a loop has to ask for something; set it to 1 or more.")
+            finished = (folder / "report.html").exists()  # the last file that a round writes
+            query = None
+            if number and not labels.exists():
+                query = before / "queries" / "round_00.json"
+            elif annotator == "person" and not (labels.exists() or finished):
+                query = _cold_start(run, folder)
+            if query is not None:
+                pool, data = (run.parser.get_parsed_content(name) for name in ("pool", "train::dataset::data"))
+                if not hand_over(query, labels, pool, data, annotator):
+                    return False
+                run = _start(bundle, {**values, "labels": str(labels)})
+            if not finished:
+                run.run()
+                run.finalize()
+            records.append({**read_json(folder / "rounds" / "round_00.json"), "round": number})
+            queries.append({**read_query(folder / "queries" / "round_00.json"), "round": number})
     pool, dataset, title = (run.parser.get_parsed_content(name) for name in ("pool", "train::dataset", "title"))
     notes = [f"{rounds} runs, {weights} weights in each round."]
     write_report(output_dir, records, queries, pool, dataset, title=title, notes=notes)
@@ -134,28 +154,17 @@ def hand_over(
     if annotator == "oracle":
         give_answers(pool, record, Oracle(datalist))
     else:
-        accepted, refused = _from_person(table, pool)
-        for reason in refused:
+        given = annotate_from_table(pool, table).values()
+        for reason in (reason for own in given for reason in own.refused):
             logger.warning(f"{table}: {reason}; this row is left out.")
+        accepted = {name for own in given for name in own.accepted}
         if not accepted and record["items"]:
             logger.info(f"Fill in {_how(table, record, pool)}, then start the same command again.")
             return False
         logger.info(f"{len(accepted)} of {len(record['items'])} queries were answered.")
     pool.query_size = tuple(record["query_size"])
-    pool.save(labels)
+    pool.save_over(labels)
     return True
-
-
-def _from_person(table: Path, pool: LabelPool) -> tuple[set[str], list[str]]:
-    """Give the labels and masks of a table to the pool and the one `beside` it; see `annotate_from_table`."""
-    columns, _ = read_table(table)
-    accepted: set[str] = set()
-    refused: list[str] = []
-    for own in [own for own in pools_of(pool).values() if own.key in columns] or [pool]:
-        good, bad = annotate_from_table(own, read_annotations(table, own.classes, own.task, own.key))
-        accepted.update(good)
-        refused += bad
-    return accepted, refused
 
 
 def _how(table: Path, record: Mapping[str, Any], pool: LabelPool) -> str:

@@ -103,6 +103,16 @@ class Table:
         return table
 
 
+def lines_of(path: Path) -> list[str]:
+    """Lines of a file of text, in any encoding that tables come in.
+
+    Raises:
+        ValueError: if it is no text, or too long.
+    """
+    limits.check("max_table_bytes", path.stat().st_size, path.name)
+    return unicodedata.normalize("NFC", _decode(path.read_bytes(), path.name)).splitlines()
+
+
 def header_of(path: Path) -> list[str]:
     """Names of a file's columns, to tell layouts apart by; none if it is no table."""
     try:

@@ -289,6 +289,10 @@ def drive(
     run("medssl", "label-app", bundle, "--output", app, *trained_with)
     say(where, "label-app", f"written with {model}")
     server = Server(app, studies, "batch", "6")
+    beyond = ["0.0.0.0" if part == "127.0.0.1" else part for part in server.command]
+    ended = subprocess.run(beyond, cwd=app, capture_output=True, text=True, timeout=300)
+    check(ended.returncode and "`--conf public true`" in ended.stdout + ended.stderr, "it listens on all interfaces")
+    say(where, "host", "refuses to listen on all interfaces")
     strategy = "entropy"
     with server.running() as pid:
         say(where, "server", f"answers, process {pid}")
@@ -328,13 +332,20 @@ def drive(
         check(completed == before + LABELED, f"{completed} labels")
         say(where, "label", f"{LABELED} saved with the tag final, {completed} of {len(names)} completed")
 
-        none = {"files": {"label": ("label.json", "{}")}}
+        none, code = {"files": {"label": ("label.json", "{}")}}, {"device": f"$open({str(folder / 'x')!r}, 'w')"}
         everything = {
             "an unknown image": (f"POST /infer/{model}?image=nobody&output=json", {}),
             "a label for an unknown image": ("PUT /datastore/label?image=nobody", none),
             "an unknown model": (f"POST /infer/spleen?image={names[0]}&output=json", {}),
             "training of an unknown model": ("POST /train/spleen", {"json": {}}),
             "an unknown strategy": ("POST /activelearning/best", {"json": {}}),
+            "a path for an image": (f"POST /infer/{model}?image={studies}&output=json", {}),
+            "an image that is sent": (f"POST /infer/{model}?output=json", {"files": {"file": ("x.png", b"x")}}),
+            "a session": ("PUT /session/", {"files": {"files": ("x.png", b"x")}}),
+            "other weights": (f"PUT /model/{model}", {"files": {"file": ("model.pt", b"x")}}),
+            "an unknown tag": (f"PUT /datastore/label?image={names[0]}&tag=..%2Fx", none),
+            "an unknown parameter": ("POST /scoring/" + model, {"json": {"bundle_path": str(folder)}}),
+            "a device that is code": (f"POST /infer/{model}?image={names[0]}", {"data": {"params": json.dumps(code)}}),
             **wrong(server, names[-1]),
         }
         for what, (request, content) in everything.items():
@@ -345,6 +356,11 @@ def drive(
             say(where, "wrong input", f"{what}: {answer.status_code} {detail[:150]}")
         after = requests.get(f"{server.url}/info/", timeout=60).json()["datastore"]
         check(after["completed"] == completed, "a wrong label was stored")
+        check(not (folder / "x").exists(), "a request was evaluated")
+        lines = [json.loads(line) for line in (studies / "labels.jsonl").read_text().splitlines()]
+        finished = [line for line in lines if line["tag"] != "original"]
+        check(len(finished) == LABELED, f"{len(finished)} labels are recorded")
+        say(where, "record", f"{len(lines)} lines, the last: {lines[-1]}")
 
         version, begun = info["models"][model]["weights"], server.begun("scoring")
         order = ranks(server, model, strategy)

@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,9 @@ import pytest
 import torch
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+
+from medssl_monai.data import load_datalist
+from medssl_monai.locks import holding
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "bundles"
@@ -42,15 +48,41 @@ def assert_same_state(first: Any, second: Any) -> None:
             assert value == b[key], key
 
 
+def listed_files(path: Path) -> dict[str, str]:
+    """Path of the image by id, as an inference has noted it for the user; those that it could not use as well."""
+    unusable = json.loads(path.read_text()).get("quarantine", [])
+    return {item["id"]: item["image"] for item in [*load_datalist(path, "testing"), *unusable]}
+
+
 def outputs_of(folder: Path) -> dict[str, bytes]:
     """Content of every file that equal runs must leave equal: figures, queries, labels."""
     names = ["rounds/*.json", "queries/*", "pool.json", "rounds.csv"]
     return {str(path.relative_to(folder)): path.read_bytes() for name in names for path in folder.glob(name)}
 
 
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Another run, one of another thread, has a folder."""
+    taken, go_on = threading.Event(), threading.Event()
+
+    def _run() -> None:
+        with holding(folder):
+            taken.set()
+            go_on.wait()
+
+    with ThreadPoolExecutor(1) as executor:
+        done = executor.submit(_run)
+        assert taken.wait(60)
+        try:
+            yield
+        finally:
+            go_on.set()
+        done.result()
+
+
 def refused(run: Callable[..., Any], *args: Any, **overrides: Any) -> str:
     """What a run that fails says, at the root of it."""
-    with pytest.raises((RuntimeError, ValueError)) as found:
+    with pytest.raises((RuntimeError, ValueError, OSError)) as found:
         run(*args, **overrides)
     error: BaseException = found.value
     while error.__cause__:

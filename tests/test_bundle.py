@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from medssl_monai.bundle import (
     channels_of,
@@ -24,8 +25,10 @@ from medssl_monai.bundle import (
     metadata_of,
     nested,
     output_dir,
+    path_value,
     shipped_bundles,
     workflow,
+    write_metadata,
 )
 from medssl_monai.data import Datalist
 from medssl_monai.files import save_tensors
@@ -214,9 +217,155 @@ def test_metadata_of_several_channels(bundle):
     assert image["spatial_shape"] == image_size_of(metadata_of(bundle)) == [32, 32, 16]
 
 
-def test_metadata_that_were_read_already_count(bundle):
+def test_metadata_that_were_read_from_another_file_count(bundle):
     assert metadata_of(bundle, {"name": "read"}) == {"name": "read"}
     assert metadata_of(bundle, {}) == metadata_of(bundle) == METADATA
+
+
+def test_names_are_as_the_file_has_them_and_not_as_monai_reads_it(bundle):
+    """It reads ``#`` as its older sign for ``::``."""
+    describe_data(bundle, ["a#b", "c::d"], 1, [32, 48], synthetic=False)
+    (bundle / "configs" / "inference.json").write_text("{}")
+    run = workflow([bundle / "configs" / "inference.json"], "infer", logging_file=False)
+    read = run.parser.get_parsed_content("_meta_")
+    assert classes_of([], read) == ["a::b", "c::d"]
+    assert classes_of([], metadata_of(bundle, read)) == ["a#b", "c::d"]
+
+
+EVALUATED = ["$open('EXECUTED', 'w')", "$import this", "@risk", "%x", "a @##b"]
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_nothing_that_monai_evaluates_is_written_into_metadata(bundle, name):
+    before = (bundle / "configs" / "metadata.json").read_bytes()
+    for arguments in ({"classes": ["a", name]}, {"classes": ["a"], "mask_classes": ["background", name]}):
+        if "mask_classes" in arguments:
+            (bundle / "configs" / "metadata.json").write_text(json.dumps(joint_metadata_of_images()))
+            before = (bundle / "configs" / "metadata.json").read_bytes()
+        with pytest.raises(ValueError, match=r"metadata.json: .* is a text that a configuration would evaluate"):
+            describe_data(bundle, **arguments, channels=1, image_size=[32, 48], synthetic=False)
+        assert (bundle / "configs" / "metadata.json").read_bytes() == before
+
+
+def joint_metadata_of_images():
+    metadata = joint_metadata()
+    metadata["network_data_format"]["inputs"] = METADATA["network_data_format"]["inputs"]
+    return metadata
+
+
+@pytest.mark.parametrize("content", [{"_target_": "print"}, {"a": {"_mode_": "debug"}}, {"a::b": 1}, {"x": "$1"}])
+def test_metadata_with_a_meaning_for_monai_are_neither_written_nor_read(bundle, content):
+    path = bundle / "configs" / "metadata.json"
+    with pytest.raises(ValueError, match=r"metadata.json: .* configuration"):
+        write_metadata(path, content)
+    assert metadata_of(bundle) == METADATA
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"metadata.json: .* configuration"):
+        metadata_of(bundle)
+
+
+def test_metadata_from_elsewhere_are_checked_before_monai_reads_them(bundle):
+    (bundle / "configs" / "inference.json").write_text('{"metadata": "@_meta_"}')
+    trap = bundle / "EXECUTED"
+    names = {"0": "a", "1": f"$open({str(trap)!r}, 'w')"}
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata_of_pred(names)))
+    with pytest.raises(ValueError, match=r"metadata.json: .* is a text that a configuration would evaluate"):
+        workflow([bundle / "configs" / "inference.json"], "infer", logging_file=False)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("name", [*EVALUATED, "=1+1", "a\x00", 5, None])
+def test_a_class_of_metadata_from_elsewhere_is_checked(name):
+    metadata = metadata_of_pred({"0": "a", "1": name})
+    with pytest.raises(ValueError, match=r"metadata.json: the class .* rename it"):
+        classes_of([], metadata)
+    with pytest.raises(ValueError, match=r"metadata.json: the class of masks .* rename it"):
+        mask_classes_of([], metadata)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"network_data_format": None},
+        {"network_data_format": {"outputs": []}},
+        {"network_data_format": {"inputs": {"image": {}}, "outputs": {"pred": {}}}},
+        {
+            "network_data_format": {
+                "inputs": {"image": {"num_channels": "$1", "spatial_shape": ["64", 64]}},
+                "outputs": {"pred": {"channel_def": ["a"]}},
+            }
+        },
+        {
+            "network_data_format": {
+                "inputs": {"image": {"num_channels": 0, "spatial_shape": [64, -64]}},
+                "outputs": {"pred": {"channel_def": {}}},
+            }
+        },
+        {
+            "network_data_format": {
+                "inputs": {"image": {"num_channels": 10**12, "spatial_shape": [10**6, 10**6]}},
+                "outputs": {"pred": {"channel_def": {"0": "a", "2": "b"}}},
+            }
+        },
+    ],
+)
+@pytest.mark.parametrize(
+    "read", [image_size_of, *(lambda m, f=f: f([], m) for f in (classes_of, mask_classes_of, channels_of))]
+)
+def test_damaged_metadata_are_named(metadata, read):
+    with pytest.raises(ValueError, match=r"metadata.json"):
+        read(metadata)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1, "a": 2}', "[" * 5000])
+def test_metadata_that_are_no_json_are_named(bundle, text):
+    (bundle / "configs" / "metadata.json").write_text(text)
+    with pytest.raises(ValueError, match=r"metadata.json"):
+        metadata_of(bundle)
+
+
+def test_labels_of_a_list_without_names_are_bounded():
+    with pytest.raises(ValueError, match="holds 1,000,000,001 classes"):
+        classes_of(Datalist([{"image": "x", "label": 10**9}]), METADATA)
+
+
+def test_findings_are_checked_where_labels_say_that_they_are_such():
+    for label, refused in ((1, False), ([1, 0], True)):
+        data = Datalist([{"image": "x", "label": label}], classes=["mass", "none"], name="toy")
+        if refused:
+            with pytest.raises(ValueError, match="toy: the finding 'none' would mean that nothing is there"):
+                classes_of(data, METADATA)
+        else:
+            assert classes_of(data, METADATA) == ["mass", "none"]
+
+
+@pytest.mark.parametrize("folder", ["$x", "@x", "%x"])
+def test_a_path_as_a_value_begins_with_nothing_that_is_evaluated(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert path_value(folder) == str(tmp_path / folder)
+
+
+@pytest.mark.parametrize("folder", ["a#b", "a@::b", "x%::y"])
+def test_a_path_that_monai_would_change_is_refused(folder):
+    with pytest.raises(ValueError, match="which MONAI's configurations replace; give the folder another name"):
+        path_value(folder)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"spacing": ["$print(1)"]},
+        {"classes": ["a", "@x"]},
+        {"classes": ["a", "=1+1"]},
+        {"mask_classes": ["a", "A"]},
+        {"task": "multilabel", "classes": ["none"]},
+    ],
+)
+def test_what_weights_say_of_themselves_is_checked(tmp_path, told):
+    save_tensors(tmp_path / "model.pt", describe(torch.nn.Linear(1, 1), told))
+    with pytest.raises(ValueError, match=r"model.pt: .*(configuration|rename|its own name)"):
+        check_trained(tmp_path / "model.pt", ["a"], None)
 
 
 def test_a_list_of_another_tool_is_trained_on_in_a_folder_of_its_own(tmp_path, monkeypatch):
@@ -285,9 +434,27 @@ def test_images_to_predict_must_be_named():
         load_images(None)
 
 
-def test_a_folder_without_images(tmp_path):
-    with pytest.raises(ValueError, match="holds no PNG, JPEG, NIfTI or DICOM image"):
+def test_a_folder_without_images_says_what_is_there(tmp_path):
+    with pytest.raises(ValueError, match="holds no PNG, JPEG, NIfTI or DICOM image; it is empty"):
         load_images(None, dataset_dir=tmp_path)
+    for name in ("a.tif", "b.tif", ".hidden.png"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"there are 1 x .png: hidden .*; 2 x .tif: not a format that is read"):
+        load_images(None, dataset_dir=tmp_path)
+
+
+def test_what_cannot_be_used_is_in_the_list_with_its_reason(tmp_path, caplog):
+    Image.new("L", (4, 4)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:-9])
+    (tmp_path / "notes.txt").write_text("x")
+    data = load_images(None, dataset_dir=tmp_path, list_to=tmp_path / "out" / "images.json")
+    assert [Path(item["image"]).name for item in data] == ["good.png", "bad.png"]
+    assert ["problem" in item for item in data] == [False, True] and "cut short" in data[1]["problem"]
+    assert "Not predicted: 1 x .txt: not a format that is read (notes.txt)" in caplog.text
+    written = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [Path(item["image"]).name for item in written["testing"]] == ["good.png"]
+    assert [Path(item["image"]).name for item in written["quarantine"]] == ["bad.png"]
+    assert len(load_images(tmp_path / "out" / "images.json")) == 1
 
 
 def test_patients_or_copies_in_two_sections_stop_a_training(toy_datalist, tmp_path):

@@ -5,12 +5,23 @@ import os
 import pickle
 import resource
 import stat
+import zipfile
 from contextlib import contextmanager
 
 import pytest
 import torch
 
-from medssl_monai.files import load_tensors, save_tensors, sha256, write_atomically, write_json, write_text
+from medssl_monai.files import (
+    load_tensors,
+    read_json,
+    remove_leftovers,
+    save_tensors,
+    set_aside,
+    sha256,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 
 @contextmanager
@@ -89,6 +100,35 @@ def test_json_without_nan(tmp_path, value):
 def test_json_keeps_umlauts_readable(tmp_path):
     write_json(tmp_path / "a.json", {"class": "Wirbelkörper"})
     assert "Wirbelkörper" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_json_is_read_with_or_without_a_mark(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "Wirbelsäule", "parts": [1, {"x": None}]})
+    told = read_json(tmp_path / "a.json")
+    assert told == {"name": "Wirbelsäule", "parts": [1, {"x": None}]}
+    (tmp_path / "b.json").write_text(json.dumps(told), encoding="utf-8-sig")
+    assert read_json(tmp_path / "b.json") == told
+
+
+DAMAGED = ['{"a": {"b": 1, "b": 2}}', '{"a": Infinity}', "null", '"a"', "{]", '{"a":' * 50_000, "\0"]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
+def test_json_that_is_damaged_is_refused_by_name(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json"):
+        read_json(tmp_path / "a.json")
+
+
+def test_what_is_set_aside_replaces_nothing(tmp_path):
+    for content in "abc":
+        (tmp_path / "q.csv").write_text(content)
+        set_aside(tmp_path / "q.csv")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "q.previous1.csv": "a",
+        "q.previous2.csv": "b",
+        "q.previous3.csv": "c",
+    }
 
 
 def test_tensors_come_back(tmp_path):
@@ -179,3 +219,61 @@ def test_two_writers_do_not_meet_in_one_temporary_file(tmp_path):
 
     write_atomically(path, first)
     assert path.read_text() == "first"
+
+
+def test_weights_that_unpack_to_more_than_there_is_are_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**7))
+    with pytest.raises(ValueError, match=r"bomb\.pt cannot be read .*unpack to more than there is"):
+        load_tensors(tmp_path / "bomb.pt")
+
+
+def test_what_killed_writers_left_is_known_by_its_name(tmp_path):
+    names = [f".a.pt.{8 * 'a0'}.tmp", ".a.pt.tmp", f"a.pt.{8 * 'a0'}.tmp", f".a.pt.{8 * 'a0'}", f".a.{7 * 'a0'}.tmp"]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+    remove_leftovers(tmp_path / "nowhere")
+
+
+# ---- JSON that others wrote ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_is_read_in_the_encodings_of_editors(tmp_path, encoding):
+    (tmp_path / "a.json").write_text('{"größe": [1, 2.5, null]}', encoding=encoding)
+    assert read_json(tmp_path / "a.json") == {"größe": [1, 2.5, None]}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is not valid JSON"),
+        (b"{", "is not valid JSON"),
+        (b"\xff{}", "no text in UTF-8"),
+        (b'{"id": "a", "label": 0, "label": 1}', "one object, of 'id' 'a', has the key 'label' 2 times"),
+        (b'{"x": [{"1": 1, "1": 1, "1": 2}]}', "one object has the key '1' 3 times"),
+        (b'{"x": NaN}', "it holds NaN"),
+        (b"[]", "must hold a JSON object, and holds a list"),
+        (b"[-Infinity]", "it holds -Infinity"),
+        (b"[1e999]", "it holds 1e999, which is larger than any number"),
+        (b"[" + b"9" * 5000 + b"]", "is not read"),
+        (b"[" * 100_000, "is not read: its lists and objects are too deep in each other"),
+        (b'{"a":' * 100_000, "is not read: its lists and objects are too deep in each other"),
+    ],
+)
+def test_json_that_is_damaged_or_says_two_things_at_once(tmp_path, content, problem):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"a.json {problem}|a.json is not .*: {problem}|a.json .*: it is {problem}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_json_is_bounded_before_it_is_parsed(tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text("[[], {}, 1]")
+    monkeypatch.setenv("MEDSSL_MAX_VALUES", "4")
+    with pytest.raises(ValueError, match=r"a.json holds 5 values of JSON, and 4 are the most"):
+        read_json(tmp_path / "a.json")
+    monkeypatch.setenv("MEDSSL_MAX_JSON_BYTES", "10")
+    with pytest.raises(ValueError, match=r"a.json holds 11 bytes of JSON, and 10 are the most"):
+        read_json(tmp_path / "a.json")

@@ -169,6 +169,34 @@ def test_a_person_gives_findings_by_name_or_number_and_bad_rows_are_named(asked,
     assert "the label of 'c' is 'efusion'; write what is there, separated by ';', out of ['effusion'" in caplog.text
 
 
+def test_a_table_from_a_spreadsheet_keeps_its_good_rows(asked, caplog):
+    pool, items, query, labels = asked
+    rows = ["ID;Label", "a;MASS", "b;0.0 1.0", "b;1 1", "c;none;what", '"c;none']
+    query.with_suffix(".csv").write_bytes("\r\n".join(rows).encode("utf-16"))
+    assert hand_over(query, labels, pool, items, "person")
+    assert json.loads(labels.read_text())["labels"] == {"a": [0, 1]}
+    for line in ("lines 3 and 4: 'b' has different labels", "line 5 cannot be read", "line 6 cannot be read"):
+        assert line in caplog.text
+
+
+def test_labels_that_somebody_put_where_the_next_round_starts_are_kept(asked, caplog):
+    pool, items, query, labels = asked
+    other = LabelPool(Datalist(items, classes=FINDINGS), labels=0)
+    other.annotate([2], [[1, 1]])
+    other.save(labels)
+    before = labels.read_bytes()
+    assert hand_over(query, labels, pool, items, "oracle")
+    assert labels.with_name("labels.previous1.json").read_bytes() == before
+    assert "it is labels.previous1.json now" in caplog.text
+
+
+def test_a_query_of_another_datalist_is_refused(asked):
+    _, items, query, labels = asked
+    with pytest.raises(ValueError, match="the query asks for 'a', and the datalist lacks it"):
+        hand_over(query, labels, LabelPool(Datalist(items[1:], classes=FINDINGS), labels=0), items, "oracle")
+    assert not labels.exists()
+
+
 # ---- classes and masks, from one round to the next ------------------------------------------------------------------
 
 

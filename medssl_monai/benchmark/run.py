@@ -26,7 +26,7 @@ from typing import IO, Any, Literal
 import medssl_monai
 from medssl_monai.benchmark.grid import Cell, Grid, Pretraining, arguments, command, load_grid, plan
 from medssl_monai.benchmark.results import draw_figures, write_results
-from medssl_monai.files import write_json, write_text
+from medssl_monai.files import private_mode, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -361,7 +361,8 @@ def _lock(folder: Path) -> Iterator[IO[str] | None]:
     """Holds a cell; None if another process does, perhaps one whose parent was killed."""
     import fcntl
 
-    with (folder / "lock").open("w") as file:
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, private_mode())
+    with os.fdopen(handle, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

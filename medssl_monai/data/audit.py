@@ -26,7 +26,7 @@ from medssl_monai.data.datalist import FLAGS, SECTIONS, Datalist, Item, load_dat
 from medssl_monai.data.patients import listed
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
 from medssl_monai.data.shift import intensity_shift, label_shift
-from medssl_monai.files import sha256, write_json
+from medssl_monai.files import read_json, sha256, write_json
 from medssl_monai.report.audit import SHOWN, SHOWN_OF_SET, write_audit_page
 
 logger = logging.getLogger(__name__)
@@ -128,8 +128,10 @@ def check_leaks(datalist: str | Path, dataset_dir: str | Path | None = None, all
     owners = {"shared_groups": _shared(sections, _patients(sections)), "shared_volumes": _shared(sections, _volume)}
     leaks = [*_owner_leaks(owners, sections), *_equal_files(sections)]
     earlier = Path(datalist).with_name(RESULT)
-    told = json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else {}
-    if told.get("datalist", {}).get("sha256") == sha256(datalist) and told.get("files_sha256") == _state(sections):
+    told = read_json(earlier) if earlier.is_file() else {}
+    if told and not {"datalist", "leaks", "errors", "warnings"} <= told.keys():
+        raise ValueError(f"{earlier} is no audit of this package; remove it, or audit anew with `medssl audit`.")
+    if told and told["datalist"]["sha256"] == sha256(datalist) and told.get("files_sha256") == _state(sections):
         leaks = told["leaks"] or leaks  # decoded pixels say more than files
         for text in [*told["errors"], *told["warnings"]]:
             logger.warning("audit of the data: %s", text)
@@ -215,7 +217,7 @@ def _cut(array: Array, k: int | None) -> Array:
 
 def _set_aside(datalist: str | Path) -> list[dict[str, Any]]:
     """Files that `medssl_monai.data.prepare` could not read and left out."""
-    aside = json.loads(Path(datalist).read_text(encoding="utf-8")).get("quarantine", [])
+    aside = read_json(datalist).get("quarantine", [])
     return [{"id": bad["id"], "section": "none", "reason": bad["reason"]} for bad in aside]
 
 

@@ -227,18 +227,19 @@ class _Pack:
 
     @classmethod
     def open(cls, path: Path) -> _Pack | None:
-        """None if there is none, or its size or table is damaged."""
+        """None if there is none, or its size, header or table is damaged."""
         try:
-            mapped = np.load(path, mmap_mode="c")  # copy-on-write: torch wants to be able to write
+            mapped = np.lib.format.open_memmap(path, mode="c")  # copy-on-write: torch wants to be able to write
             with path.open("rb") as file:
                 header = file.read(mapped.offset)
                 file.seek(mapped.nbytes, os.SEEK_CUR)
                 table, crc, seal = _split(file.read())
+            sound = zlib.crc32(table + crc).to_bytes(4) == seal and len(table) == len(mapped) * (STATE + KEY)
         except OSError:
             return None
-        except (ValueError, EOFError):
-            mapped, table, crc, seal = (), b"", b"", b""
-        if zlib.crc32(table + crc).to_bytes(4) != seal or len(table) != len(mapped) * (STATE + KEY):
+        except Exception:  # numpy takes a header for Python, and fails on what else may stand there in any way
+            sound = False
+        if not sound:
             _discard(path)
             return None
         rows = [table[start : start + STATE + KEY] for start in range(0, len(table), STATE + KEY)]
@@ -248,7 +249,10 @@ class _Pack:
 
     def is_sound(self) -> bool:
         """Whether the pixels are those that were written; reads them all, from front to back."""
-        sound = zlib.crc32(self.images.data.cast("B"), self.header_crc) == self.crc
+        try:
+            sound = zlib.crc32(self.images.data.cast("B"), self.header_crc) == self.crc
+        except (TypeError, ValueError, BufferError):  # of another order or type than what is written
+            sound = False
         if not sound:
             _discard(self.path)
         return sound

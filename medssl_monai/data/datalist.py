@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from medssl_monai import limits, names
 from medssl_monai.data.patients import as_written, same_patient
-from medssl_monai.files import write_json
+from medssl_monai.files import parse_json, write_json
 
 Item = dict[str, Any]
 """One sample: ``image`` (path), ``id`` (unique), ``group`` (patient or lesion), and optionally ``label`` (class index,
@@ -29,6 +31,8 @@ SYNTHETIC = "SYNTHETIC DATA: phantoms, not patients"
 """What every output of a run on phantoms says."""
 
 SECTIONS = ("training", "validation", "testing")
+NAMED = {"labels": "class", "mask_classes": "class of masks", "modality": "channel"}
+"""Keys of the head under which names stand, by index, and what they name."""
 KEYS = {"image", "label", "labeled", "mask", "masked", "group", "id", "slice", "source", "meta"}
 
 
@@ -91,7 +95,8 @@ def load_datalist(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no datalist at {path}; `medssl prepare` makes one from images and a table.")
-    content = _parse(path.read_text(encoding="utf-8"), str(path), allow_leaks)
+    limits.check("max_json_bytes", path.stat().st_size, str(path))
+    content = _parse(path.read_bytes(), str(path), allow_leaks)
     if section not in content:
         there = [name for name in SECTIONS if name in content]
         raise KeyError(f"{path} has no section {section!r}, only {there}; split it anew with `medssl prepare`.")
@@ -103,24 +108,20 @@ def load_datalist(
                 item[key] = os.path.abspath(os.path.join(root, item[key]))  # pools write it down
     return Datalist(
         items,
-        classes=_names(content.get("labels", {})),
-        synthetic=bool(content.get("synthetic", False)),
-        name=str(content.get("name", path.stem)),
+        classes=content["labels"].values(),
+        synthetic=content["synthetic"],
+        name=content.get("name", path.stem),
         sha256=hash_items(content[section]),
-        modality=_names(content.get("modality", {"0": "image"})),
-        mask_classes=_names(content.get("mask_classes", {})),
-        groups_as_written=bool(content.get("groups_as_written", False)),
+        modality=content["modality"].values() or ("image",),
+        mask_classes=content["mask_classes"].values(),
+        groups_as_written=content["groups_as_written"],
     )
 
 
 @lru_cache(maxsize=2)
-def _parse(text: str, source: str, allow_leaks: bool) -> dict[str, Any]:
+def _parse(content: bytes, source: str, allow_leaks: bool) -> dict[str, Any]:
     """A whole valid file, kept since a start of a run asks for each section, and for all to look for leaks."""
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source} is not valid JSON: {error}") from error
-    return validate_datalist(content, source=source, allow_leaks=allow_leaks)
+    return validate_datalist(parse_json(content, source), source=source, allow_leaks=allow_leaks)
 
 
 def write_datalist(
@@ -156,32 +157,42 @@ def write_datalist(
         **header,
         "modality": {str(index): value for index, value in enumerate(modality)},
         "labels": {str(index): value for index, value in enumerate(classes)},
-        **({"mask_classes": {str(index): value for index, value in enumerate(mask_classes)}} if mask_classes else {}),
+        "mask_classes": {str(index): value for index, value in enumerate(mask_classes)},
         **{section: list(items) for section, items in sections.items()},
     }
-    write_json(path, validate_datalist(content, source=str(path), allow_leaks=allow_leaks))
+    valid = validate_datalist(content, source=str(path), allow_leaks=allow_leaks)
+    write_json(path, {key: valid[key] for key in content if key != "mask_classes" or mask_classes})
 
 
 def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: bool = False) -> dict[str, Any]:
-    """Check every item, fill in ``id`` (image path, and slice) and ``group`` (the id) where they are missing.
+    """Check head and items, and fill in what is missing: ``id`` (image path, and slice), ``group`` (the id), the head.
+
+    Names and ids are those that `medssl_monai.names` lets pass, in Unicode's NFC.
 
     Returns:
-        A copy with complete items.
+        A copy with complete items; names of classes, of classes of masks and of channels by index, as text.
 
     Raises:
         ValueError: with `source`, section, item and key of the first problem, and how to mend it.
     """
     if not isinstance(content, Mapping) or not any(section in content for section in SECTIONS):
         raise ValueError(f"{source} must be a JSON object with at least one of the lists {list(SECTIONS)}.")
-    num_classes, mask_classes = len(content.get("labels", {})), len(content.get("mask_classes", {}))
+    limits.check("max_rows", sum(len(_list(content, section, source)) for section in SECTIONS), source)
+    told = {key: _names(content.get(key), kind, f"{source}: {key!r}") for key, kind in NAMED.items()}
+    flags = {key: content.get(key, False) for key in ("synthetic", "groups_as_written")}
+    if wrong := [key for key, value in flags.items() if not isinstance(value, bool)]:
+        raise ValueError(f"{source}: {wrong[0]!r} must be true or false, got {names.shown(flags[wrong[0]])}.")
+    if content.get("name", "") != "":
+        names.check_name(content["name"], "name", source)
+    num_classes, mask_classes = len(told["labels"]), len(told["mask_classes"])
     if mask_classes == 1:
         raise ValueError(f"{source}: 'mask_classes' must name the background and at least one other class.")
-    result = dict(content)
+    result = {**content, **flags}
+    result |= {key: dict(zip(map(str, range(len(own))), own, strict=True)) for key, own in told.items()}
+    findings: dict[int, str] = {}  # by number, where one is
     for section in SECTIONS:
         if section not in content:
             continue
-        if not isinstance(content[section], list):
-            raise ValueError(f"{source}: {section!r} must be a list of items, got {type(content[section]).__name__}.")
         where = [f"{source}, {section}[{position}]" for position in range(len(content[section]))]
         result[section] = [_complete(item, at, num_classes) for at, item in zip(where, content[section], strict=True)]
         for at, item in zip(where, result[section], strict=True):
@@ -189,46 +200,95 @@ def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: b
                 raise ValueError(
                     f"{at} has a 'mask', and the file names no classes of masks; add 'mask_classes', background first."
                 )
+            if isinstance(label := item.get("label"), list):
+                findings.setdefault(len(label), at)
+    if len(findings) > 1:
+        (first, one), (second, other) = list(findings.items())[:2]
+        raise ValueError(f"{one}: key 'label' has {first} findings, and {other} has {second}; all have the same.")
+    names.check_classes(told["labels"], "finding" if findings else "class", f"{source}: 'labels'", bool(findings))
+    names.check_classes(told["mask_classes"], NAMED["mask_classes"], f"{source}: 'mask_classes'")
+    for position, bad in enumerate(_list(content, "quarantine", source)):
+        if not isinstance(bad, Mapping) or not all(isinstance(bad.get(key), str) for key in ("id", "image", "reason")):
+            raise ValueError(f"{source}, quarantine[{position}] must have 'id', 'image' and 'reason', each a text.")
     _check_ids(result, source)
     if not allow_leaks:
-        _check_groups(result, source, bool(content.get("groups_as_written")))
+        _check_groups(result, source, flags["groups_as_written"])
     return result
+
+
+def _list(content: Mapping[str, Any], key: str, source: str) -> Sequence[Any]:
+    found = content.get(key, [])
+    if not isinstance(found, list | tuple):
+        raise ValueError(f"{source}: {key!r} must be a list of items, got {type(found).__name__}.")
+    return found
+
+
+def _names(told: Any, kind: str, where: str) -> list[str]:
+    """Names in the order of their index; none where nothing is told."""
+    if told is None:
+        return []
+    if isinstance(told, Mapping):
+        keys = [str(index) for index in range(len(told))]
+        by_key = {str(key): name for key, name in told.items()}
+        if missing := [key for key in keys if key not in by_key]:
+            raise ValueError(f"{where} must name a {kind} for every index from 0 on; {missing[0]!r} is missing.")
+        told = [by_key[key] for key in keys]
+    if not isinstance(told, list | tuple):
+        raise ValueError(f"{where} must map every index to the name of a {kind}, got {names.shown(told)}.")
+    for name in told:
+        names.check_name(name, kind, where)
+    return [_normal(name) for name in told]
 
 
 def _complete(item: Any, where: str, num_classes: int) -> Item:
     if not isinstance(item, Mapping):
-        raise ValueError(f"{where} must be an object with at least the key 'image', got {item!r}.")
-    unknown = set(item) - KEYS
-    if unknown:
+        raise ValueError(f"{where} must be an object with at least the key 'image', got {names.shown(item)}.")
+    if unknown := [key for key in item if key not in KEYS]:
         raise ValueError(
-            f"{where} has the unknown key {sorted(unknown)[0]!r}; known are {sorted(KEYS)}, and columns of your own go "
-            "under 'meta'."
+            f"{where} has the unknown key {names.shown(unknown[0])}; known are {sorted(KEYS)}, and columns of your own "
+            "go under 'meta'."
         )
-    if not isinstance(item.get("image"), str) or not item["image"]:
-        raise ValueError(f"{where}: key 'image' must be the path of a file, got {item.get('image')!r}.")
+    _check_path(item.get("image"), f"{where}: key 'image'")
     result = dict(item)
-    if "slice" in item and (type(item["slice"]) is not int or item["slice"] < 0):
-        raise ValueError(f"{where}: key 'slice' must be an index from 0, got {item['slice']!r}.")
-    suffix = f"#{item['slice']}" if "slice" in item else ""
-    result.setdefault("id", item["image"] + suffix)
+    if "slice" in item and (type(item["slice"]) is not int or not 0 <= item["slice"] < 2**31):
+        raise ValueError(f"{where}: key 'slice' must be an index from 0, got {names.shown(item['slice'])}.")
+    if not isinstance(item.get("meta", {}), Mapping):
+        raise ValueError(f"{where}: key 'meta' must be an object, got {names.shown(item['meta'])}.")
+    result.setdefault("id", item["image"] + (f"#{item['slice']}" if "slice" in item else ""))
     result.setdefault("group", result["id"])
     for key in ("id", "group", *({"source"} & set(item))):
         if not isinstance(result[key], str) or not result[key]:
-            raise ValueError(f"{where}: key {key!r} must be a non-empty text, got {result[key]!r}.")
+            raise ValueError(f"{where}: key {key!r} must be a non-empty text, got {names.shown(result[key])}.")
+        names.check_name(result[key], key if key in item else f"image, whose path is its {key},", where)
+        result[key] = _normal(result[key])
     for key, flag in FLAGS.items():
         if flag in item and not isinstance(item[flag], bool):
-            raise ValueError(f"{where}: key {flag!r} must be true or false, got {item[flag]!r}.")
+            raise ValueError(f"{where}: key {flag!r} must be true or false, got {names.shown(item[flag])}.")
         if item.get(flag) and item.get(key) is None:
             raise ValueError(f"{where}: {flag!r} is true but there is no {key!r}; add it or drop the flag.")
     if item.get("label") is not None:
         check_label(item["label"], num_classes, f"{where}: key 'label'")
-    if (mask := item.get("mask")) is None:
+    if item.get("mask") is None:
         return result
-    if not isinstance(mask, str) or not mask:
-        raise ValueError(f"{where}: key 'mask' must be the path of a file, got {mask!r}.")
+    _check_path(item["mask"], f"{where}: key 'mask'")
     if isinstance(item.get("label"), str):
         raise ValueError(f"{where}: beside a 'mask', the 'label' must say the class, and it is a path as well.")
     return result
+
+
+def _check_path(path: Any, where: str) -> None:
+    if not isinstance(path, str) or not path.strip():
+        raise ValueError(f"{where} must be the path of a file, got {names.shown(path)}.")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        path = "\0"
+    if "\0" in path:
+        raise ValueError(f"{where} must be the path of a file, and holds a sign that no path can hold.")
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def check_label(label: Any, num_classes: int, where: str) -> None:
@@ -240,16 +300,23 @@ def check_label(label: Any, num_classes: int, where: str) -> None:
     if isinstance(label, str):
         if not label:
             raise ValueError(f"{where} is an empty path; leave the key out for an image without a mask.")
+        _check_path(label, where)
         return
     if isinstance(label, list):
         if num_classes and len(label) != num_classes:
-            raise ValueError(f"{where} has {len(label)} entries for {num_classes} findings: {label}.")
-        if any(type(value) is not int or value not in (-1, 0, 1) for value in label):
-            raise ValueError(f"{where} must hold 1 (present), 0 (absent) or -1 (unknown) per finding, got {label}.")
+            raise ValueError(f"{where} has {len(label)} entries for {num_classes} findings: {names.shown(label)}.")
+        if not label or any(type(value) is not int or value not in (-1, 0, 1) for value in label):
+            told = names.shown(label)
+            raise ValueError(f"{where} must hold 1 (present), 0 (absent) or -1 (unknown) per finding, got {told}.")
+        if not num_classes:
+            limits.check("max_classes", len(label), where)
         return
     if type(label) is not int or label < 0 or (num_classes and label >= num_classes):
         wanted = f"a class index from 0 to {num_classes - 1}" if num_classes else "a class index from 0"
-        raise ValueError(f"{where} must be {wanted}, a multi-hot list or the path of a mask, got {label!r}.")
+        told = names.shown(label)
+        raise ValueError(f"{where} must be {wanted}, a multi-hot list or the path of a mask, got {told}.")
+    if not num_classes:
+        limits.check("max_classes", label + 1, where)
 
 
 def patient_of(item: Mapping[str, Any], groups_as_written: bool = False) -> str:
@@ -281,9 +348,3 @@ def _check_groups(content: Mapping[str, Any], source: str, groups_as_written: bo
                     "figures from such a split are too good. Split by group, or pass `allow_leaks` to go on regardless."
                 )
         seen |= {patients[group]: (section, group) for group in of_section}
-
-
-def _names(mapping: Mapping[str, str] | Sequence[str]) -> tuple[str, ...]:
-    if isinstance(mapping, Mapping):
-        return tuple(mapping[key] for key in sorted(mapping, key=int))
-    return tuple(mapping)

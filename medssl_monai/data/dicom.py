@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 import warnings
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +31,7 @@ from pydicom.uid import (
 )
 
 from medssl_monai.files import sha256
+from medssl_monai.limits import check_voxels
 
 Array = NDArray[Any]
 Grid = tuple[Array, Array]
@@ -52,7 +55,7 @@ STORED: list[str] = [
 GEOMETRY = ["PixelSpacing", "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient"]
 GROUPS = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
 IMAGE_ELEMENTS: list[Any] = [
-    *("SOPClassUID", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("SOPClassUID", "Modality", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     *("FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *(*STORED, *GEOMETRY, *GROUPS),
@@ -70,8 +73,8 @@ DIFFERENCES = {
 """What tells images at one position apart, and its name."""
 
 SERIES_ELEMENTS: list[str] = [
-    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "InstanceNumber", "SliceLocation", "SamplesPerPixel"),
-    *("PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
+    *("SOPClassUID", "Modality", "SOPInstanceUID", "SeriesInstanceUID", "InstanceNumber", "SliceLocation"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
     *(*GEOMETRY, *GROUPS, *DIFFERENCES),
 ]
 OWNER_ELEMENTS = ["PatientID", "StudyInstanceUID"]
@@ -80,24 +83,53 @@ TOMOGRAPHIC = {f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "4", "128
 """CT, MR and PET images of one slice each: a series of them is a volume even if it does not say where slices lie."""
 
 NO_IMAGES = {
-    "1.2.840.10008.1.3.10": "an index of other files (DICOMDIR)",
-    "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
-    "1.2.840.10008.5.1.4.1.1.66.7": "a segmentation",
-    "1.2.840.10008.5.1.4.1.1.481.2": "a dose distribution",
+    "SEG": "a segmentation",
+    "SR": "a report",
+    "KO": "a selection of images",
+    "PR": "a presentation state",
+    "DOC": "a document",
+    "RTDOSE": "a dose distribution",
+    "RTPLAN": "a treatment plan",
+    "RTSTRUCT": "contours",
+    "RTRECORD": "the record of a treatment",
+    "REG": "a registration",
+    "FID": "fiducials",
+    "RWV": "a table of units",
+    **dict.fromkeys(("ECG", "EEG", "EMG", "EOG", "EPS", "HD", "RESP", "AU"), "a waveform"),
 }
-"""Objects that are no images although some have pixels."""
+"""What objects of a modality hold that are no images, although some have pixels."""
+IMAGE_CLASS = re.compile(r"\bImage\b|US Volume|Parametric Map")
+"""In the name of a class of storage that holds images; RT images (taken with the beam) are images."""
 
 EMPTY = "it is empty; copy it anew from its source"
 NOT_DICOM = "it is not a DICOM file"
 NO_PIXELS = "it holds no image; it may be a report, a plan or a presentation state"
+NOT_AN_IMAGE = ", not an image"
 CUT_SHORT = "it is cut short; copy it anew from its source"
-COPY = "it is a copy of another file (equal SOPInstanceUID)"
-HARMLESS = {NOT_DICOM, NO_PIXELS, COPY, *(f"it holds {what}, not an image" for what in NO_IMAGES.values())}
-"""Reasons to pass a file over that mean no damage."""
+COPY = "it is a copy of another file (equal SOPInstanceUID and pixels)"
+
+MOST_FRAMES = 2**16
+"""Of a file; each is looked at by itself."""
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+MOST_INFLATED = 2**29
+"""Bytes of a deflated file, which is unpacked at once."""
+STREAM = re.compile(
+    rb"\xff\x4f\xff\x51|\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]\x00[\x0b\x0e\x11\x14]", re.DOTALL
+)
+"""Where a picture in JPEG 2000, JPEG or JPEG-LS says how large it is."""
+ITEM, END_OF_ITEMS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+JPEGS = "1.2.840.10008.1.2.4."
+PLACES = 10
+"""Gaps of a series that are named, at most."""
 
 SCOUT = "localizer (scout): not a slice of a volume"
 NO_SPACING = "pixel spacing is missing or zero; taken as 1 mm"
 NO_DISTANCE = "the distance of slices or frames is unknown; taken as 1 mm"
+SHARED_UID = "its SOPInstanceUID is that of other images, too; kept, as no copy has other pixels"
+
+
+class RefusedError(ValueError):
+    """A file that is whole, or whose header cannot be true; the message is our own and quotes nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +144,7 @@ class DicomSeries:
         volume: whether the files are slices of one volume: two or more single-frame files at distinct positions.
         problem: why they cannot be read as a volume all the same, and how to mend it.
         notes: what is odd about them, but no obstacle.
+        copies: files that are copies, each with that of `files` that it is a copy of.
     """
 
     files: tuple[Path, ...]
@@ -121,10 +154,11 @@ class DicomSeries:
     volume: bool
     problem: str | None = None
     notes: tuple[str, ...] = ()
+    copies: tuple[tuple[Path, Path], ...] = ()
 
 
 def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], dict[Path, str]]:
-    """Sort DICOM files into series, by their headers alone.
+    """Sort DICOM files into series, by their headers; of files of one SOPInstanceUID the pixels are compared.
 
     Slices are sorted by their positions in the patient; where these are missing in CT, MR and PET, by SliceLocation,
     else by InstanceNumber. Multi-frame files are series of their own, and so are the images that call themselves
@@ -152,7 +186,7 @@ def find_volume(folder: Path) -> tuple[tuple[Path, ...], Grid | None]:
     """
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     found, unusable = _find(files, SERIES_ELEMENTS)  # whose series it is, is nothing that a reader must know
-    damaged = [reason for reason in unusable.values() if reason not in HARMLESS]
+    damaged = [reason for reason in unusable.values() if not _is_harmless(reason)]
     if not found and not damaged:
         raise ValueError("the folder holds no DICOM image; name the folder of the series itself, or a file")
     if damaged:
@@ -198,10 +232,7 @@ def count_frames(path: Path) -> int | None:
     Raises:
         ValueError: if it holds no image.
     """
-    ds = open_dicom(path, pixels=False)
-    if reason := _no_image(ds):
-        raise ValueError(reason)
-    frames = int(ds.get("NumberOfFrames") or 1)
+    frames, *_ = _shape(open_dicom(path, pixels=False))
     return frames if frames > 1 else None
 
 
@@ -209,11 +240,13 @@ def open_dicom(path: Path, pixels: bool) -> Dataset:
     """The elements of a file that describe its image.
 
     Raises:
-        ValueError: if it holds no image.
+        ValueError: if it holds no image, or one that is too large (`medssl_monai.limits`).
     """
+    _check_deflated(path)
     ds = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=IMAGE_ELEMENTS, force=True)
-    if "Rows" not in ds or "Columns" not in ds:
-        raise ValueError(NO_PIXELS)
+    if reason := _no_image(ds):
+        raise (RefusedError if reason.endswith(NOT_AN_IMAGE) else ValueError)(reason)
+    _shape(ds)
     if "TransferSyntaxUID" not in ds.file_meta:
         implicit, little = ds.original_encoding if PYDICOM_3 else (ds.is_implicit_VR, ds.is_little_endian)
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -236,8 +269,8 @@ def read_dicom(path: Path, display_window: bool = False) -> tuple[Array, Grid, G
         ValueError: if the pixels cannot be decoded.
     """
     ds = open_dicom(path, pixels=True)
-    frames = int(ds.get("NumberOfFrames") or 1)
-    array = _stored_pixels(ds).reshape(frames, ds.Rows, ds.Columns, -1)
+    frames, rows, columns, _ = _shape(ds)
+    array = _stored_pixels(ds).reshape(frames, rows, columns, -1)
     if array.shape[-1] == 1:
         array = _grey_values(array, ds, display_window)
     array = array.transpose(3, 2, 1, 0)
@@ -279,54 +312,142 @@ class _Header:
 
 
 def _find(files: Iterable[Path], elements: list[str]) -> tuple[list[tuple[DicomSeries, Grid | None]], dict[Path, str]]:
-    groups: dict[tuple[str, ...], dict[str, _Header]] = defaultdict(dict)
+    groups: dict[tuple[str, ...], _Group] = defaultdict(_Group)
     unusable: dict[Path, str] = {}
     tags = [_tag(name) for name in elements]
     for path in sorted(files, key=_natural):
         try:
             header = _read_header(path, tags)
+        except RefusedError as error:
+            header = str(error)
         except Exception as error:  # pydicom fails in any way, and its messages quote what it finds
             header = f"it is damaged ({type(error).__name__}); copy it anew from its source"
         if isinstance(header, str):
             unusable[path] = header
-            continue
-        group = groups[header.patient, header.study, header.uid or str(path.parent)]
-        itself = str((header.instance or path, header.number, header.position.tolist(), header.size, header.frames))
-        known = group.setdefault(itself, header)
-        if header.cut_short:
-            unusable[path] = CUT_SHORT
-        elif known.cut_short:
-            group[itself] = header
-        elif known is not header:
-            unusable[path] = COPY
-    found = [part for group in groups.values() for part in _parts(list(group.values()))]
+        elif problem := groups[header.patient, header.study, header.uid or str(path.parent)].add(header):
+            unusable[path] = problem
+    used = Counter(header.instance for group in groups.values() for header in group.headers)
+    shared = {uid for uid, count in used.items() if uid and count > 1}
+    found = [part for group in groups.values() for part in _parts(group, shared)]
     return sorted(found, key=lambda part: min(map(_natural, part[0].files))), unusable
 
 
+class _Group:
+    """Images of one SeriesInstanceUID; pixels tell copies, as careless anonymising gives many one SOPInstanceUID."""
+
+    def __init__(self) -> None:
+        self.by_header: dict[str, list[_Header]] = defaultdict(list)
+        self.by_pixels: dict[tuple[str, str], _Header] = {}
+        self.copies: list[tuple[Path, Path]] = []
+
+    @property
+    def headers(self) -> list[_Header]:
+        return [header for same in self.by_header.values() for header in same]
+
+    def add(self, header: _Header) -> str | None:
+        """Take it in; else the reason why not."""
+        place = (header.instance or header.path, header.number, header.position.tolist(), header.size, header.frames)
+        same = self.by_header[itself := str(place)]
+        if header.cut_short:
+            same += [] if same else [header]
+            return CUT_SHORT
+        if not same or same[0].cut_short:
+            same[:1] = [header]
+            return None
+        if len(same) == 1:
+            self.by_pixels[itself, _pixels(same[0].path)] = same[0]
+        known = self.by_pixels.setdefault((itself, _pixels(header.path)), header)
+        if known is header:
+            same.append(header)
+            return None
+        self.copies.append((header.path, known.path))
+        return COPY
+
+
+def _pixels(path: Path) -> str:
+    """Hash of what an image shows, however it is encoded; of the file where that cannot be decoded."""
+    try:
+        array, *_ = read_dicom(path)
+    except Exception:  # decoders fail in any way; who reads the image says how
+        return sha256(path)
+    return hashlib.sha256(f"{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
 def _no_image(ds: Dataset) -> str | None:
-    kind = ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID")
-    if kind in NO_IMAGES:
-        return f"it holds {NO_IMAGES[kind]}, not an image"
+    """What a file holds in place of an image."""
+    name = UID(str(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID") or "")).name
+    if held := NO_IMAGES.get(str(ds.get("Modality") or "").strip().upper()):
+        return f"it holds {held}{NOT_AN_IMAGE}"
+    if "Storage" in name and not IMAGE_CLASS.search(name):
+        name = name.partition(" Storage")[0]
+        held = "an index of other files (DICOMDIR)" if name == "Media" else f"an object of the class {name}"
+        return f"it holds {held}{NOT_AN_IMAGE}"
     if "Rows" not in ds or "Columns" not in ds:
         return NO_PIXELS if ds.preamble else NOT_DICOM
     return None
 
 
+def _is_harmless(reason: str) -> bool:
+    """Whether a file is passed over for this reason without being damaged."""
+    return reason in (NOT_DICOM, NO_PIXELS, COPY) or reason.endswith(NOT_AN_IMAGE)
+
+
+def _shape(ds: Dataset) -> tuple[int, int, int, int]:
+    """Frames, rows, columns and samples.
+
+    Raises:
+        RefusedError: if there cannot be such an image, or it is too large.
+    """
+    frames, samples = (int(ds.get(name) or 1) for name in ("NumberOfFrames", "SamplesPerPixel"))
+    shape = frames, int(ds.Rows), int(ds.Columns), samples
+    if min(shape) < 1 or frames > MOST_FRAMES:
+        raise RefusedError(f"it says that it has {frames} frames of {shape[1]} x {shape[2]} pixels; it is damaged")
+    _check_voxels(shape)
+    return shape
+
+
+def _check_voxels(shape: Sequence[int]) -> None:
+    try:
+        check_voxels(shape, "it")
+    except ValueError as error:
+        raise RefusedError(str(error).removesuffix(".")) from None
+
+
+def _check_deflated(path: Path) -> None:
+    """Refuse a file that unpacks to more than fits."""
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        head = file.read(2**12)
+        if DEFLATED not in head:
+            return
+        file.seek(0)
+        pydicom.filereader.read_preamble(file, force=True)
+        pydicom.filereader._read_file_meta_info(file)
+        unpack, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        for block in iter(lambda: file.read(2**16), b""):
+            while block and not unpack.eof:
+                size += len(unpack.decompress(block, 2**20))
+                block = unpack.unconsumed_tail
+                if size > MOST_INFLATED:
+                    raise RefusedError(f"it unpacks to more than {MOST_INFLATED // 2**20} MB; store it uncompressed")
+
+
 def _read_header(path: Path, tags: list[Any]) -> _Header | str:
     """Or the reason why it is no image."""
+    _check_deflated(path)
     with path.open("rb") as file:
         ds = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
         left = path.stat().st_size - file.tell() - 8  # the pixels follow on a tag and their length
     if reason := _no_image(ds):
         return reason if path.stat().st_size else EMPTY
-    groups = _groups(ds)
-    columns, rows, samples = int(ds.Columns), int(ds.Rows), int(ds.get("SamplesPerPixel") or 1)
-    frames, syntax = int(ds.get("NumberOfFrames") or 1), ds.file_meta.get("TransferSyntaxUID")
+    frames, rows, columns, samples = _shape(ds)
+    groups, syntax = _groups(ds), ds.file_meta.get("TransferSyntaxUID")
     wanted = frames * rows * columns * samples * int(ds.get("BitsAllocated") or 8) // 8
     if "422" in str(ds.get("PhotometricInterpretation")):
         wanted = wanted * 2 // 3
     if syntax is not None and (syntax.is_compressed or syntax.is_deflated):
         wanted = 0  # decoding tells
+    cut_short = wanted > 0 and left < wanted
     return _Header(
         path=path,
         tomographic=ds.get("SOPClassUID") in TOMOGRAPHIC,
@@ -343,29 +464,36 @@ def _read_header(path: Path, tags: list[Any]) -> _Header | str:
         position=_numbers(groups, "ImagePositionPatient", 3),
         directions=_directions(groups),
         differences={name: str(_value(groups, name)) for name in DIFFERENCES},
-        cut_short=wanted > 0 and left < wanted,
-        stack=_stack_of_frames(ds, frames) if frames > 1 else None,
+        cut_short=cut_short,
+        stack=_stack_of_frames(ds, frames) if frames > 1 and not cut_short else None,
     )
 
 
-def _parts(headers: list[_Header]) -> list[tuple[DicomSeries, Grid | None]]:
+def _parts(group: _Group, shared: Container[str]) -> list[tuple[DicomSeries, Grid | None]]:
     """Series that files of one SeriesInstanceUID make: multi-frame files, localizers, and the rest."""
-    headers.sort(key=lambda h: (np.isnan(h.number), np.nan_to_num(h.number), _natural(h.path)))
-    whole = [h for h in headers if not h.cut_short]
+    order = sorted(group.headers, key=lambda h: (np.isnan(h.number), np.nan_to_num(h.number), _natural(h.path)))
+    headers = [h for h in order if not h.cut_short]
     parts: list[tuple[DicomSeries, Grid | None]] = []
-    for header in whole:
+    for header in headers:
         if header.stack:
             problem = header.stack.problem
             notes = [f"its frames stay in their order, as they are no volume: {problem}"] if problem else []
             parts.append((_series([header], notes=[*notes, *header.stack.notes]), None))
-    single = [h for h in whole if not h.stack]
+    single = [h for h in headers if not h.stack]
     scouts = [h for h in single if "LOCALIZER" in h.differences["ImageType"]]
     slices = [h for h in single if "LOCALIZER" not in h.differences["ImageType"]]
     if scouts:
         parts.append((_series(scouts, notes=[SCOUT]), None))
     if slices:
-        parts.append(_slices(slices, lost=len(headers) - len(whole)))
-    return parts
+        parts.append(_slices(slices, lost=len(order) - len(headers)))
+    with_uid = {h.path for h in headers if h.instance in shared}
+    return [(_completed(one, group.copies, with_uid), grid) for one, grid in parts]
+
+
+def _completed(series: DicomSeries, copies: Iterable[tuple[Path, Path]], with_uid: set[Path]) -> DicomSeries:
+    """With the copies of its files, and a note on those whose UID others have, too."""
+    notes = (*series.notes, *([SHARED_UID] if with_uid.intersection(series.files) else []))
+    return replace(series, notes=notes, copies=tuple(pair for pair in copies if pair[1] in series.files))
 
 
 def _series(
@@ -433,8 +561,10 @@ def _stack_of_slices(headers: list[_Header]) -> _Stack | None:
         distance, by = np.ptp(locations) / (len(known) - 1), "SliceLocation"
     elif np.isfinite(numbers).all() and len(set(numbers)) == len(numbers):
         order, steps = np.argsort(numbers), np.diff(np.sort(numbers))
-        gap = f"slice positions are missing, and so is an image after InstanceNumber {numbers[order][steps.argmax()]:g}"
-        problem, distance, by = gap if np.ptp(steps) else None, between, "InstanceNumber"
+        wide = np.flatnonzero(steps > steps.min())
+        gaps = [f"between InstanceNumber {numbers[order][k]:g} and {numbers[order][k + 1]:g}" for k in wide]
+        problem = f"slice positions are missing, and so are images {_listed(gaps)}" if gaps else None
+        distance, by = between, "InstanceNumber"
     else:
         return None
     spacing = np.append(spacing, distance)
@@ -526,16 +656,21 @@ def _line(points: Array, axis: Array, kinds: Sequence[dict[str, str]]) -> tuple[
             + "; these are probably several echoes, phases or b-values. Split the series by them"
         )
     if wide.any():
-        at = int(wide.argmax())
-        count = round(gaps[at] / step) - 1
+        lost = np.rint(gaps[wide] / step).astype(int) - 1
+        places = [f"between {along[k]:.{digits}f} and {along[k + 1]:.{digits}f} mm" for k in np.flatnonzero(wide)]
+        others = [f"{count} {place}" for count, place in zip(lost[1:], places[1:], strict=True)]
         return order, (
-            f"{'a slice is' if count == 1 else f'{count} slices are'} missing between {along[at]:.{digits}f} and "
-            f"{along[at + 1]:.{digits}f} mm along the slice axis (other steps: {step:.{digits}f} mm)"
-            + (f", and more at {wide.sum() - 1} other places" if wide.sum() > 1 else "")
+            f"{'a slice is' if lost[0] == 1 else f'{lost[0]} slices are'} missing {places[0]} along the slice axis "
+            f"(other steps: {step:.{digits}f} mm)" + (f", and {_listed(others)}" if others else "")
         )
     if off > 0.25 * step:
         return order, f"its slices are unevenly spaced: one lies {off:.{digits}f} mm off (steps: {step:.{digits}f} mm)"
     return order, None
+
+
+def _listed(places: Sequence[str]) -> str:
+    more = [f"at {len(places) - PLACES} further places"] if len(places) > PLACES else []
+    return ", ".join([*places[:PLACES], *more])
 
 
 # pixels
@@ -543,6 +678,7 @@ def _line(points: Array, axis: Array, kinds: Sequence[dict[str, str]]) -> tuple[
 
 def _stored_pixels(ds: Dataset) -> Array:
     """Stored values, or 8-bit RGB, frames first."""
+    _check_streams(ds)
     try:
         return _decode_with_pydicom(ds)
     except Exception as error:  # no plug-in for the syntax, or one that fails, in any way
@@ -550,6 +686,30 @@ def _stored_pixels(ds: Dataset) -> Array:
         if not syntax.is_compressed or syntax == RLELossless:  # both need no plug-in: the data are damaged
             raise
         return _decode_with_itk(ds, error)
+
+
+def _check_streams(ds: Dataset) -> None:
+    """Refuse a compressed picture for which decoders would take more memory than the header says.
+
+    Raises:
+        RefusedError: if it says itself that it has another size.
+        ValueError: if its parts say that they are longer than they are.
+    """
+    if not str(ds.file_meta.TransferSyntaxUID).startswith(JPEGS) or "PixelData" not in ds:
+        return
+    at = 0
+    while ds.PixelData[at : at + 4] == ITEM:
+        at += 8 + int.from_bytes(ds.PixelData[at + 4 : at + 8], "little")
+    if at > len(ds.PixelData) or ds.PixelData[at:].strip(b"\0") not in (b"", END_OF_ITEMS):
+        raise ValueError("the parts of its picture are not as long as they say")
+    for marker in STREAM.finditer(ds.PixelData):
+        wide = marker[0][1] == 0x4F  # JPEG 2000: columns, rows and what is left out of them, of four bytes each
+        head = ds.PixelData[marker.end() + (4 if wide else 1) :][:16]
+        numbers = np.frombuffer(head[: len(head) // 4 * 4], ">u4" if wide else ">u2").astype(int).tolist()
+        sides = [numbers[1] - numbers[3], numbers[0] - numbers[2]] if wide else numbers[:2]
+        if sides != [ds.Rows, ds.Columns]:
+            size = " x ".join(map(str, sides))
+            raise RefusedError(f"its header says {ds.Rows} x {ds.Columns} pixels, its picture {size}; it is damaged")
 
 
 def _decode_with_pydicom(ds: Dataset) -> Array:

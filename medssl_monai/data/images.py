@@ -29,6 +29,9 @@ WORTH_WORKERS = 128
 """Images from which on processes are worth their start."""
 
 
+NO_NUMBERS = "the image holds NaN or infinite values"
+
+
 class ImageDataset(Dataset[dict[str, Any]]):
     """Every image read, oriented, scaled and resized once, and kept as one tensor; no labels.
 
@@ -37,7 +40,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     belongs to the views, on the device (`medssl_monai.transforms.Views`).
 
     Args:
-        data: items with ``image`` and what else `transform` reads.
+        data: items with ``image`` and what else `transform` reads; one with a ``problem`` is not read.
         transform: deterministic dictionary transform; its ``image`` must be in [0, 1], ``(C, *spatial)``, of one
             size for all. It does not see labels, masks and ``group``, and must not decide by ``id`` or path.
         dtype: how to keep the images: ``uint8`` (256 grey levels, a quarter of the memory), ``float16`` or
@@ -157,15 +160,19 @@ class _Decoder(Dataset["Array | str"]):
 
     def __getitem__(self, position: int) -> Array | str:
         item = {key: value for key, value in self.data[position].items() if key not in HIDDEN}
+        if "problem" in item:
+            return str(item["problem"])
         try:
-            return self._pack(torch.as_tensor(self.transform(item)["image"]))
+            image = self.transform(item)["image"]
+            say_background(image, self.data[position], position)
+            return self._pack(torch.as_tensor(image))
         except Exception as error:  # any reader may fail in any way; all failures are reported together
             return _reason(error, self.data[position], position)
 
     def _pack(self, image: Tensor) -> Array:
         image = getattr(image, "as_tensor", lambda: image)().float()  # a MetaTensor would drag its history along
         if not torch.isfinite(image).all():
-            raise ValueError("the image holds NaN or infinite values")
+            raise ValueError(NO_NUMBERS)
         if self.dtype == "uint8":
             return image.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
         return image.to(getattr(torch, self.dtype)).numpy()
@@ -216,6 +223,14 @@ def _reason(error: BaseException, item: Item, position: int) -> str:
     known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     text = re.sub(known, lambda _: str(item.get("id", position)), text)
     return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
+
+
+def say_background(image: Any, item: Item, position: int) -> None:
+    """Log that NaN was read as background, once for a volume: see `medssl_monai.data.ClinicalReader`."""
+    share = getattr(image, "meta", {}).get("nan_share", 0.0)
+    if share and not item.get("slice"):
+        name = item.get("id", position)
+        logger.warning(f"{name}: NaN at its border, {share:.1%} of its voxels, is read as its smallest value.")
 
 
 def _below(path: str) -> Iterator[tuple[str, str]]:

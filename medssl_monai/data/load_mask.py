@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 from numpy.typing import NDArray
 
-from medssl_monai.data.mask_files import to_image_axes
+from medssl_monai.data.mask_files import mask_reader, to_image_axes
 from medssl_monai.transforms.load import TakeSliced
 from medssl_monai.transforms.masks import UNLABELED
 
@@ -44,7 +43,7 @@ class LoadMaskd(MapTransform):
 
     Args:
         keys: paths of masks; items without such a key are refused, unless `allow_missing_keys`.
-        reader: reads both, usually `medssl_monai.data.ClinicalReader`.
+        reader: reads the image, usually `medssl_monai.data.ClinicalReader`; masks are read by `mask_reader`.
         num_classes: K, at most 254.
         image_key: path of the image that the mask belongs to.
         slice_key: index of the slice of the volume that the item is.
@@ -69,7 +68,7 @@ class LoadMaskd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         if not 2 <= num_classes < UNLABELED:
             raise ValueError(f"`num_classes` counts the background too, from 2 to {UNLABELED - 1}; got {num_classes}.")
-        self.reader, self.mask_reader = reader, deepcopy(reader)  # each keeps the volume that it read last
+        self.reader, self.mask_reader = reader, mask_reader()  # each keeps the volume that it read last
         self.num_classes, self.tolerance = num_classes, tolerance
         self.image_key, self.slice_key = image_key, slice_key
 

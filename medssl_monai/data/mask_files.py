@@ -22,7 +22,7 @@ from medssl_monai.data.dicom import (
     find_volume,
     open_dicom,
 )
-from medssl_monai.data.reader import _nifti_grid, image_format
+from medssl_monai.data.reader import ClinicalReader, _is_known, _nifti_grid, _open_nifti, image_format
 from medssl_monai.files import write_atomically
 
 nib, _ = optional_import("nibabel")  # its functions are untyped
@@ -41,6 +41,11 @@ class MaskFile(NamedTuple):
     voxel: float
 
 
+def mask_reader() -> ClinicalReader:
+    """Reads masks, wherever they are read: of a picture with a palette, the index is the class."""
+    return ClinicalReader(indexed=True)
+
+
 def to_file_axes(mask: Array, image: Path) -> Array:
     """A mask on the grid of `medssl_monai.data.ClinicalReader` on that of the file: exact flips and permutations.
 
@@ -53,7 +58,7 @@ def to_file_axes(mask: Array, image: Path) -> Array:
     """
     if image_format(image) != "NIfTI":
         return mask
-    _, turn, shape = _nifti_grid(nib.load(image))
+    _, turn, shape = _nifti_grid(_open_nifti(image))
     back = np.empty_like(turn)
     back[turn[:, 0].astype(int)] = np.column_stack([np.arange(3), turn[:, 1]])
     return np.asarray(nib.orientations.apply_orientation(mask.reshape(shape), back))
@@ -112,11 +117,11 @@ def write_mask(stem: Path, mask: Array, image: Path, num_classes: int, note: str
         write_atomically(path, lambda file: _write_png(file, pixels.T, note))
         return MaskFile(path, np.nan)
     if kind == "NIfTI":
-        source = nib.load(image)
+        source = _open_nifti(image)
         out = nib.Nifti1Image(mask.reshape(source.shape[:3]).astype(np.uint8), None)
         _copy_geometry(source.header, out.header)
         affine, *_ = _nifti_grid(source)
-        known = np.allclose(affine, source.affine, equal_nan=False)
+        known = _is_known(source)
     else:
         affine, known, _ = _patient_affine(image, mask.ndim)
         mask = mask if mask.ndim == 3 else mask[..., None]
@@ -166,7 +171,7 @@ def in_patient(path: Path, meta: Mapping[str, Any]) -> Array | None:
         return None
     if ndim == 3:
         return affine
-    image = nib.load(path)
+    image = _open_nifti(path)
     if not image.header["qform_code"] and not image.header["sform_code"]:
         return None
     affine, turn, shape = _nifti_grid(image)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import csv
-import json
+import logging
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,11 +16,15 @@ from monai.data import DataLoader, set_rnd
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from medssl_monai import names
+from medssl_monai.data.annotations import take_table
 from medssl_monai.data.datalist import FLAGS, SYNTHETIC, Item, Key, check_label, hash_items
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.masks import Masks
 from medssl_monai.data.patches import PatchDataset
-from medssl_monai.files import write_json
+from medssl_monai.files import read_json, set_aside, write_json
+from medssl_monai.locks import changing
+from medssl_monai.names import NOTHING
 from medssl_monai.task import TASKS, UNKNOWN, Task
 
 Subset = Literal["labeled", "unlabeled", "all"]
@@ -29,9 +34,10 @@ Label = int | list[int] | str
 
 KINDS = {"multiclass": "a class index", "multilabel": "a multi-hot list", "segmentation": "the path of a mask"}
 """What a label is, by task."""
+BY_NAME = ("multiclass", "multilabel")
+"""Tasks whose labels people write as names."""
 
-NOTHING = "none"
-"""In place of the names of findings: all of them are absent."""
+logger = logging.getLogger(__name__)
 
 
 class LabelPool:
@@ -100,8 +106,9 @@ class LabelPool:
         self.num_classes = num_classes or len(self.classes)
         self.ids = [str(item.get("id", position)) for position, item in enumerate(datalist)]
         self.position = {name: position for position, name in enumerate(self.ids)}
-        if len(self.position) != len(self.ids):
-            twice = next(name for position, name in enumerate(self.ids) if self.position[name] != position)
+        self._spelled = {nfc(name): name for name in self.ids}
+        if len(self._spelled) != len(self.ids):
+            twice = next(name for name, times in Counter(map(nfc, self.ids)).items() if times > 1)
             raise ValueError(f"the id {twice!r} occurs more than once in the datalist; every item needs its own id.")
         self.datalist_sha256 = str(getattr(datalist, "sha256", "")) or hash_items(datalist)
         self.synthetic = bool(getattr(datalist, "synthetic", False))
@@ -112,6 +119,7 @@ class LabelPool:
         if beside is not None and (key, beside.key, beside.ids) != ("label", "mask", self.ids):
             raise ValueError("`beside` must be a pool of masks (key='mask') over the same datalist as that of classes.")
         self._sources = [item.get("source") for item in datalist]
+        self._images = [str(item.get("image", position)) for position, item in enumerate(datalist)]
         self._labels: list[Label | None] = [None] * len(self.ids)
         self._excluded = torch.zeros(len(self.ids), dtype=torch.bool)
         self._targets: Tensor | None = None
@@ -169,6 +177,21 @@ class LabelPool:
     def label(self, index: int) -> Label | None:
         """The known label of one sample, or None."""
         return self._labels[index]
+
+    @property
+    def example(self) -> Label | None:
+        """A known label, which others must be like; None if there is none."""
+        return next((label for label in self._labels if label is not None), None)
+
+    def id_of(self, name: str) -> str:
+        """The id of the datalist that is `name`, however Unicode writes its accents; `name` if there is none."""
+        return self._spelled.get(nfc(name), name)
+
+    def masks_of_images(self) -> Iterator[tuple[str, str, str | None]]:
+        """Id, image and mask of every sample: the mask that is known, else the one that the datalist hides."""
+        for position, label in enumerate(self._labels):
+            mask = self._listed_masks.get(position) if label is None else label
+            yield self.ids[position], self._images[position], mask if isinstance(mask, str) else None
 
     def exclude(self, index: Iterable[int]) -> None:
         """Leave samples out of `indices` and `targets`, whose images cannot be read; their labels stay known."""
@@ -317,7 +340,8 @@ class LabelPool:
             if labeled:
                 return f"{name!r} has no {self.key} yet"
             return f"{name!r} is {FLAGS[self.key]} already; correct it instead"
-        if isinstance(label, str) and self.classes and not {".", "/"} & set(label):
+        by_name = self._task in BY_NAME or (self._task is None and not {".", "/", "\\"} & set(str(label)))
+        if isinstance(label, str) and self.classes and by_name:
             if self.task == "multilabel":
                 return (
                     f"the label of {name!r} is {label!r}; write what is there, separated by ';', out of "
@@ -330,9 +354,9 @@ class LabelPool:
             return str(error)
         if not is_known(label):
             return f"of {name!r} every finding is unknown, so that there is no label; leave it empty"
-        if others is None:
-            others = next((known for known in self._labels if known is not None), label)
-        if type(others) is not type(label):
+        others = self.example if others is None else others
+        others = label if others is None else others
+        if type(others) is not type(label) or (isinstance(label, list) and len(label) != len(cast(list[int], others))):
             return f"the {self.key} of {name!r} is {label!r}, but others are like {others!r}"
         if self._task is not None and task_of([label]) != self._task:
             wanted = {"multilabel": "a multi-hot list", "segmentation": "the path of a mask"}.get(
@@ -345,7 +369,8 @@ class LabelPool:
         """Write the known labels by id, with the datalist's hash; `LabelPool(labels=path)` reads the file.
 
         Of a mask that the datalist names it says no more than that: ``true``. Paths of files may name patients, and
-        files may be moved together with their datalist. Other masks are written by their paths.
+        files may be moved together with their datalist. Other masks are written by their paths. Who has read the file
+        before and changes it does both inside `medssl_monai.locks.changing`.
         """
         write_json(
             path,
@@ -357,6 +382,27 @@ class LabelPool:
                 **({} if self.beside is None else {"beside": self.beside._content()}),
             },
         )
+
+    def save_over(self, path: str | Path) -> None:
+        """`save` where this pool's own earlier file is; one that holds other labels is kept beside it.
+
+        A run does not read its file again, so that what somebody else wrote there is none of its labels.
+        """
+        with changing(path):
+            if Path(path).exists() and not self._covers(Path(path)):
+                kept = set_aside(path)
+                logger.warning(f"{Path(path).name} held labels that this run does not have; it is {kept.name} now.")
+            self.save(path)
+
+    def _covers(self, path: Path) -> bool:
+        """Whether all labels of a file are those that `save` would write."""
+        try:
+            content = _pool_content(path)
+        except ValueError:
+            return False
+        pairs = [(self, content), *([] if self.beside is None else [(self.beside, content.get("beside"))])]
+        known = [(dict(zip(own.ids, own._kept(), strict=True)), part["labels"] if part else {}) for own, part in pairs]
+        return all(own.get(name) == label for own, labels in known for name, label in labels.items())
 
     def _content(self) -> dict[str, Any]:
         """What a file says of this pool alone."""
@@ -380,11 +426,16 @@ class LabelPool:
         """Take over labels by id; the datalist may have become longer, or be in another order.
 
         Raises:
-            ValueError: if the datalist lacks a sample that the state knows.
+            ValueError: if the datalist lacks a sample that the state knows, or what it says is no label.
         """
+        check_query_size(state["query_size"], "the checkpoint")
+        if len(state["ids"]) != len(state["labels"]):
+            raise ValueError("the checkpoint has not one label, or none, for each id; it is damaged.")
         self._check_known(state["ids"], "the checkpoint")
-        known = dict(zip(state["ids"], state["labels"], strict=True))
+        known = dict(zip(map(self.id_of, state["ids"]), state["labels"], strict=True))
         for name, label in self._found(known, "the checkpoint").items():
+            if label is not None:
+                check_label(label, self.num_classes, f"the checkpoint: the {self.key} of {name!r}")
             self._set(self.position[name], label)
         self.exclude(self.unreadable)
         if self.beside is not None:
@@ -413,7 +464,7 @@ class LabelPool:
         }
 
     def _check_known(self, names: Iterable[str], source: str) -> None:
-        lost = [name for name in names if name not in self.position]
+        lost = [name for name in names if self.id_of(name) not in self.position]
         if lost:
             raise ValueError(
                 f"{source} knows {len(lost)} samples that the datalist lacks, the first is {lost[0]!r}; use the "
@@ -423,40 +474,36 @@ class LabelPool:
     def _load(self, path: Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"`labels` names {path}, and there is no such file.")
-        if path.suffix == ".csv":
-            table: dict[str, Any] = {}
-            for name, label in read_annotations(path, self.classes, self.task, self.key):
-                if label is not None and table.setdefault(name, label) != label:
-                    raise ValueError(f"{path} has two {self.key}s for {name!r}: {table[name]!r} and {label!r}.")
-            self._take(table, path)
-        else:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            self._take_content(content, path)
-            if self.beside is not None and "beside" in content:
-                self.beside._take_content(content["beside"], path)
+        if is_table(path):
+            take_table(self, path)
+            return
+        content = _pool_content(path)
+        self._take_content(content, path)
+        if self.beside is not None and "beside" in content:
+            self.beside._take_content(content["beside"], path)
 
     def _take_content(self, content: Mapping[str, Any], path: Path) -> None:
         """The labels that a file of `save` holds, in place of those that are known."""
-        if (kept := content.get("key", "label")) != self.key:  # files from before have none
-            raise ValueError(f"{path} holds {kept}s, and this is a pool of {self.key}s; make one of key={kept!r}.")
-        table, self.query_size = content["labels"], tuple(content["query_size"])
-        self._task = self._task or content.get("task")
+        if content["key"] != self.key:
+            raise ValueError(f"{path} holds {content['key']}s, and this is a pool of {self.key}s; name another file.")
+        table, self.query_size = content["labels"], (content["query_size"][0], content["query_size"][1])
+        self._task = self._task or content["task"]
         if self.classes and content["classes"] and list(self.classes) != content["classes"]:
             table = {name: self._translate(label, content["classes"], path) for name, label in table.items()}
-        self._labels = [None] * len(self.ids)
-        self._take(table, path)
-
-    def _take(self, table: Mapping[str, Any], path: Path) -> None:
         self._check_known(table, str(path))
-        table = self._found(table, str(path))
-        self._set_all({self.position[name]: label for name, label in table.items()}, labeled=False, source=f"{path}: ")
+        spelled = {self.id_of(name): label for name, label in table.items()}
+        if len(spelled) != len(table):
+            raise ValueError(f"{path} has an id twice, written in two ways that Unicode takes for one; remove one.")
+        self._labels = [None] * len(self.ids)
+        found = {self.position[name]: label for name, label in self._found(spelled, str(path)).items()}
+        self._set_all(found, labeled=False, source=f"{path}: ")
 
     def _translate(self, label: Label, names: Sequence[str], path: Path) -> Label:
         """The label of a file whose classes are in another order, by their names."""
         lost = [name for name in names if name not in self.classes]
-        if lost and (isinstance(label, list) or (isinstance(label, int) and names[label] in lost)):
+        if lost and (isinstance(label, list) or (type(label) is int and names[label] in lost)):
             raise ValueError(f"{path} has the classes {list(names)}, the datalist lacks {lost}; mend its class names.")
-        if isinstance(label, int):
+        if type(label) is int:
             return self.classes.index(names[label])
         if isinstance(label, list):
             return [label[names.index(name)] if name in names else -1 for name in self.classes]
@@ -487,6 +534,54 @@ class LabelPool:
             twice = next(p for p in positions if positions.count(p) > 1)
             raise ValueError(f"the sample {self.ids[twice]!r} occurs more than once.")
         self._set_all(table, labeled)
+
+
+PARTS = {"key", "classes", "task", "query_size", "labels"}
+"""What a file of `LabelPool.save` says of each pool."""
+HEAD = {"synthetic", "notice", "datalist_sha256", "beside"}
+
+
+def _pool_content(path: Path) -> dict[str, Any]:
+    """What a file of `LabelPool.save` holds, checked as far as that goes without the datalist.
+
+    Raises:
+        ValueError: beginning with `path`, if it is damaged, or no such file.
+    """
+    content = read_json(path)
+    parts = [content, *([content["beside"]] if "beside" in content else [])]
+    for part, keys in zip(parts, (PARTS | HEAD, PARTS), strict=False):
+        if not isinstance(part, dict) or not PARTS <= part.keys() <= keys:
+            raise ValueError(f"{path} is no file of labels that a run or `medssl annotate` wrote; name such a file.")
+        if part["key"] not in tuple(FLAGS) or part["task"] not in (None, *TASKS):
+            raise ValueError(f"{path}: 'key' is {part['key']!r} and 'task' {part['task']!r}; it is damaged.")
+        check_query_size(part["query_size"], str(path))
+        if not isinstance(part["classes"], list) or not isinstance(part["labels"], dict):
+            raise ValueError(f"{path}: 'classes' must be a list and 'labels' an object; it is damaged.")
+        names.check_classes(part["classes"], "class", str(path), findings=part["task"] == "multilabel")
+        for name, label in part["labels"].items():
+            if label is not True:  # a mask of the datalist
+                check_label(label, len(part["classes"]), f"{path}: the {part['key']} of {name!r}")
+    return content
+
+
+def check_query_size(size: Any, source: str) -> None:
+    """Refuse what is not how many samples a query returned, and how many it could have.
+
+    Raises:
+        ValueError: beginning with `source`.
+    """
+    if not isinstance(size, list) or len(size) != 2 or any(type(n) is not int or not 0 <= n < 2**31 for n in size):
+        raise ValueError(f"{source}: 'query_size' must be two whole numbers from 0, such as [4, 10], got {size!r}.")
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether a file of labels is a table that a person fills in, and not what `LabelPool.save` writes."""
+    return Path(path).suffix.lower() != ".json"
+
+
+def nfc(name: str) -> str:
+    """A name whose accents are written in one way, as tables have them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_known(label: Label | None) -> bool:
@@ -574,115 +669,6 @@ def _shuffled(size: int, count: int, seed: int, key: Key) -> list[int]:
     if not 0 <= count <= size:
         raise ValueError(f"`{ASKED_BY[key]}` asks for {count} items, and the training section has {size} with a {key}.")
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
-
-
-def read_annotations(
-    path: str | Path, classes: Sequence[str] = (), task: Task = "multiclass", key: Key = "label"
-) -> list[tuple[str, Label | None]]:
-    """Read a table with the columns ``id`` and ``label``, as a person filled it in; an empty label is None.
-
-    Args:
-        path: CSV file; further columns are ignored.
-        classes: names of the classes, accepted in place of the index. A multi-hot label is written ``1 0 -1``.
-        task: ``multilabel``: a multi-hot label may also be written as the names of the findings that are there,
-            separated by semicolons; all others are absent. ``none``: all are. A finding with a question mark before it
-            is unknown: ``effusion; ?mass``. ``segmentation``: a label is the path of a mask, relative to the table.
-        key: name of the column; ``mask`` of masks beside labels, which may be in the same table.
-
-    Raises:
-        ValueError: if the file lacks one of the columns.
-    """
-    names, rows = read_table(path)
-    if not {"id", key} <= set(names):
-        raise ValueError(f"{path} must have the columns 'id' and {key!r}, got {names}.")
-    annotations = [(row["id"].strip(), parse_label((row[key] or "").strip(), classes, task)) for row in rows]
-    if task == "segmentation":  # relative to the table, as a person who fills it in sees it
-        return [
-            (name, str(Path(path).parent / label) if isinstance(label, str) else label) for name, label in annotations
-        ]
-    return annotations
-
-
-def read_table(path: str | Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Column names and rows of a CSV file, with commas or, as spreadsheets of many countries write it, semicolons."""
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        head = file.readline()
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=";" if ";" in head and "," not in head else ",")
-        return list(reader.fieldnames or ()), list(reader)
-
-
-def parse_label(text: str, classes: Sequence[str] = (), task: Task = "multiclass") -> Label | None:
-    """The label that a person wrote, see `read_annotations`; None for no text, and the text itself if it is none."""
-    if task == "multilabel":
-        return _parse_findings(text, classes)
-    if not text:
-        return None
-    if text in classes:
-        return list(classes).index(text)
-    parts = text.split()
-    numbers = [int(part) for part in parts if part.removeprefix("-").isdigit()]
-    if len(numbers) != len(parts):
-        return text
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _parse_findings(text: str, classes: Sequence[str]) -> Label | None:
-    if not text:
-        return None
-    names = [part.strip() for part in text.split(";") if part.strip()]
-    present = {name for name in names if name in classes}
-    unknown = {name.removeprefix("?").strip() for name in names if name not in classes and name.startswith("?")}
-    if names == [NOTHING] and not present and classes:
-        return [0] * len(classes)
-    if names and len(present) + len(unknown) == len(names) and not present & unknown and unknown <= set(classes):
-        return [1 if name in present else UNKNOWN if name in unknown else 0 for name in classes]
-    numbers = parse_label(text)
-    return [numbers] if isinstance(numbers, int) else numbers
-
-
-def label_text(label: Label, classes: Sequence[str] = ()) -> str:
-    """A label as a person writes it, see `read_annotations`; of a mask only that it is one: paths may name people."""
-    if isinstance(label, str):
-        return "mask"
-    if isinstance(label, int):
-        return classes[label] if classes else str(label)
-    if not classes:
-        return " ".join(map(str, label))
-    marks = {1: "", UNKNOWN: "?"}
-    named = [marks[value] + name for name, value in zip(classes, label, strict=True) if value in marks]
-    return "; ".join(named) or NOTHING
-
-
-def annotate_from_table(
-    pool: LabelPool, rows: Iterable[tuple[str, Label | None]], correct: bool = False
-) -> tuple[list[str], list[str]]:
-    """Give a person's labels to a pool, row by row: good rows are kept, bad rows are refused by name.
-
-    Args:
-        pool: pool to change.
-        rows: as from `read_annotations`; rows without a label are passed over.
-        correct: replace known labels instead of adding new ones.
-
-    Returns:
-        Accepted ids, and one reason per refused row.
-    """
-    accepted: list[str] = []
-    refused: list[str] = []
-    for name, label in rows:
-        if label is None:
-            continue
-        reason = pool.refusal(name, label, labeled=correct)
-        if reason is None and isinstance(label, str) and not Path(label).is_file():
-            reason = f"the mask of {name!r} is {label!r}, and there is no such file"
-        if correct and name in accepted:
-            reason = f"{name!r} occurs more than once"
-        if reason is None:
-            pool._change([pool.position[name]], [label], labeled=correct)
-            accepted.append(name)
-        else:
-            refused.append(reason)
-    return accepted, refused
 
 
 class PoolSampler(Sampler[int]):

@@ -11,7 +11,6 @@ import itertools
 import json
 import logging
 import math
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from medssl_monai.data.copies import near_copies, picture
 from medssl_monai.data.datalist import FLAGS, SECTIONS, Item, Key, write_datalist
 from medssl_monai.data.layouts import LAYOUTS, Layout, lists
 from medssl_monai.data.layouts.base import Array, Findings, Found, Names, Request, relative
-from medssl_monai.data.layouts.files import find_units, image_files
+from medssl_monai.data.layouts.files import by_suffix, in_words, put_series
 from medssl_monai.data.patients import listed
 from medssl_monai.data.pool import balanced_draw, is_known, seed_of
 from medssl_monai.data.reader import ClinicalReader
@@ -142,12 +141,14 @@ def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
         quarantine=found.quarantine,
         **({"groups_as_written": True} if options.groups_as_written else {}),
     )
+    unused = by_suffix(found.passed_over)
     report = {
         "layout": layout.name,
         "source_sha256": _source_sha256(request),
         "unlabeled_sha256": _source_sha256(second) if second else None,
         **({"masked_sha256": _source_sha256(third)} if third else {}),
         "seed": seed,
+        "rows": dict(zip(("of the table", "of images here"), found.rows, strict=True)),
         "groups": found.grouping,
         "merged_groups": merged,
         "split": how,
@@ -157,40 +158,15 @@ def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
         "sections": {name: _summary(items, found.classes, bool(mask_classes)) for name, items in sections.items()},
         "dropped": {why: {"count": len(what), "items": what} for why, what in found.dropped.items()},
         "noted": {why: {"count": len(what), "items": what} for why, what in found.noted.items()},
+        "unused": unused,
     }
     write_json(request.out_dir / "prepare_report.json", report)
     for kind, findings in (("dropped", found.dropped), ("noted", found.noted)):
         if findings:
             logger.warning("%s: %s (see prepare_report.json)", kind, _counts(findings))
+    if unused:
+        logger.warning("unused: %s", in_words(unused))
     return path
-
-
-def list_images(
-    folder: str | Path, volumes: bool = False, key_file: str | Path | None = None
-) -> tuple[list[Item], list[dict[str, str]]]:
-    """Items for all images below a folder, in natural order, one for each slice or frame of a volume.
-
-    DICOM files of one series are a volume, sorted by geometry. Headers are read and no pixels. Hidden files and files
-    of other formats are passed over; DICOM files are known by their content and need no suffix.
-
-    Args:
-        folder: where to look.
-        volumes: one item for a volume.
-        key_file: of the pseudonyms that are the ids; see `medssl_monai.data.pseudonym.load_key`.
-
-    Returns:
-        Items with absolute paths (``group``: the patient of DICOM files, else the file), and for each file that looks
-        like an image but cannot be used its ``id``, ``image`` and ``reason``.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}.")
-    found = Found()
-    units, _ = find_units(folder, image_files(folder), None, Names(False, key_file), volumes, (), found)
-    return [item for unit in units for item in unit.items(None)], found.quarantine
 
 
 def _layout(request: Request) -> Layout:
@@ -254,6 +230,8 @@ def _join(found: Found, second: Request, request: Request, name: str) -> None:
         found.add("dropped", f"{name}: {reason}", *what)
     for reason, what in other.noted.items():
         found.add("noted", f"{name}: {reason}", *what)
+    for reason, what in other.passed_over.items():
+        found.passed_over[f"{name}: {reason}"] = what
     found.grouping += f"; of the {name} source: {other.grouping}"
 
 
@@ -297,7 +275,9 @@ def _arrays(items: Iterable[Item], root: Path) -> Iterator[tuple[Item, Array]]:
 def _why_empty(source: Path, found: Found) -> str:
     reasons = "; ".join(f"{Path(bad['image']).name} {bad['reason']}" for bad in found.quarantine[:SHOWN])
     more = f"; and {len(found.quarantine) - SHOWN} more" if len(found.quarantine) > SHOWN else ""
-    return f"{source} holds no usable image; dropped: {_counts(found.dropped)}. {reasons}{more}".rstrip(". ") + "."
+    rest = in_words(by_suffix(found.passed_over))
+    reasons = "; ".join(filter(None, (f"{reasons}{more}", rest and f"unused: {rest}")))
+    return f"{source} holds no usable image; dropped: {_counts(found.dropped)}. {reasons}".rstrip(". ") + "."
 
 
 def _drop_copies(found: Found, root: Path) -> None:
@@ -629,10 +609,10 @@ def _modality(folder: Path, items: Iterable[Item], sample: int = 8) -> tuple[str
     """Names of the channels: colours if any of the first `sample` images has differing ones, else one."""
     for item in itertools.islice(items, sample):
         try:
-            array, _ = ClinicalReader().get_data([folder / item["image"]])
+            array, meta = ClinicalReader().get_data([folder / item["image"]])
         except (OSError, ValueError):  # reported when the images are read for training
             continue
-        if len(array) == 3 and not (array == array[:1]).all():
+        if meta["colour"] and not (array[:3] == array[:1]).all():
             return ("red", "green", "blue")
     return ("image",)
 
@@ -643,12 +623,8 @@ def _write_images(found: Found, folder: Path) -> None:
         path = folder / item["image"]
         if item["id"] in found.pixels:
             _write_png(path, found.pixels[item["id"]])
-        elif item["image"] in found.copies and not path.is_dir():
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.mkdir(parents=True, exist_ok=True)
-            for k, file in enumerate(found.copies[item["image"]]):
-                shutil.copyfile(file, temporary / f"{k:05d}.dcm")
-            temporary.rename(path)
+    for image in found.copies.keys() & {item["image"] for item in found.items}:
+        put_series(folder / image, found.copies[image])
 
 
 def _write_png(path: Path, pixels: Array) -> None:

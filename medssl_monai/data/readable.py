@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import IterableDataset
 
 from medssl_monai.data.cache import HIDDEN
 from medssl_monai.data.datalist import Item
-from medssl_monai.data.images import _reason
+from medssl_monai.data.images import NO_NUMBERS, _reason, say_background
 
 
 class ReadableImages(IterableDataset[dict[str, Any]]):
@@ -19,7 +20,7 @@ class ReadableImages(IterableDataset[dict[str, Any]]):
     `unreadable` stays in the others.
 
     Args:
-        data: items with ``image`` and what else `transform` reads.
+        data: items with ``image`` and what else `transform` reads; one with a ``problem`` is not read.
         transform: deterministic dictionary transform; it does not see ``label``, ``labeled`` and ``group``.
 
     Attributes:
@@ -36,11 +37,18 @@ class ReadableImages(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.unreadable = {}
         for index, item in enumerate(self.data):
+            if "problem" in item:
+                self.unreadable[index] = item["problem"]
+                continue
             try:
                 image = self.transform({key: value for key, value in item.items() if key not in HIDDEN})["image"]
             except Exception as error:  # any reader may fail in any way; all failures are reported together
                 self.unreadable[index] = _reason(error, item, index)
                 continue
+            if not torch.isfinite(torch.as_tensor(image)).all():
+                self.unreadable[index] = NO_NUMBERS
+                continue
+            say_background(image, item, index)
             yield {"image": image, "index": index}
         if self.data and len(self.unreadable) == len(self.data):
             listed = "\n".join(f"  {self.data[i].get('id', i)}: {why}" for i, why in self.unreadable.items())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +15,12 @@ from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool, is_known
 from medssl_monai.engines.pool import as_whole, at_once, predict, weights_sha256
 from medssl_monai.files import write_json, write_text
+from medssl_monai.locks import holding
 from medssl_monai.losses.pseudo_label import Threshold, confident
 from medssl_monai.metrics.classification import evaluate_predictions
 from medssl_monai.metrics.segmentation import CaseScores, case_scores, class_names, evaluate_masks
 from medssl_monai.metrics.targets import pseudo_finding_accuracy, pseudo_label_accuracy
+from medssl_monai.tables import text_of
 from medssl_monai.transforms.augment import to_unit
 
 
@@ -138,11 +138,16 @@ def score_masks(
 def write_evaluation(
     path: str | Path, network: nn.Module, dataset: ImageDataset, pool: LabelPool, device: torch.device | str
 ) -> dict[str, Any]:
-    """`evaluate`, written as JSON; of masks with ``cases.csv`` beside it, see `write_cases`."""
-    figures, scores = _evaluate(network, dataset, pool, device)
-    write_json(path, figures)
-    if scores is not None:
-        write_cases(Path(path).with_name("cases.csv"), scores, dataset, pool.beside or pool)
+    """`evaluate`, written as JSON; of masks with ``cases.csv`` beside it, see `write_cases`.
+
+    Raises:
+        OSError: if a run is at work in that folder.
+    """
+    with holding(Path(path).parent):
+        figures, scores = _evaluate(network, dataset, pool, device)
+        write_json(path, figures)
+        if scores is not None:
+            write_cases(Path(path).with_name("cases.csv"), scores, dataset, pool.beside or pool)
     return figures
 
 
@@ -161,16 +166,14 @@ def write_cases(path: str | Path, scores: CaseScores, dataset: ImageDataset, poo
     """
     unit, names = unit_of(dataset), class_names(scores, pool.classes)
     note = {"data": "SYNTHETIC"} if pool.synthetic else {}
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["id", "class", "labeled", "predicted", "dice", f"hd95_{unit}", f"asd_{unit}", *note])
+    rows: list[list[object]] = [["id", "class", "labeled", "predicted", "dice", f"hd95_{unit}", f"asd_{unit}", *note]]
     for case, index in enumerate(pool.indices("labeled").tolist()):
         for k, name in enumerate(names):
             found = [column[case, k] for column in (scores.dice, scores.hd95, scores.asd)]
             there = [int(scores.truth[case, k]), int(scores.predicted[case, k])]
             values = [f"{value:.6g}" if np.isfinite(value) else "" for value in found]
-            table.writerow([pool.ids[index], name, *there, *values, *note.values()])
-    write_text(path, text.getvalue())
+            rows.append([pool.ids[index], name, *there, *values, *note.values()])
+    write_text(path, text_of(rows))
 
 
 def check_pseudo_labels(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from medssl_monai.data.datalist import Key
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool
 from medssl_monai.engines.evaluate import evaluate
+from medssl_monai.locks import holding
 from medssl_monai.networks.embedding import EmbeddingClassifier
 from medssl_monai.networks.projection import ProjectionNetwork
 from medssl_monai.task import UNKNOWN, Task
@@ -88,17 +90,26 @@ class ProbeTrainer(Engine):  # type: ignore[misc]
         method: the probe.
         device: where its network is.
         train_handlers: such as `medssl_monai.handlers.RoundReport`.
+        folders: that the handlers write to, see `SSLTrainer`.
     """
 
-    def __init__(self, method: Probe, device: torch.device | str, train_handlers: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        method: Probe,
+        device: torch.device | str,
+        train_handlers: Sequence[Any] = (),
+        folders: Sequence[str | Path] = (),
+    ) -> None:
         super().__init__(lambda engine, batch: method.fit())
+        self.folders = folders
         self.state.device = torch.device(device)
         for handler in train_handlers:
             handler.attach(self)
 
     def run(self) -> Any:
         """Fit, and let the handlers do their work."""
-        return super().run([None], max_epochs=1)
+        with holding(*self.folders):
+            return super().run([None], max_epochs=1)
 
 
 def evaluate_probe(

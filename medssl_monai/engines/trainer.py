@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from medssl_monai.data.pool import LabelPool
+from medssl_monai.locks import holding
 from medssl_monai.methods.base import Batch, Output, SSLMethod
 
 AmpDtype = Literal["float16", "bfloat16"]
@@ -39,6 +41,7 @@ class SSLTrainer(Trainer):
         train_handlers: attached in this order, and called in this order for one and the same event.
         amp: autocast on the type of `device`.
         amp_dtype: default: float16 with a gradient scaler on CUDA, bfloat16 elsewhere. Float16 on the CPU is refused.
+        folders: that the run writes to, and nobody else meanwhile, see `medssl_monai.locks.holding`.
 
     Attributes:
         generator: draws the views; `medssl_monai.handlers.EpochSeed` seeds it.
@@ -56,6 +59,7 @@ class SSLTrainer(Trainer):
         train_handlers: Sequence[Any] | None = None,
         amp: bool = False,
         amp_dtype: AmpDtype | None = None,
+        folders: Sequence[str | Path] = (),
     ) -> None:
         device = torch.device(device)
         super().__init__(
@@ -68,6 +72,7 @@ class SSLTrainer(Trainer):
             non_blocking=True,
         )
         self.method, self.optimizer, self.pool, self.views = method, optimizer, pool, views
+        self.folders = folders
         self.amp_dtype = getattr(torch, amp_dtype or ("float16" if device.type == "cuda" else "bfloat16"))
         if amp and self.amp_dtype == torch.float16 and device.type != "cuda":
             raise ValueError(f"float16 needs CUDA, and the device is {device}; use `amp_dtype: bfloat16`.")
@@ -110,8 +115,13 @@ class SSLTrainer(Trainer):
         return cast(SSLMethod, getattr(self.method, "module", self.method))
 
     def run(self) -> None:  # as in monai.engines.Trainer
-        """Train; continues where ``state`` stands."""
-        super(Trainer, self).run()  # not Trainer.run, which makes a fresh CUDA-only scaler at every call
+        """Train; continues where ``state`` stands.
+
+        Raises:
+            OSError: if another run is at work in one of the `folders`.
+        """
+        with holding(*self.folders):
+            super(Trainer, self).run()  # not Trainer.run, which makes a fresh CUDA-only scaler at every call
 
     def state_dict(self) -> OrderedDict[str, Any]:
         return OrderedDict(super().state_dict(), grad_scaler=self.grad_scaler.state_dict())

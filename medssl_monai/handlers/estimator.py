@@ -15,10 +15,9 @@ from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import LabelPool
 from medssl_monai.distributed import is_first
 from medssl_monai.engines.evaluate import hidden_labels
-from medssl_monai.files import write_json
+from medssl_monai.files import read_json, write_json
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.metrics.targets import judge_findings, judge_targets
-from medssl_monai.query.record import read_query
 from medssl_monai.transforms.augment import to_unit
 
 
@@ -93,7 +92,7 @@ class EstimatorReport:
         if not is_first():
             return
         path = self.output_dir / "rounds" / f"round_{engine.state.epoch // self.every - 1:02d}.json"
-        record = read_query(path) if path.exists() else {}
+        record = read_json(path) if path.exists() else {}
         if record.get("epoch") != engine.state.epoch:
             raise ValueError(
                 f"there is no record {path} of epoch {engine.state.epoch} to add to; list EstimatorReport after "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ from medssl_monai.data.mask_files import MaskFile, to_file_axes, write_mask
 from medssl_monai.data.readable import ReadableImages
 from medssl_monai.data.reader import count_slices
 from medssl_monai.files import write_text
+from medssl_monai.tables import text_of
 
 NOTE = "trained on SYNTHETIC data"
 
@@ -94,10 +93,8 @@ class MaskWriter:
         self.written[name] = file, np.bincount(mask.ravel(), minlength=len(self.classes) + 1)[: len(self.classes)]
 
     def _table(self) -> str:
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
         columns = [f"{name} {what}" for what in ("share", "ml") for name in self.classes]
-        table.writerow(["id", "file", *columns, "error", *(["model"] if self.synthetic else [])])
+        table = [["id", "file", *columns, "error", *(["model"] if self.synthetic else [])]]
         for name, positions in self.parts.items():
             cells = ["", *[""] * len(columns)]
             if name in self.written:
@@ -107,8 +104,8 @@ class MaskWriter:
                 cells = [path.relative_to(self.folder).as_posix(), *shares, *volumes]
             reasons = [self.dataset.unreadable[p] for p in positions if p in self.dataset.unreadable]
             part = f"{len(reasons)} of {len(positions)} slices: " if 0 < len(reasons) < len(positions) else ""
-            table.writerow([name, *cells, part + reasons[0] if reasons else "", *([NOTE] if self.synthetic else [])])
-        return text.getvalue()
+            table.append([name, *cells, part + reasons[0] if reasons else "", *([NOTE] if self.synthetic else [])])
+        return text_of(table)
 
 
 def file_name(name: str) -> str:

@@ -16,6 +16,7 @@ from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.pool import Label, LabelPool, is_known
 from medssl_monai.distributed import from_first, is_first
 from medssl_monai.engines.pool import predict_pool, weights_sha256
+from medssl_monai.locks import holding
 from medssl_monai.losses.pseudo_label import Threshold
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.networks.pretrained import weights_metadata
@@ -239,14 +240,18 @@ def write_one_query(
 
     `weights` is the file that the method's network was loaded from; it knows what it learned, the threshold and the
     epoch at which it was saved. None: training has not begun.
+
+    Raises:
+        OSError: if a run is at work in the folder of `path`.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003)
     saved = weights_metadata(weights) if weights else {}
     threshold, learned = saved.get("threshold"), saved.get("learned")
-    record = ask(
-        method.to(device), dataset, pool, strategy, budget, generator, device, threshold=threshold, learned=learned
-    )
-    write_query(path, {**record, "epoch": saved.get("epoch", 0)})
+    with holding(Path(path).parent):
+        record = ask(
+            method.to(device), dataset, pool, strategy, budget, generator, device, threshold=threshold, learned=learned
+        )
+        write_query(path, {**record, "epoch": saved.get("epoch", 0)})
 
 
 def annotate(pool: LabelPool, method: SSLMethod, record: Mapping[str, Any], annotator: Annotator) -> int:
@@ -272,6 +277,8 @@ def give_answers(pool: LabelPool, record: Mapping[str, Any], annotator: Annotato
     """
     pools = pools_of(pool)
     asked = [(item["id"], item.get("ask", pool.key)) for item in record["items"]]
+    if lost := [name for name, _ in asked if name not in pool.position]:
+        raise ValueError(f"the query asks for {lost[0]!r}, and the datalist lacks it; use the datalist of the query.")
     given = dict.fromkeys(pools, torch.zeros(0, dtype=torch.long))
     for kind in dict.fromkeys(kind for _, kind in asked):
         if kind not in pools:

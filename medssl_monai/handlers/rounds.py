@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
 from collections.abc import Sequence
@@ -15,14 +13,17 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from medssl_monai.data.annotations import label_text
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import Label, LabelPool, label_text
+from medssl_monai.data.pool import Label, LabelPool
 from medssl_monai.distributed import is_first
 from medssl_monai.engines.evaluate import check_pseudo_labels, evaluate
-from medssl_monai.files import write_json, write_text
+from medssl_monai.files import read_json, write_json, write_text
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.metrics.classification import finding_figures
+from medssl_monai.names import check_classes
 from medssl_monai.query.record import pools_of, read_query
+from medssl_monai.tables import text_of
 from medssl_monai.task import UNKNOWN
 
 logger = logging.getLogger(__name__)
@@ -75,10 +76,13 @@ class RoundReport:
         """Start the clock, put unreadable images in quarantine, and refuse a validation list that measures nothing.
 
         Raises:
-            ValueError: if images cannot be read and are not to be skipped (it names those of both lists), or no
-                validation image that can be read has a label; before anything is trained.
+            ValueError: if classes have names that labels cannot carry, now that the task is known; if images cannot be
+                read and are not to be skipped (it names those of both lists), or no validation image that can be read
+                has a label; before anything is trained.
         """
         self.started = time.monotonic()
+        findings = self.pool.task == "multilabel"
+        check_classes(self.pool.classes, "finding" if findings else "class", "the datalist", findings)
         refused = []
         for pool, dataset in ((self.pool, self.dataset), (self.validation_pool, self.validation)):
             try:
@@ -116,7 +120,7 @@ class RoundReport:
             ],
         }
         write_json(self.output_dir / "rounds" / f"round_{number:02d}.json", record)
-        self.pool.save(self.output_dir / "pool.json")
+        self.pool.save_over(self.output_dir / "pool.json")
 
     def finish(self, engine: Engine) -> None:
         """Log the table, and write it and the page."""
@@ -124,7 +128,7 @@ class RoundReport:
             return
         numbers = range(engine.state.epoch // self.every)
         paths = [self.output_dir / "rounds" / f"round_{number:02d}.json" for number in numbers]
-        rounds = [read_query(path) for path in paths if path.exists()]
+        rounds = [read_json(path) for path in paths if path.exists()]
         queries = [self.output_dir / "queries" / "cold_start.json"]
         queries += [self.output_dir / "queries" / f"round_{number:02d}.json" for number in numbers]
         write_report(
@@ -243,17 +247,15 @@ def rounds_table(rounds: Sequence[dict[str, Any]]) -> str:
 
     Multi-label, there are those of each finding as well, and a column with the reasons for those that are undefined.
     """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
     several = any(finding_figures(record["evaluation"]) for record in rounds)
     further = ["undefined"] if several else []
     masks = ["masks"] if any("masks" in record for record in rounds) else []
-    table.writerow(["round", "epoch", "labels", *masks, "metric", "value", "low", "high", "data", *further])
+    table = [["round", "epoch", "labels", *masks, "metric", "value", "low", "high", "data", *further]]
     for record in rounds:
         kind = "SYNTHETIC" if record["evaluation"].get("synthetic") else "real"
         named = [{"metric": name, **figure} for name, figure in record["evaluation"]["metrics"].items()]
         for figure in [*named, *finding_figures(record["evaluation"])]:
             row = [record[name] for name in ("round", "epoch", "labels", *masks)] + [figure["metric"]]
             bounds = [figure.get("low", ""), figure.get("high", "")]
-            table.writerow([*row, figure["value"], *bounds, kind, *(figure.get(name, "") for name in further)])
-    return text.getvalue()
+            table.append([*row, figure["value"], *bounds, kind, *(figure.get(name, "") for name in further)])
+    return text_of(table)

@@ -14,7 +14,7 @@ from medssl_monai.data.datalist import Item
 from medssl_monai.data.dicom import Array
 from medssl_monai.data.mask_files import _write_png, write_mask
 from medssl_monai.data.readable import ReadableImages
-from medssl_monai.data.reader import ClinicalReader
+from medssl_monai.data.reader import ClinicalReader, Nan
 from medssl_monai.files import write_atomically
 from medssl_monai.handlers.mask_writer import NOTE, file_name
 from medssl_monai.transforms.load import Channelsd, TakeSliced
@@ -47,15 +47,21 @@ class SaliencyWriter:
         dataset: what the evaluator reads.
         synthetic: whether the weights come from phantoms; every file says so.
         outline: key of the mask in the evaluator's output; None: of a network that tells none.
+        nan: as the images were read that the evaluator saw; see `medssl_monai.data.ClinicalReader`.
     """
 
     def __init__(
-        self, folder: str | Path, dataset: ReadableImages, synthetic: bool = False, outline: str | None = "pred"
+        self,
+        folder: str | Path,
+        dataset: ReadableImages,
+        synthetic: bool = False,
+        outline: str | None = "pred",
+        nan: Nan = "refuse",
     ) -> None:
         self.folder, self.dataset, self.outline = Path(folder) / "saliency", dataset, outline
         self.note = f"model {NOTE}" if synthetic else ""
         self.written = 0
-        reader: Any = ClinicalReader()  # `LoadImaged` takes an object, too, and does not say so
+        reader: Any = ClinicalReader(nan=nan)  # `LoadImaged` takes an object, too, and does not say so
         self.picture = Compose(
             [
                 LoadImaged("image", reader=reader, image_only=True, ensure_channel_first=True),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from ignite.engine import Engine, Events
 
+from medssl_monai.data.annotations import label_text
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import label_text
 from medssl_monai.data.readable import ReadableImages
 from medssl_monai.files import write_text
 from medssl_monai.handlers.mask_writer import NOTE
 from medssl_monai.query.record import predicted_label
+from medssl_monai.tables import text_of
 from medssl_monai.task import Task
 
 
@@ -58,16 +57,14 @@ class ProbabilityTable:
 
     def write(self, engine: Engine) -> None:
         """Write the table."""
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["id", *self.classes, "predicted", "error", *(["model"] if self.synthetic else [])])
+        table = [["id", *self.classes, "predicted", "error", *(["model"] if self.synthetic else [])]]
         note = [NOTE] if self.synthetic else []
         for index, item in enumerate(self.dataset.data):
             if index in self.dataset.unreadable:
-                table.writerow([item["id"], *[""] * len(self.classes), "", self.dataset.unreadable[index], *note])
+                table.append([item["id"], *[""] * len(self.classes), "", self.dataset.unreadable[index], *note])
             else:
                 probs = self.rows[index]
                 predicted = label_text(predicted_label(probs, self.task), self.classes)
-                table.writerow([item["id"], *(f"{p:.6f}" for p in probs), predicted, "", *note])
-        write_text(self.path, text.getvalue())
+                table.append([item["id"], *(f"{p:.6f}" for p in probs), predicted, "", *note])
+        write_text(self.path, text_of(table))
         engine.logger.info(f"Probabilities of {len(self.rows)} images: {self.path}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,12 +20,17 @@ from monailabel.utils.async_tasks.task import AsyncTask
 
 from medssl_monai import __version__
 from medssl_monai.label.archive import Archive, segments, voxels
+from medssl_monai.label.gate import INFER, PREDICTIONS, check_host, checked, served_at
+from medssl_monai.label.guard import Guard, check_info, check_suffix, check_tag
 from medssl_monai.label.infer import ClassInfer, MaskInfer
-from medssl_monai.label.labels import Kind, kind_of, read_class, settle_mask
+from medssl_monai.label.labels import Kind, TooLargeError, check_size, kind_of, read_class, settle_mask
+from medssl_monai.label.record import Record
 from medssl_monai.label.scoring import NextImage, QueryScores
 from medssl_monai.label.served import ServedBundle
-from medssl_monai.label.studies import TAGS, SafeWrites, restore
+from medssl_monai.label.studies import TAGS, incomplete
 from medssl_monai.label.train import Training
+from medssl_monai.label.writes import SafeWrites, opening
+from medssl_monai.names import check_classes, problem_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +42,8 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
     """Every bundle below ``model/``: inference, training, scoring and strategies.
 
     A wrong request is answered with a status and a message: 404 for an image, model or strategy that is not there, 400
-    for a label that fits no bundle, which is then not stored.
+    for a label that fits no bundle, which is then not stored, and for a parameter that is not known. Images go by their
+    ids in the datastore, never by paths. A server that others than this machine may reach is not started.
 
     Args:
         app_dir: folder of the app.
@@ -44,10 +51,12 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         conf: ``models``: names of bundles, separated by commas (default: all); ``validation``: share of the patients
             held out to measure on (default 0.2; 0: the validation images of the bundles' own datalist); ``batch``:
             images that a strategy chooses at once (default 20); ``strategies``: which to score, as
-            `ServedBundle.strategies` takes it.
+            `ServedBundle.strategies` takes it; ``label_mb``: megabytes that a label may take, unpacked (default 512);
+            ``public``: ``true`` lets the server listen beyond this machine.
 
     Raises:
         ValueError: if a value of `conf` is out of its range.
+            Or if the classes of a bundle have names that could be read as something else.
         FileNotFoundError: if there is no bundle, or none of that name.
     """
 
@@ -55,14 +64,19 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None = None) -> None:
         conf = dict(conf or {})
-        share, batch = conf.get("validation", "0.2"), conf.get("batch", "20")
-        wrong = f"`validation` is a share in [0, 1) and `batch` a whole number from 1, got {share!r} and {batch!r}."
+        share, batch, size = (conf.get(*of) for of in (("validation", "0.2"), ("batch", "20"), ("label_mb", "512")))
+        wrong = (
+            "`validation` is a share in [0, 1), `batch` and `label_mb` are whole numbers from 1, got "
+            f"{share!r}, {batch!r} and {size!r}."
+        )
         try:
-            self.share, self.batch = float(share), int(batch)
+            self.share, self.batch, self.label_mb = float(share), int(batch), int(size)
         except ValueError:
             raise ValueError(wrong) from None
-        if not 0.0 <= self.share < 1.0 or self.batch < 1:
+        if not 0.0 <= self.share < 1.0 or min(self.batch, self.label_mb) < 1:
             raise ValueError(wrong)
+        if conf.get("public", "false") not in ("true", "false"):
+            raise ValueError(f"`public` is true or false, got {conf['public']!r}.")
         self.served = _find(Path(app_dir) / "model", conf.get("models", ""))
         asked = conf.get("strategies", "")
         self.by_bundle = {name: served.strategies(asked) for name, served in self.served.items()}
@@ -97,12 +111,72 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         settings = monailabel.config.settings
         known = list(settings.MONAI_LABEL_DATASTORE_FILE_EXT)
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = known + [suffix for suffix in SUFFIXES if suffix not in known]
-        restore(Path(self.studies) / "datastore_v2.json")
-        store = super().init_datastore()
+        with opening(self.studies):
+            store = super().init_datastore()
         self.writes = SafeWrites(store)
         self.archive = Archive(store, self.writes) if isinstance(store, DICOMWebDatastore) else None
+        self.writes.adopt((*TAGS, PREDICTIONS))
+        self.record = Record(Path(store._datastore_config_path).parent)
+        self.guard = Guard(store, self.record)
         store.save_label = functools.partial(self._save_label, store.save_label)
         return store
+
+    def server_mode(self, mode: bool) -> None:
+        """MONAI Label calls this before it serves requests; from here on they are checked.
+
+        Raises:
+            ValueError: if others than this machine may reach the server, and `conf` does not say that this is meant.
+        """
+        if mode and self.conf.get("public") != "true":
+            check_host(served_at(sys.argv))
+        super().server_mode(mode)
+        if not mode:
+            return
+        if not monailabel.config.settings.MONAI_LABEL_CORS_ORIGINS:
+            logger.warning(
+                "any web page that a reader has open may ask this server; set MONAI_LABEL_CORS_ORIGINS to the address "
+                "that readers use (docs/monai-label.md)."
+            )
+        run = getattr(AsyncTask.run, "__wrapped__", AsyncTask.run)
+        AsyncTask.run = staticmethod(functools.wraps(run)(functools.partial(self._run, run)))
+
+    def _run(
+        self,
+        run: Callable[..., Any],
+        method: str,
+        request: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> Any:
+        """Start a task; MONAI Label would put what is asked for into the environment of its process.
+
+        Who asks for all models names the parameters of each, which `request` has already.
+        """
+        models = self._trainers.keys() | self._scoring_methods.keys()
+        own = {
+            key: value for key, value in (params or {}).items() if not (key in models and isinstance(value, Mapping))
+        }
+        return run(method, request=self._asked(method, {**(request or {}), **own}), **named)
+
+    def _asked(self, kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A request with nothing but what it may say; else 400."""
+        try:
+            return checked(kind, request)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
+
+    def sessions(self) -> Any:
+        """None: they would be images that are in no datastore."""
+        raise HTTPException(406, "this app has no sessions: it serves the images of its datastore, by their ids.")
+
+    def model_file(self, model: str, validate: bool = True) -> Any:
+        """The weights, to be downloaded; MONAI Label asks without `validate` before it replaces them by an upload."""
+        if not validate:
+            raise HTTPException(403, "weights come from trainings and from `medssl label-app`, not from requests.")
+        return super().model_file(model, validate)
+
+    def infer_wsi(self, request: Any, datastore: Any = None) -> Any:
+        raise HTTPException(400, "no model of this app is for whole slides; ask for /infer/.")
 
     def init_infers(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -144,30 +218,48 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         return dict(super().info())
 
     def infer(self, request: Any, datastore: Any = None) -> Any:
+        """Predict an image of the datastore; MONAI Label would take a path wherever there is a file of that name."""
         self._take_up()
+        request = self._asked("infer", request)
         _look_up("model", request.get("model"), self._infers)
-        self._check_image(image := request.get("image"))
+        image = request.get("image")
+        path = self._image(image)
+        save, tag = request.pop("save_label", False), request.pop("label_tag", PREDICTIONS)
         try:
-            return super().infer(request, datastore)
+            if reason := self._incomplete(image, self._infers[request["model"]].served.dimensions):
+                raise ValueError(reason)
+            result = super().infer({**request, "image": path, "to_file": save}, datastore)
         except (ValueError, OSError) as error:  # of the image: it is no fault of the server
             reason = str(getattr(error, "reason", error))
-            path = self.datastore().get_image_uri(image) or image
             raise HTTPException(422, f"{image}: {reason.replace(path, image)}") from error
+        if save and result.get("file"):
+            said = {name: request[name] for name in ("client_id",) if name in request}
+            info = {"model": request["model"], "params": result["params"], **said}
+            result["label"] = self.datastore().save_label(image, result["file"], tag, info)
+        return result
 
     def batch_infer(self, request: Any, datastore: Any = None) -> Any:
         """Predict many images; one that cannot be read is passed over, with its reason in the log."""
         self._take_up()
+        request = self._asked("batch_infer", _own(request))
         several = {"multi_gpu": torch.cuda.is_available()}  # MONAI Label's default shares the work among no GPUs
         return self._batch_infer({**several, **request}, datastore or self.datastore(), self._infer_or_pass)
 
     def _infer_or_pass(self, request: Any, datastore: Any = None) -> Any:
         try:
-            return self.infer(request, datastore)
+            return self.infer({name: request[name] for name in INFER.keys() & request.keys()}, datastore)
         except HTTPException as error:
             logger.warning(f"no prediction: {error.detail}")
             return {}
 
+    def train(self, request: Any) -> Any:
+        return super().train(checked("train", _own(request)))
+
+    def scoring(self, request: Any, datastore: Any = None) -> Any:
+        return super().scoring(checked("scoring", _own(request)), datastore)
+
     def next_sample(self, request: Any) -> Any:
+        request = self._asked("activelearning", request)
         _look_up("strategy", request.get("strategy") or "random", self._strategies)
         self._take_over()
         self.writes.read()
@@ -197,33 +289,56 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         except IndexError:  # no series of an archive
             return ""
 
-    def _check_image(self, image: Any) -> None:
-        if isinstance(image, str) and not Path(image).exists() and not self._uri(image):
-            raise HTTPException(404, f"there is no image {image!r} in the studies; /datastore/?output=all lists them.")
+    def _image(self, image: Any) -> str:
+        """Path of an image of the datastore; 404 for everything else, such as a path or a file that was sent along."""
+        if not isinstance(image, str) or not (path := self._uri(image)):
+            raise HTTPException(
+                404, f"there is no image {image!r:.200} in the studies; /datastore/?output=all lists their ids."
+            )
+        if problem := problem_of(image):
+            raise HTTPException(422, f"the id {image!r:.200} {problem}; rename the file.")
+        return path
+
+    def _incomplete(self, image: str, dimensions: int) -> str | None:
+        """Why a study of a folder is only a part of its volume."""
+        if self.archive:
+            return None
+        store = self.datastore()
+        paths = {name: Path(store.get_image_uri(name)) for name in store.list_images()}
+        return incomplete(paths, dimensions == 3).get(image)
 
     def _save_label(
         self, save: Callable[..., str], image_id: str, label_filename: str, label_tag: str, label_info: Any, *more: Any
     ) -> str:
-        """Store a label if it fits a bundle; beside one of the other kind, if there is one."""
-        if not (image := self._uri(image_id)):
-            raise HTTPException(404, f"there is no image {image_id!r} in the studies.")
-        if label_tag not in TAGS:
-            return save(image_id, label_filename, label_tag, label_info, *more)
-        kind, info = kind_of(label_filename), dict(label_info or {})
+        """Store a label if it fits a bundle; beside one of the other kind, if there is one; predictions as they are."""
+        check_tag(label_tag)
+        image, file, info = self._image(image_id), Path(label_filename), check_info(label_info)
+        check_suffix(file)
+        try:
+            check_size(file, self.label_mb)
+        except TooLargeError as error:
+            raise HTTPException(413, f"the label was not saved: {error}") from None
+        kind, tag, names = kind_of(label_filename), str.__str__(label_tag), info.get("label_info") or []
         with tempfile.TemporaryDirectory() as folder:
-            file, info["label_info"] = self._settle(
-                Path(label_filename), image, info.get("label_info") or [], Path(folder)
-            )
-            tag = self._beside(image_id, kind, label_tag)
-            if self.archive:
-                return self.archive.save(save, image_id, file, tag, info)
-            return save(image_id, str(file), tag, info, *more)
+            if tag in TAGS:
+                file, info["label_info"] = self._settle(file, image, names, Path(folder))
+                tag = self._beside(image_id, kind, tag)
+            if self.archive and tag in TAGS:
+                label_id = self.archive.save(save, image_id, file, tag, info)
+            else:
+                self.writes.put(image_id, file, tag, info)
+                label_id = image_id
+            self.record.write("stored", image_id, tag, kind, file, info)
+        return label_id
 
     def _keep(self, archive: Archive, image_id: str, mask: Path, names: list[dict[str, Any]]) -> None:
         """Store a mask that is in the archive already."""
         with tempfile.TemporaryDirectory() as folder:
+            check_size(mask, self.label_mb)
             file, names = self._settle(mask, self._uri(image_id), names, Path(folder))
-            archive.keep(image_id, str(file), self._beside(image_id, "mask", "final"), {"label_info": names})
+            tag = self._beside(image_id, "mask", "final")
+            archive.keep(image_id, file, tag, {"label_info": names})
+            self.record.write("stored", image_id, tag, "mask", file, {"user": "a segmentation in the archive"})
 
     def _beside(self, image_id: str, kind: Kind, tag: str) -> str:
         """`tag`, or the kind if a label of the other kind has that."""
@@ -253,6 +368,11 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         raise HTTPException(400, f"the label was not saved: {'; '.join(reasons) or none}")
 
 
+def _own(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what MONAI Label adds for its processes."""
+    return {name: value for name, value in request.items() if name not in ("bundle_path", "local_rank")}
+
+
 def _find(folder: Path, models: str) -> dict[str, ServedBundle]:
     there = sorted(path.parent.parent for path in folder.glob("*/configs/train.yaml"))
     found = {path.name: ServedBundle(path) for path in there}
@@ -261,6 +381,10 @@ def _find(folder: Path, models: str) -> dict[str, ServedBundle]:
         raise FileNotFoundError(f"`models` names {lost[0]!r}, and {folder} has {list(found)}.")
     if not found:
         raise FileNotFoundError(f"{folder} has no bundle; add one: medssl label-app BUNDLE --output {folder.parent}")
+    for name in wanted:
+        findings = found[name].task == "multilabel"
+        check_classes(found[name].classes, "finding" if findings else "class", f"the bundle {name!r}", findings)
+        check_classes(found[name].mask_classes, "class of masks", f"the bundle {name!r}")
     return {name: found[name] for name in wanted}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from pydicom import Dataset
 from medssl_monai.data.reader import image_format
 from medssl_monai.files import write_json
 from medssl_monai.label.labels import NOT_LABELED, kind_of
-from medssl_monai.label.studies import SafeWrites
+from medssl_monai.label.writes import SafeWrites
 
 nib, _ = optional_import("nibabel")  # its functions are untyped
 logger = logging.getLogger(__name__)
@@ -43,14 +44,15 @@ class Archive:
             setattr(store, name, functools.partial(getattr(LocalDatastore, name), store))
         store._download_labeled_data = lambda: None  # it would remove the labels that no SEG can hold
         fetch, locked = store.get_image_uri, writes.locked(store.get_image_uri)
-        store.get_image_uri = lambda name: (fetch if name in store._datastore.objects else locked)(name)
-        self.keep = writes.locked(functools.partial(LocalDatastore.save_label, store))
+        store.get_image_uri = lambda name: (fetch if name in store._datastore.objects else locked)(_uid(name))
+        self.keep = writes.put
         self._remember = writes.locked(self._add)
 
     def save(self, save: Callable[..., str], image_id: str, file: Path, tag: str, info: Mapping[str, Any]) -> str:
         """Store a label here and, if a SEG can hold it, in the archive: a mask that is not empty."""
         if kind_of(file) == "class" or not info["label_info"]:
-            return str(self.keep(image_id, str(file), tag, dict(info)))
+            self.keep(image_id, file, tag, info)
+            return image_id
         label_id = save(image_id, str(file), tag, dict(info))
         self._remember(self.store.get_label_info(image_id, tag).get("SeriesInstanceUID"))
         return label_id
@@ -88,6 +90,17 @@ class Archive:
     def _add(self, uid: Any) -> None:
         if uid:
             write_json(self.file, sorted(self._seen() | {str(uid)}))
+
+
+def _uid(name: Any) -> str:
+    """What may be the id of a series; MONAI Label makes a path of it before it asks the archive.
+
+    Raises:
+        IndexError: like MONAI Label for a series that is not there.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[0-9.]{1,64}", name, re.ASCII) or ".." in name:
+        raise IndexError(f"{name!r:.100} is no SeriesInstanceUID.")
+    return name
 
 
 def _hand_over(ds: Dataset, image: str, save: Callable[[str, Path, list[dict[str, Any]]], object]) -> None:

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
+from monailabel.utils.others.generic import name_to_device
 
+from medssl_monai.data.annotations import label_text
 from medssl_monai.data.mask_files import to_file_axes, write_mask
-from medssl_monai.data.pool import label_text
 from medssl_monai.data.reader import count_slices, image_format
 from medssl_monai.engines.pool import part_for
+from medssl_monai.label.gate import known_device
 from medssl_monai.label.served import ServedBundle
 from medssl_monai.query.record import predicted_label
 from medssl_monai.task import probabilities
@@ -48,13 +50,26 @@ class _BundleInfer(BundleInferTask):  # type: ignore[misc]  # MONAI Label is unt
         """Predict.
 
         Raises:
-            ValueError: if the image is a volume and the network for single images, or the reverse.
+            ValueError: if the image is a volume and the network for single images, or the reverse; or for a device
+                that is none, which the configuration would evaluate.
         """
+        if "device" in request:
+            request = {**request, "device": known_device(name_to_device(request["device"]))}
         slices = 1 if "slice" in request else count_slices(Path(request["image"])) or 1
         if (slices > 1) != (self.served.dimensions == 3):
             takes = {2: "single images", 3: "volumes"}[self.served.dimensions]
             raise ValueError(f"the image has {slices} slice(s), and {self.served.name} takes {takes}.")
         return super().__call__(request, callbacks)
+
+    def pre_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
+        load, *others = super().pre_transforms(data)
+        return [load, self._check_finite, *others]
+
+    def _check_finite(self, data: Any) -> Any:
+        """Refuse what a network would make anything of."""
+        if not torch.isfinite(torch.as_tensor(data[self.input_key])).all():
+            raise ValueError("the image holds NaN or infinite values; export it anew.")
+        return data
 
     def info(self) -> dict[str, Any]:
         return {**super().info(), "weights": self.served.version}
@@ -64,7 +79,7 @@ class ClassInfer(_BundleInfer):
     """The probability of every class, or finding, by name.
 
     The answer is ``{"prediction": [{"idx", "label", "score"}, ...], "label": "what would be written as the label"}``;
-    with ``save_label``, as in a batch, also a JSON file.
+    with ``to_file``, which the app sets where it stores the prediction, also a JSON file.
 
     Args:
         served: the bundle.
@@ -92,7 +107,7 @@ class ClassInfer(_BundleInfer):
         prediction = [{"idx": index, "label": name, "score": score} for index, (name, score) in enumerate(scores)]
         label = label_text(predicted_label(probs, self.served.task or "multiclass"), names)
         result = {"prediction": prediction, "label": label, "weights": self.served.version}
-        if not data.get("save_label"):
+        if not data.get("to_file"):
             return None, result
         with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False, encoding="utf-8") as file:
             json.dump(result, file)

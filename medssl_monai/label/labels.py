@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from monai.utils import optional_import
+from PIL import Image
 
 from medssl_monai.data import LoadMaskd
+from medssl_monai.data.annotations import parse_label
 from medssl_monai.data.dicom import Array
 from medssl_monai.data.mask_files import in_patient
-from medssl_monai.data.pool import NOTHING, Label, parse_label
+from medssl_monai.data.pool import Label
 from medssl_monai.data.reader import ClinicalReader, image_format
+from medssl_monai.names import NOTHING, find, fold
 from medssl_monai.task import UNKNOWN, Task
 
 nib, _ = optional_import("nibabel")  # its functions are untyped
 
 Kind = Literal["class", "mask"]
 NRRD = (".nrrd", ".seg.nrrd")
+CLASS_BYTES = 2**20
+"""The most that the JSON of a label may take."""
 NOT_LABELED = "not labeled"
 """Name of a segment whose voxels nobody labeled; its index is the first that is no class."""
 
@@ -30,12 +38,64 @@ def kind_of(file: str | Path) -> Kind:
     return "class" if str(file).lower().endswith(".json") else "mask"
 
 
+class TooLargeError(ValueError):
+    """A label that is not read."""
+
+
+def check_size(file: Path, most: int) -> None:
+    """Refuse a label by its size, and by that of the pixels that its header announces, before it is decoded.
+
+    Args:
+        file: as it came.
+        most: megabytes (MiB); of classes, `CLASS_BYTES` are the most in any case.
+
+    Raises:
+        TooLargeError: with what raises the bound.
+    """
+    size, bound = file.stat().st_size, most * 2**20
+    if kind_of(file) == "class":
+        if size > CLASS_BYTES:
+            raise TooLargeError(f"the label has {size:,} bytes, and classes take {CLASS_BYTES:,} at most.")
+        return
+    size = max(size, _announced(file) if size <= bound else 0)
+    if size > bound:
+        raise TooLargeError(
+            f"the label takes {math.ceil(size / 2**20):,} MB, and this server reads {most:,}; if this is meant, start "
+            f"it with `--conf label_mb {math.ceil(size / 2**20)}`."
+        )
+
+
+def _announced(file: Path) -> int:
+    """Bytes of the pixels by the header alone; 0 where that cannot be read, as who decodes the file will say."""
+    try:
+        if file.name.lower().endswith(NRRD):
+            return _announced_by_nrrd(file)
+        if file.name.lower().endswith((".nii", ".nii.gz")):
+            image = nib.load(file)
+            return math.prod(max(int(side), 0) for side in image.shape) * int(image.get_data_dtype().itemsize)
+        with Image.open(file) as picture:
+            return math.prod(picture.size) * len(picture.getbands())
+    except Image.DecompressionBombError:
+        return sys.maxsize
+    except Exception:  # of any kind
+        return 0
+
+
+def _announced_by_nrrd(file: Path) -> int:
+    """Axes of components are among the sizes; eight bytes a value are the most."""
+    with file.open("rb") as stream:
+        head = stream.read(2**16).partition(b"\n\n")[0].decode("latin-1")
+    fields = dict(re.findall(r"^(sizes|type): *(.+?) *$", head, re.MULTILINE))
+    small = re.search(r"char|int8|(?<!\d)8", fields.get("type", ""))
+    return math.prod(int(side) for side in fields["sizes"].split()) * (1 if small else 8)
+
+
 def read_class(file: str | Path, classes: Sequence[str], task: Task | None = None) -> Label:
     """The class index or multi-hot list in a JSON file.
 
     The file is an object whose ``label`` is the name of the class or its index; or, for findings, a list of the names
     that are there (all others are absent), an object of names and ``true``, ``false`` or ``null`` for unknown, or a
-    text as `medssl_monai.data.pool.read_annotations` takes it (``effusion; ?mass``, ``none``).
+    text as `medssl_monai.data.annotations.parse_label` takes it (``effusion; ?mass``, ``none``).
 
     Args:
         file: to read.
@@ -49,14 +109,18 @@ def read_class(file: str | Path, classes: Sequence[str], task: Task | None = Non
     example = json.dumps({"label": classes[0] if task != "multilabel" else [classes[0]]})
     how = f"a label is a JSON object such as {example}"
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError:
+        content = json.loads(_text(Path(file)), object_pairs_hook=_object)
+    except TooLargeError:
+        raise
+    except _TwiceError as error:
+        raise ValueError(f"the file has {error.args[0]!r} twice; {how}.") from None
+    except (ValueError, RecursionError):
         raise ValueError(f"the file is no JSON; {how}.") from None
     if not isinstance(content, Mapping) or "label" not in content:
         raise ValueError(f"the file has no 'label'; {how}.")
     label = content["label"]
     if task != "multilabel" and isinstance(label, str):
-        label = parse_label(label, classes)
+        label = parse_label(find(label, classes) or label, classes)
     if task == "multilabel" or (task is None and not isinstance(label, int)):
         label = _findings(label, classes)
     if isinstance(label, list) and task != "multiclass" and any(value != UNKNOWN for value in label):
@@ -66,17 +130,54 @@ def read_class(file: str | Path, classes: Sequence[str], task: Task | None = Non
     raise ValueError(f"the label is {content['label']!r}, and must be {wanted}; {how}.")
 
 
+class _TwiceError(Exception):
+    """A key that an object has twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(key)
+        found[key] = value
+    return found
+
+
+def _text(file: Path) -> str:
+    with file.open("rb") as stream:
+        content = stream.read(CLASS_BYTES + 1)
+    if len(content) > CLASS_BYTES:
+        raise TooLargeError(f"the file has more than the {CLASS_BYTES:,} bytes that a class or findings take.")
+    return content.decode("utf-8")
+
+
+def _as_named(text: str, classes: Sequence[str]) -> str:
+    """A name, or names of findings, in the spelling of the classes; what is none of them stays."""
+    if name := find(text, classes):
+        return name
+    parts = [part.strip() for part in text.split(";")]
+    marks = ["?" if part.startswith("?") and not find(part, classes) else "" for part in parts]
+    names = [part.removeprefix(mark).strip() for mark, part in zip(marks, parts, strict=True)]
+    return "; ".join(mark + (find(name, classes) or name) for mark, name in zip(marks, names, strict=True))
+
+
 def _findings(value: Any, classes: Sequence[str]) -> list[int] | None:
     """A multi-hot list; None if `value` says none."""
     if isinstance(value, str):
-        value = parse_label(value, classes, "multilabel")
+        value = parse_label(NOTHING if fold(value) == NOTHING else _as_named(value, classes), classes, "multilabel")
     if isinstance(value, list) and value and all(type(state) is int for state in value):
         return value if len(value) == len(classes) and set(value) <= {-1, 0, 1} else None
     if isinstance(value, list):
-        value = {**dict.fromkeys(classes, False), **{str(name): True for name in value if name != NOTHING}}
-    if not isinstance(value, Mapping) or not set(value) <= set(classes):
+        if not all(isinstance(name, str) for name in value):
+            return None
+        present = [] if [fold(name) for name in value] == [NOTHING] else value
+        value = {**dict.fromkeys(classes, False), **{find(name, classes) or name: True for name in present}}
+    if not isinstance(value, Mapping):
         return None
-    states = [value.get(name) for name in classes]
+    named = {find(name, classes) or name: state for name, state in value.items()}
+    if len(named) < len(value) or not named.keys() <= set(classes):
+        return None
+    states = [named.get(name) for name in classes]
     if not all(state is None or (isinstance(state, int) and -1 <= state <= 1) for state in states):
         return None
     return [UNKNOWN if state is None else int(state) for state in states]
@@ -117,7 +218,8 @@ def settle_mask(
 
 def _table(names: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[int, int] | None:
     """Number in the file to index of the class; None if they are the same."""
-    if not all(isinstance(entry, Mapping) and type(entry.get("idx", 0)) is int for entry in names):
+    entries = isinstance(names, (list, tuple)) and all(isinstance(entry, Mapping) for entry in names)
+    if not entries or not all(type(entry.get("idx", 0)) is int for entry in names):
         raise ValueError('`label_info` must be a list of segments, each such as {"name": "lesion", "idx": 1}.')
     known = {name.lower(): index for index, name in enumerate([*classes, NOT_LABELED])}
     told = [(str(entry["name"]), entry.get("idx", place + 1)) for place, entry in enumerate(names) if entry.get("name")]
@@ -185,16 +287,21 @@ def _from_nrrd(
     except RuntimeError:
         raise ValueError("the file cannot be read as NRRD; save it anew, or as .nii.gz.") from None
     tags = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
-    own = [
-        {
-            "name": tags[f"Segment{n}_Name"],
-            "idx": int(tags.get(f"Segment{n}_LabelValue", 1)),  # an old file says neither: each has a layer of ones
-            "layer": int(tags.get(f"Segment{n}_Layer", n)),
-        }
-        for n in range(len(tags))
-        if f"Segment{n}_Name" in tags
-    ]
     mask, count = sitk.GetArrayFromImage(image), image.GetNumberOfComponentsPerPixel()
+    try:
+        own = [
+            {
+                "name": tags[f"Segment{n}_Name"],
+                "idx": int(tags.get(f"Segment{n}_LabelValue", 1)),  # an old file says neither: each has a layer of ones
+                "layer": int(tags.get(f"Segment{n}_Layer", n)),
+            }
+            for n in range(len(tags))
+            if f"Segment{n}_Name" in tags
+        ]
+    except ValueError:
+        raise ValueError("the file numbers its segments or layers by something else; save it anew.") from None
+    if lost := [segment["layer"] for segment in own if count > 1 and not 0 <= segment["layer"] < count]:
+        raise ValueError(f"the file names the layer {lost[0]}, and has {count}; save it anew.")
     if count > 1 and not own:
         raise ValueError(f"the file has {count} components and names no segments; save a labelmap.")
     if count > 1:

@@ -17,9 +17,11 @@ from monailabel.utils.others.generic import name_to_device
 from torch import Tensor
 
 from medssl_monai.handlers.query import choose, look
+from medssl_monai.label.gate import known_device
 from medssl_monai.label.labels import Kind
 from medssl_monai.label.served import ServedBundle
-from medssl_monai.label.studies import KEY, TAGS, SafeWrites, Studies, label_files, read_studies
+from medssl_monai.label.studies import KEY, TAGS, Studies, label_files, read_studies
+from medssl_monai.label.writes import SafeWrites
 from medssl_monai.query.base import EmbeddingQuery, PoolOutputs
 
 logger = logging.getLogger(__name__)
@@ -122,7 +124,7 @@ class QueryScores(ScoringMethod):  # type: ignore[misc]  # MONAI Label is untype
         self, train: Sequence[Mapping[str, Any]], synthetic: bool, busy: Container[str], device: Any
     ) -> Iterable[tuple[str, list[dict[str, Any]]]]:
         """Strategy and the items of its query, for each strategy that has something to say."""
-        run = self.served.run(list(map(dict, train)), [], synthetic, device=name_to_device(device))
+        run = self.served.run(list(map(dict, train)), [], synthetic, device=known_device(name_to_device(device)))
         names = ("method_def", "train::dataset", "pool", "seed", "device")
         method, dataset, pool, seed, on = (run.parser.get_parsed_content(name) for name in names)
         about = self.served.about

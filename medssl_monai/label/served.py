@@ -140,7 +140,7 @@ class ServedBundle:
         """
         from medssl_monai.bundle import workflow
 
-        own = self._values()
+        own = self._values() | self._tasks(train, validation or ())
         own["train::dataset::data"] = self._datalist(train, synthetic)
         if validation is not None:
             own["validate::dataset::data"] = self._datalist(validation, synthetic)
@@ -167,14 +167,10 @@ class ServedBundle:
             "query::cold_start": 0,
             "query::annotator": "@annotators::nobody",
         }
-        if task := "segmentation" if self.mask_classes and not self.joint else self.task:  # no label may tell it yet
-            own = {f"validate::{name}": config["validate"].get(name) for name in ("pool", "labels")}
-            pools = [name for name, pool in own.items() if isinstance(pool, Mapping)]  # or it is made of another
-            values |= {f"{name}::task": task for name in ("pool", *pools)}
         if "mask_labels" in config:
             values["mask_labels"] = None
         if "spacing" in config and self.about.get("spacing"):
-            values["spacing"] = list(self.about["spacing"])
+            values["spacing"] = list(map(float, self.about["spacing"]))
         if self.weights.exists():
             values["network::pretrained"] = str(self.weights)
             if "part" in config["network"]:
@@ -183,6 +179,16 @@ class ServedBundle:
         if start.exists() or ("encoder" in config and self.weights.exists()):  # clusters are made of its features
             values["pretrained"] = str(start if start.exists() else self.weights)
         return values
+
+    def _tasks(self, train: Sequence[Item], validation: Sequence[Item]) -> dict[str, Any]:
+        """The task of each pool in which no label tells it yet."""
+        task = "segmentation" if self.mask_classes and not self.joint else self.task
+        own = {name: self.config["validate"].get(name) for name in ("pool", "labels")}
+        pools = {"pool": train} | {  # a pool may be made of another
+            f"validate::{name}": validation for name, pool in own.items() if isinstance(pool, Mapping)
+        }
+        untold = [name for name, items in pools.items() if all(item.get("label") is None for item in items)]
+        return {f"{name}::task": task for name in untold if task}
 
     def _datalist(self, items: Sequence[Item], synthetic: bool) -> dict[str, Any]:
         """``train::dataset::data``: one list with flags, and the names that a plain list would lack."""

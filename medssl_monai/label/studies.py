@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import shutil
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pydicom
-from filelock import FileLock
 
 from medssl_monai.data.datalist import Item
+from medssl_monai.data.dicom import find_series
+from medssl_monai.data.patients import same_patient
 from medssl_monai.data.prepare import is_synthetic
 from medssl_monai.data.pseudonym import load_key, pseudonym
 from medssl_monai.data.reader import count_slices, image_format
 from medssl_monai.label.labels import Kind, kind_of, read_class
 from medssl_monai.label.served import ServedBundle
+from medssl_monai.names import problem_of
 from medssl_monai.task import Task
 
 logger = logging.getLogger(__name__)
@@ -81,9 +81,14 @@ def read_studies(store: Any, served: ServedBundle, share: float, folder: str | P
     learned = _Learned(served.classes, served.mask_classes, served.task, served.joint, served.dimensions == 2)
     paths = _paths(store, result.refused)
     place = {name: _place(key, group) for name, group in _groups(store, paths).items()}
+    parts = incomplete(paths, not learned.flat)
     items: dict[str, list[Item]] = {}
     for name, path in paths.items():
         try:
+            if reason := problem_of(name):
+                raise ValueError(f"its id {reason}; rename the file")
+            if name in parts:
+                raise ValueError(parts[name])
             items[name] = _items(name, path, place[name][0], label_files(store, name), learned, result.refused)
         except (ValueError, OSError) as error:
             result.refused[name] = str(getattr(error, "reason", error)).replace(str(path), name)
@@ -102,6 +107,38 @@ def read_studies(store: Any, served: ServedBundle, share: float, folder: str | P
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(result.refused.items())[:20])
         logger.warning(f"{served.name} leaves {len(result.refused)} images or labels out: {reasons}")
     return result
+
+
+def incomplete(paths: Mapping[str, Path], volumes: bool) -> dict[str, str]:
+    """Which studies of a folder are a part of a DICOM series, and so no volume, by id with the reason.
+
+    A study is a file, or a folder of one series. To a network of two dimensions single files may be slices.
+
+    Args:
+        paths: studies by id.
+        volumes: whether the network takes volumes.
+    """
+    stamped = [(name, path, path.stat().st_mtime_ns) for name, path in sorted(paths.items()) if path.exists()]
+    return _incomplete(tuple(stamped), volumes)
+
+
+@lru_cache(maxsize=8)
+def _incomplete(stamped: Sequence[tuple[str, Path, int]], volumes: bool) -> dict[str, str]:
+    owner: dict[Path, str] = {}
+    for name, path, _ in stamped:
+        files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+        owner |= {file: name for file in files if not file.name.startswith(".") and image_format(file) == "DICOM"}
+    files_of = Counter(owner.values())
+    reasons: dict[str, str] = {}
+    for one in find_series(owner)[0]:
+        parts = sorted({owner[file] for file in one.files})
+        if one.volume and len(parts) > 1 and (volumes or max(files_of[name] for name in parts) > 1):
+            reasons |= dict.fromkeys(
+                parts,
+                f"it is a part of a series of {len(one.files)} slices that lies in {len(parts)} studies; put the files "
+                "of the series into one folder whose name ends in .dcm",
+            )
+    return reasons
 
 
 def _paths(store: Any, refused: dict[str, str]) -> dict[str, Path]:
@@ -129,8 +166,7 @@ def _items(
     name: str, image: Path, group: str, files: Mapping[Kind, Path], learned: _Learned, refused: dict[str, str]
 ) -> list[Item]:
     item: Item = {"image": str(image), "id": name, "group": group}
-    if image_format(image) is None:
-        raise ValueError("is neither PNG, JPEG, NIfTI nor DICOM")
+    slices = count_slices(image) or 1  # also refuses what is no image, such as a DICOM segmentation or report
     label = None
     if learned.classes and "class" in files:
         try:
@@ -144,7 +180,7 @@ def _items(
     else:
         known = label if learned.classes else mask
         item |= {"labeled": known is not None} | ({} if known is None else {"label": known})
-    if learned.flat and learned.mask_classes and (slices := count_slices(image) or 1) > 1:
+    if learned.flat and learned.mask_classes and slices > 1:
         return [{**item, "id": f"{name}/{number}", "slice": number} for number in range(slices)]  # no file has a slash
     return [item]
 
@@ -157,7 +193,7 @@ def _groups(store: Any, paths: Mapping[str, Path]) -> dict[str, str]:
     """Whom an image is of: the patient, as a DICOMweb server or the DICOM file says, or else itself."""
     groups = {}
     for name, path in paths.items():
-        patient = store.get_image_info(name).get("PatientID") or _patient(path)
+        patient = same_patient(str(store.get_image_info(name).get("PatientID") or _patient(path)))
         groups[name] = f"patient {patient}" if patient else f"image {name}"
     return groups
 
@@ -185,95 +221,3 @@ def _place(key: bytes, group: str) -> tuple[str, float]:
 
 def _synthetic(folder: str | Path) -> bool:
     return bool(folder) and Path(folder).is_dir() and is_synthetic(Path(folder))
-
-
-def restore(path: Path) -> None:
-    """Put back what a datastore's file held before its last change, if that was broken off while it was written.
-
-    Args:
-        path: ``datastore_v2.json`` of a local datastore; nothing happens without one.
-    """
-    try:
-        json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except ValueError:
-        if _before(path).exists():
-            logger.warning(f"{path.name} was broken off while it was written; it is put back as it was before.")
-            shutil.copyfile(_before(path), path)
-
-
-def _before(path: Path) -> Path:
-    return path.with_name(f"{path.name}.before")
-
-
-class SafeWrites:
-    """Let the server and its subprocesses write to one datastore without losing each other's changes.
-
-    MONAI Label's local datastore keeps everything in one file, and each process writes all that it remembers: a
-    subprocess that scored for a minute would put back the labels of a minute ago. Here every change first reads what is
-    there, both under one lock. What the store is asked for afterwards is the file's content as well. The file is
-    written in place; what it held before is kept beside it, for `restore`.
-
-    Args:
-        store: a `monailabel.datastore.local.LocalDatastore`, or one that is derived from it; its methods are replaced.
-            Stores of another kind stay as they are.
-    """
-
-    CHANGES = ("add_image", "remove_image", "save_label", "remove_label", "update_image_info", "update_label_info")
-
-    def __init__(self, store: Any) -> None:
-        self.store, self.local = store, hasattr(store, "_init_from_datastore_file")
-        if not self.local:
-            return
-        self.lock = FileLock(f"{store._datastore_config_path}.lock", thread_local=False)
-        self.thread = threading.RLock()
-        for name in (*self.CHANGES, "_reconcile_datastore"):
-            setattr(store, name, self.locked(getattr(store, name)))
-        store._update_datastore_file = self._keeping(store._update_datastore_file)
-
-    def _keeping(self, write: Callable[..., None]) -> Callable[..., None]:
-        path = Path(self.store._datastore_config_path)
-
-        def written(*arguments: Any, **named: Any) -> None:
-            if path.exists():
-                shutil.copyfile(path, _before(path))
-            write(*arguments, **named)
-
-        return written
-
-    def locked(self, change: Callable[..., Any]) -> Callable[..., Any]:
-        """`change`, while nobody else writes and after reading what they wrote."""
-
-        def changed(*arguments: Any, **named: Any) -> Any:
-            with self._alone():
-                return change(*arguments, **named)
-
-        return changed
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else writes, and the store knows what they wrote."""
-        with self.thread:
-            within = self.lock.is_locked  # a change that makes another has not been written yet
-            with self.lock:
-                if not within:
-                    self.store._config_ts = None  # it goes by the file's time, which two writes in one tick share
-                    self.store._init_from_datastore_file()
-                yield
-
-    def read(self) -> None:
-        """Take in what other processes wrote."""
-        if self.local:
-            with self._alone():
-                pass
-
-    def update(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
-        """Update the info of many images, with one write; images that are gone are passed over."""
-        if not self.local:
-            for name in infos.keys() & set(self.store.list_images()):
-                self.store.update_image_info(name, dict(infos[name]))
-            return
-        with self._alone():
-            objects = self.store._datastore.objects
-            for name in infos.keys() & objects.keys():
-                objects[name].image.info.update(infos[name])
-            self.store._update_datastore_file()

@@ -14,6 +14,7 @@ from monailabel.utils.others.generic import name_to_device
 
 from medssl_monai.data.datalist import FLAGS
 from medssl_monai.files import write_atomically
+from medssl_monai.label.gate import known_device
 from medssl_monai.label.served import ServedBundle
 from medssl_monai.label.studies import Studies, read_studies
 from medssl_monai.query.record import pools_of
@@ -72,7 +73,7 @@ class Training(BundleTrainTask):  # type: ignore[misc]  # MONAI Label is untyped
         self._check(studies)
         folder = self.served.folder / "eval" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         values: dict[str, Any] = {"output_dir": str(folder), "ckpt_dir": str(folder / "models")}
-        values |= {"epochs_per_round": int(epochs), "device": name_to_device(request.get("device"))}
+        values |= {"epochs_per_round": int(epochs), "device": known_device(name_to_device(request.get("device")))}
         if not request.get("pretrained", True):
             values["network::pretrained"] = None
         run = self.served.run(studies.train, studies.validation if self.share else None, studies.synthetic, **values)

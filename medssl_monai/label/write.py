@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medssl_monai.data.datalist import load_datalist
 from medssl_monai.files import write_json, write_text
+from medssl_monai.names import check_name
 
 MAIN = '''"""What `monailabel start_server --app` looks for, written by `medssl label-app`. Not a medical device."""
 
@@ -49,8 +51,9 @@ def write_app(
     Raises:
         FileExistsError: if `output` holds something else, or has a bundle of that name, or two are named alike.
         FileNotFoundError: if a folder is no bundle of ours, or lacks an overlay.
-        ValueError: if an override or its value names nothing in the configuration, or the former what the app decides;
-            if there is no bundle that they are for; or if `output` lies in one.
+        ValueError: if the datalist is not valid; if an override or its value names nothing in the configuration, or the
+            former what the app decides; if there is no bundle that they are for; if `output` lies in one; or for a
+            folder whose name could be read as something else.
     """
     output, main = Path(output), Path(output) / "main.py"
     if output.exists() and any(output.iterdir()) and not (main.exists() and main.read_text(encoding="utf-8") == MAIN):
@@ -62,12 +65,14 @@ def write_app(
     sources: dict[str, Path] = {}
     for source in map(Path, bundles):
         _check(source, overlays, values)
-        name = source.resolve().name
+        check_name(name := source.resolve().name, "bundle", str(source))
         if source.resolve() in output.resolve().parents:
             raise ValueError(f"{output} lies in the bundle {name!r}, which would be copied into itself; name another.")
         if name in sources or (output / "model" / name).exists():
             raise FileExistsError(f"{output} has a bundle {name!r} already; remove that folder, or write another app.")
         sources[name] = source
+    if values.get("datalist"):  # whatever is wrong with it, nothing is written
+        load_datalist(values["datalist"], "training", values.get("dataset_dir"), allow_leaks=True)
     (output / "model").mkdir(parents=True, exist_ok=True)
     write_text(main, MAIN, private=False)
     for name, source in sources.items():
@@ -83,7 +88,6 @@ def write_app(
 def _describe(bundle: Path, values: Mapping[str, Any]) -> None:
     """Let a bundle that is not trained yet say the classes of its datalist in place of its phantoms'."""
     from medssl_monai.bundle import describe_data, image_size_of, metadata_of
-    from medssl_monai.data.datalist import load_datalist
 
     data = load_datalist(values["datalist"], "training", values.get("dataset_dir"), allow_leaks=True)
     size = values.get("image_size") or image_size_of(metadata_of(bundle))

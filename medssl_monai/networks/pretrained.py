@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from medssl_monai import names
 from medssl_monai.files import load_tensors
 from medssl_monai.networks.segmentation import SegmentationNetwork
 
@@ -73,13 +74,15 @@ def load_weights(network: nn.Module, path: str | Path, part: Part = "continue") 
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if keys or shapes do not match; it names them. Or if `part` is none of these.
+        ValueError: if keys or shapes do not match, or weights are not finite; it names them. Or if `part` is none of
+            these.
     """
     content = load_tensors(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} holds no state dict (names and tensors); save `network.state_dict()`.")
+    check_finite(content, path)
     wanted = network.state_dict()
     state = {str(key).removeprefix("module."): value for key, value in content.items()}
     if not any(key.startswith("backbone.") for key in state) and any(key.startswith("backbone.") for key in wanted):
@@ -106,6 +109,21 @@ def load_weights(network: nn.Module, path: str | Path, part: Part = "continue") 
     if left:
         what = "the output layer" if part == "load" else "decoder and output layer"
         logger.info(f"Left out {what}, {len(left)} tensors, which stay as they were (`part: {part}`).")
+
+
+def check_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse weights that hold NaN or infinity: everything computed with them would be no number.
+
+    Raises:
+        ValueError: with the file that they are from.
+    """
+    bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(
+            f"{path} holds weights that are not finite (NaN or infinity), in {len(bad)} of {len(weights)} tensors, the "
+            f"first is {bad[0]}; the training has diverged, or the file is damaged. Use another, or train anew with a "
+            "smaller learning rate."
+        )
 
 
 def _left_out(network: nn.Module, part: Part) -> list[str]:
@@ -166,5 +184,14 @@ def describe(network: nn.Module, metadata: Mapping[str, Any]) -> OrderedDict[str
 
 
 def weights_metadata(path: str | Path) -> dict[str, Any]:
-    """What `describe` put into a file of weights; empty for a file of other origin."""
-    return dict(getattr(load_tensors(path), "_metadata", {}).get(METADATA, {}))
+    """What `describe` put into a file of weights; empty for a file of other origin.
+
+    Raises:
+        ValueError: if the file is damaged, or says what MONAI would evaluate, or names that classes cannot have.
+    """
+    told = getattr(load_tensors(path), "_metadata", {})
+    told = dict(told.get(METADATA, {})) if isinstance(told, Mapping) else {}
+    names.check_inert(told, str(path))
+    for key in ("classes", "mask_classes"):
+        names.check_classes(told.get(key) or (), "class", str(path), findings=told.get("task") == "multilabel")
+    return told

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
-import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
+from medssl_monai import names
+from medssl_monai.data.annotations import column_of, label_text
 from medssl_monai.data.datalist import FLAGS, SYNTHETIC, Key
-from medssl_monai.data.pool import NOTHING, Label, LabelPool, label_text, read_table
-from medssl_monai.files import write_json, write_text
+from medssl_monai.data.pool import Label, LabelPool, check_query_size, nfc
+from medssl_monai.files import read_json, set_aside, write_json, write_text
 from medssl_monai.losses.pseudo_label import confidence_of
+from medssl_monai.names import NOTHING
 from medssl_monai.query.base import PoolOutputs, Query
-from medssl_monai.task import Task
+from medssl_monai.tables import Table, text_of
+from medssl_monai.task import TASKS, Task
 
 logger = logging.getLogger(__name__)
+
+ITEM: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "rank": int,
+    "reason": str,
+    "scores": dict,
+    "predicted": str,
+    "ask": str,
+    "confidence": (int, float),
+    "findings": dict,
+}
+"""What a query says of each sample; see `query_record`."""
+OPTIONAL = {"ask", "confidence", "findings"}
 
 
 def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: Any) -> dict[str, Any]:
@@ -49,7 +61,7 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
     items = []
     for rank, (index, kind) in enumerate(zip(query.index.tolist(), kinds, strict=True)):
         row, own = row_of[kind][index], seen[kind]
-        names = pools[kind].classes or tuple(map(str, range(own.probs.shape[1])))
+        classes = pools[kind].classes or tuple(map(str, range(own.probs.shape[1])))
         items.append(
             {
                 "id": pool.ids[index],
@@ -57,7 +69,7 @@ def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: A
                 **({"ask": kind} if told else {}),
                 "reason": query.reason[rank],
                 "scores": {name: float(score[rank]) for name, score in query.scores.items()},
-                **_prediction(own.probs[row], own.task, names),
+                **_prediction(own.probs[row], own.task, classes),
             }
         )
     returned, possible = query.size
@@ -84,16 +96,16 @@ def asked_for(record: Mapping[str, Any]) -> str:
     return " and ".join(f"{kinds.count(kind)} {kind}s" for kind in FLAGS if kind in kinds) or "0 labels"
 
 
-def _prediction(probs: Tensor, task: Task, names: Sequence[str]) -> dict[str, Any]:
+def _prediction(probs: Tensor, task: Task, classes: Sequence[str]) -> dict[str, Any]:
     """What is predicted for one sample with the probabilities ``(K,)``; see `query_record`."""
     if task == "segmentation":
-        shares = zip(names[1:], probs[1:].tolist(), strict=True)
+        shares = zip(classes[1:], probs[1:].tolist(), strict=True)
         return {"predicted": ", ".join(f"{name} {share:.1%}" for name, share in shares)}
     known = {
-        "predicted": label_text(predicted_label(probs.tolist(), task), names),
+        "predicted": label_text(predicted_label(probs.tolist(), task), classes),
         "confidence": float(confidence_of(probs.unsqueeze(0), task).amin()),
     }
-    return known | ({"findings": dict(zip(names, probs.tolist(), strict=True))} if task == "multilabel" else {})
+    return known | ({"findings": dict(zip(classes, probs.tolist(), strict=True))} if task == "multilabel" else {})
 
 
 def predicted_label(probs: Sequence[float], task: Task) -> Label:
@@ -107,37 +119,82 @@ def write_query(path: str | Path, record: Mapping[str, Any]) -> None:
     """Write a query twice: ``path`` as JSON, and beside it as a CSV table with an empty column ``label`` to fill in.
 
     Both name images by id; which file that is stands in the datalist, and nowhere else. Multi-label, a further column
-    ``choices`` shows what to write, names of findings, see `medssl_monai.data.pool.read_annotations`. Where there may
+    ``choices`` shows what to write, names of findings, see `medssl_monai.data.annotations.parse_label`. Where there may
     be masks beside labels, there is a column ``mask`` as well, and ``ask`` says which one to fill in.
 
     Args:
         path: file to write, ending in ``.json``.
         record: as from `query_record`.
     """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
     items = record["items"]
     note = {"data": "SYNTHETIC"} if record["synthetic"] else {}
     if record["task"] == "multilabel" and record["classes"]:
         note["choices"] = "; ".join([NOTHING, *record["classes"]])
     several = any("ask" in item for item in items)
     empty = dict.fromkeys(FLAGS if several else ["label"], "")
-    table.writerow(["id", "rank", "reason", *note, *(["ask"] if several else []), *empty])
+    rows = [["id", "rank", "reason", *note, *(["ask"] if several else []), *empty]]
     for item in items:
         asked = [item["ask"]] if several else []
-        table.writerow([item["id"], item["rank"], item["reason"], *note.values(), *asked, *empty.values()])
+        rows.append([item["id"], item["rank"], item["reason"], *note.values(), *asked, *empty.values()])
     filled = Path(path).with_suffix(".csv")
-    names, rows = read_table(filled) if filled.exists() else ([], [])
-    if not rows or {(row.get("id"), row.get("ask")) for row in rows} != {(i["id"], i.get("ask")) for i in items}:
-        answers = [name for name in FLAGS if name in names]
-        if rows and (not answers or any((row[name] or "").strip() for row in rows for name in answers)):
-            kept = next(p for n in itertools.count(1) if not (p := filled.with_suffix(f".previous{n}.csv")).exists())
-            os.replace(filled, kept)  # a person's work on another query
-            logger.warning(f"{filled} was filled in for another query; it is {kept.name} now.")
-        write_text(filled, text.getvalue())
+    state = _state_of(filled, {(nfc(item["id"]), item.get("ask")) for item in items})
+    if state == "of another":
+        logger.warning(f"{filled} was filled in for another query; it is {set_aside(filled).name} now.")
+    if state != "of this":
+        write_text(filled, text_of(rows))
     write_json(path, record)
 
 
+def _state_of(path: Path, asked: set[tuple[str, str | None]]) -> Literal["of this", "of another", "untouched"]:
+    """Of which query a table is, that at least might have been filled in."""
+    if not path.exists() or not path.stat().st_size:
+        return "untouched"
+    try:
+        table = Table.read(path)
+        name, ask, *answers = (column_of(table, column, path) for column in ("id", "ask", *FLAGS))
+    except ValueError:
+        return "of another"  # whatever it is
+    there = {(row.get(name or ""), row.get(ask or "")) for _, row in table.rows}
+    if table.rows and (there == asked or (table.bad and there <= asked)):
+        return "of this"
+    columns = [column for column in answers if column]
+    filled = any(row[column] for _, row in table.rows for column in columns)
+    return "of another" if table.bad or filled or not (name and columns) else "untouched"
+
+
 def read_query(path: str | Path) -> dict[str, Any]:
-    """Read what `write_query` wrote."""
-    return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    """Read what `write_query` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: beginning with `path`, if it is damaged, or no query.
+    """
+    record = read_json(path)
+    check_query_size(record.get("query_size"), str(path))
+    classes, task, items = record.get("classes"), record.get("task"), record.get("items")
+    if not isinstance(record.get("synthetic"), bool) or task not in TASKS or not isinstance(classes, list):
+        raise ValueError(f"{path} is no query: 'synthetic', 'task' or 'classes' is not as a run writes it.")
+    names.check_classes(classes, "class", str(path), findings=task == "multilabel")
+    if not isinstance(items, list):
+        raise ValueError(f"{path} is no query: 'items' must be a list, got {type(items).__name__}.")
+    for position, item in enumerate(items):
+        _check_item(item, classes, f"{path}, items[{position}]")
+    return record
+
+
+def _check_item(item: Any, classes: Sequence[str], where: str) -> None:
+    if not isinstance(item, dict):
+        raise ValueError(f"{where} must be an object, got {type(item).__name__}.")
+    for key, kind in ITEM.items():
+        if key not in item and key in OPTIONAL:
+            continue
+        if not isinstance(item.get(key), kind) or isinstance(item[key], bool):
+            raise ValueError(f"{where}: {key!r} is not as a run writes it; the file is damaged.")
+    names.check_name(item["id"], "id", where)
+    numbers = [*item["scores"].values(), *item.get("findings", {}).values()]
+    if any(isinstance(number, bool) or not isinstance(number, (int, float)) for number in numbers):
+        raise ValueError(f"{where}: 'scores' and 'findings' must be numbers; the file is damaged.")
+    if "ask" in item and item["ask"] not in FLAGS:
+        raise ValueError(f"{where}: 'ask' must be one of {list(FLAGS)}, got {item['ask']!r}.")
+    if classes and "findings" in item and list(item["findings"]) != list(classes):
+        raise ValueError(f"{where}: 'findings' are not those of 'classes'; the file is damaged.")

@@ -266,7 +266,7 @@ def _card(item: Mapping[str, Any]) -> str:
     sure = f" ({item['confidence']:.3f})" if "confidence" in item else ""
     return (
         f'<li>{picture}<p class="id">{escape(name)}</p>'
-        f"<p>rank {item['rank']} · {asked}{escape(str(item['reason']))}</p>"
+        f"<p>rank {escape(str(item['rank']))} · {asked}{escape(str(item['reason']))}</p>"
         f'<p class="scores">{escape(scores)}</p>'
         f"<p>predicted {escape(str(item['predicted']))}{sure}<br>"
         f"→ {escape(answer)}{surprise}</p></li>"

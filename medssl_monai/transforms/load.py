@@ -69,6 +69,9 @@ class TakeSliced(MapTransform):
 class Channelsd(MapTransform):
     """Settle the number of channels of grey and colour images ``(C, *spatial)``.
 
+    Whether channels are colours, their reader says (``colour`` of the metadata), and never their number: four sequences
+    are no colours with transparency.
+
     Args:
         keys: images to change.
         channels: 1: luminance of RGB or RGBA images, grey ones as they are; 3: grey repeated, RGBA without its last.
@@ -76,8 +79,8 @@ class Channelsd(MapTransform):
             are all equal counts as grey, whatever it is stored as.
 
     Raises:
-        ValueError: if `channels` is neither 1 nor 3, or an image has another number of channels than 1, 3 or 4, or is
-            refused.
+        ValueError: if `channels` is neither 1 nor 3, or an image has several channels that are no colours, or is
+            refused; it names the item's ``id``.
     """
 
     def __init__(self, keys: KeysCollection, channels: int, convert: bool = True) -> None:
@@ -89,25 +92,28 @@ class Channelsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            image = result[key]
-            if image.shape[0] not in (1, 3, 4):
-                raise ValueError(
-                    f"{result.get('id', 'the item')}: {key!r} has {image.shape[0]} channels; only grey, RGB and RGBA "
-                    "images can be converted. Leave `Channelsd` out for multi-modal images."
-                )
-            if not self.convert and _is_grey(image) != (self.channels == 1):
-                kind, wanted = ("colour", "grey") if self.channels == 1 else ("grey", "colour")
-                raise ValueError(
-                    f"{result.get('id', 'the item')}: {key!r} is a {kind} image, and {wanted} ones are wanted; leave "
-                    "it out, or have it converted (`convert_channels: true` in a bundle)."
-                )
-            if image.shape[0] > 1 and self.channels == 1:
-                weights = torch.tensor(LUMINANCE, dtype=torch.float32, device=image.device)
-                image = torch.tensordot(weights, image[:3].float(), dims=1)[None]
-            elif image.shape[0] == 1 and self.channels == 3:
-                image = image.repeat(3, *[1] * (image.ndim - 1))
-            result[key] = image[:3]
+            result[key] = self._settled(result[key], f"{result.get('id', 'the item')}: {key!r}")
         return result
+
+    def _settled(self, image: Tensor, name: str) -> Tensor:
+        colour = isinstance(image, MetaTensor) and bool(image.meta.get("colour"))
+        if len(image) != 1 and not (colour and len(image) in (3, 4)):
+            raise ValueError(
+                f"{name} has {len(image)} channels that are no colours, and {self.channels} "
+                f"{'is' if self.channels == 1 else 'are'} wanted; name a file with the one sequence that is meant."
+            )
+        if not self.convert and _is_grey(image) != (self.channels == 1):
+            kind, wanted = ("colour", "grey") if self.channels == 1 else ("grey", "colour")
+            raise ValueError(
+                f"{name} is a {kind} image, and {wanted} ones are wanted; leave it out, or have it converted "
+                "(`convert_channels: true` in a bundle)."
+            )
+        if len(image) > 1 and self.channels == 1:
+            weights = torch.tensor(LUMINANCE, dtype=torch.float32, device=image.device)
+            return torch.tensordot(weights, image[:3].float(), dims=1)[None]
+        if len(image) == 1 and self.channels == 3:
+            return image.repeat(3, *[1] * (image.ndim - 1))
+        return image[:3]
 
 
 def _is_grey(image: Tensor) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
+from support import listed_files
 
 from medssl_monai.bundle import workflow
-from medssl_monai.data import load_datalist
 
 STAGE_A = {"epoch_length": 3, "max_epochs": 2, "batch_size::unlabeled": 6}
 
@@ -42,8 +43,8 @@ def infer(own_bundle, tmp_path):
         )
         run.initialize()
         run.run()
-        listed = load_datalist(overrides.get("datalist") or out / "images.json", "testing")
-        files = {item["id"]: item["image"].rsplit("/")[-1] for item in listed}
+        listed = listed_files(Path(overrides.get("datalist") or out / "images.json"))
+        files = {name: image.rsplit("/")[-1] for name, image in listed.items()}
         rows = csv.DictReader((out / "probabilities.csv").read_text().splitlines())
         return {files[row["id"]]: row for row in rows}
 

@@ -25,11 +25,10 @@ def arm(moment):
     elif moment == "checkpoint":  # the new state is half written
         save = torch.save
 
-        def half(content, path):
-            save(content, path)
-            if "state.pt" in str(path):
-                with open(path, "r+b") as file:
-                    file.truncate(os.path.getsize(path) // 2)
+        def half(content, file):
+            save(content, file)
+            if "trainer" in content:
+                file.truncate(file.tell() // 2)
                 die()
 
         files.torch.save = half

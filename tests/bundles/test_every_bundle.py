@@ -18,10 +18,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
-from support import BUNDLES, ROOT, refused
+from support import BUNDLES, ROOT, listed_files, refused
 from sync_bundles import stale_files
 
-from medssl_monai.data import load_datalist
 from medssl_monai.networks import weights_metadata
 
 NAMES = sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/train.yaml"))
@@ -189,9 +188,7 @@ def test_train_evaluate_query_infer_export(trained, tiny, toy_datalist, tmp_path
     infer.initialize()
     assert infer.check_properties() == []
     infer.run()
-    files = {
-        item["id"]: Path(item["image"]).relative_to(folder) for item in load_datalist(out / "images.json", "testing")
-    }
+    files = {name: Path(image).relative_to(folder) for name, image in listed_files(out / "images.json").items()}
     table = csv.DictReader((out / "probabilities.csv").read_text().splitlines())
     rows = {files[row["id"]].as_posix(): row for row in table}
     assert set(rows) == {"a.png", "deep/b.png", "broken.png"}

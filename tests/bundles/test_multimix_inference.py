@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from PIL import Image
-from support import BUNDLES
+from support import BUNDLES, listed_files
 from torch import nn
 
 from medssl_monai.data import write_datalist
@@ -112,8 +111,7 @@ def folder(tmp_path):
 
 def files_of(tmp_path, out="out"):
     """Name of the source by id, as the run has noted it for the user."""
-    items = json.loads((tmp_path / out / "images.json").read_text())["testing"]
-    return {item["id"]: Path(item["image"]).name for item in items}
+    return {name: Path(image).name for name, image in listed_files(tmp_path / out / "images.json").items()}
 
 
 def read(path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import zipfile
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import SimpleITK
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
-from support import BUNDLES
+from support import BUNDLES, listed_files
 from torch import nn
 
 from medssl_monai.data import write_datalist
@@ -77,8 +76,8 @@ def infer(tmp_path):
 
 def sources(tmp_path):
     """Path of the image by id, as the run has noted it."""
-    items = json.loads((tmp_path / "out" / "images.json").read_text())["testing"]
-    return {item["id"].partition("#")[0]: Path(item["image"]) for item in items}
+    listed = listed_files(tmp_path / "out" / "images.json")
+    return {name.partition("#")[0]: Path(image) for name, image in listed.items()}
 
 
 def overlap(a, b):

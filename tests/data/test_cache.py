@@ -363,13 +363,37 @@ def spoil(path, how):
         content = bytearray()
     elif how == "text":
         content = bytearray(b"not an array")
+    elif how.startswith("header"):
+        shape = {
+            "header open": "(",
+            "header huge": f"({2**62}, {2**62})",
+            "header negative": "(-2, 1, 3, 2)",
+            "header flat": "()",
+            "header of no dimension": "None",
+            "header deep": "(" * 5000,
+        }.get(how, "(2, 1, 3, 2)")
+        kind = {"header of objects": "|O", "header of fields": "junk"}.get(how, "|u1")
+        order = how == "header of other order"
+        text = f"{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}, }}".encode()
+        content[10:128] = text[:117].ljust(117) + b"\n"
+    elif how == "archive":
+        content = bytearray(b"PK\3\4") + content
     else:
         place = {"type": content.index(b"|u1"), "pixels": 128, "table": -20, "seal": -1}[how]
         content[place : place + 1 or None] = b"<" if how == "type" else bytes([content[place] ^ 1])
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["cut", "cut in the pixels", "empty", "text", "type", "pixels", "table", "seal"])
+HEADERS = ("open", "huge", "negative", "flat", "of no dimension", "deep", "of objects", "of fields", "of other order")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("cut", "cut in the pixels", "empty", "text", "type", "pixels", "table", "seal", "archive"),
+        *(f"header {how}" for how in HEADERS),
+    ],
+)
 def test_a_damaged_pack_is_made_anew(make, folder, how, caplog):
     items = make(10, 20)
     load(items, folder)
@@ -383,6 +407,20 @@ def test_a_damaged_pack_is_made_anew(make, folder, how, caplog):
     caplog.clear()
     assert load(items, folder)[1] == []
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_whatever_bytes_of_a_pack_change_it_is_sound_afterwards(make, folder):
+    items, rng = make(10, 20), np.random.default_rng(0)
+    load(items, folder)
+    (pack,) = packs(folder)
+    whole = pack.read_bytes()
+    for _ in range(150):
+        content = bytearray(whole[: rng.integers(len(whole) // 2, len(whole) + 1)])
+        for place in rng.integers(0, len(content), rng.integers(1, 5)):
+            content[place] = rng.integers(256)
+        pack.write_bytes(content)
+        assert load(items, folder)[0] == [10, 20]
+        assert cache._Pack.open(pack).is_sound()
 
 
 def test_nothing_is_copied_from_a_damaged_pack(make, folder):

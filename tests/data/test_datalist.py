@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -180,3 +181,155 @@ def test_spellings_of_a_patient_leak_unless_they_are_to_be_kept_apart():
         validate_datalist(content)
     validate_datalist({**content, "groups_as_written": True})
     validate_datalist(content, allow_leaks=True)
+
+
+# ---- what others wrote --------------------------------------------------------------------------------------------
+
+EXPRESSION = "$open('EXECUTED', 'w')"
+HEAD = {"labels": {"0": "normal", "1": "pneumonia"}, "mask_classes": {"0": "background", "1": "lung"}}
+
+
+def hostile(place, name):
+    """A datalist with a name at a place."""
+    content = json.loads(json.dumps({**HEAD, "modality": {"0": "CR"}, "training": [item("a", label=0)]}))
+    if place in ("id", "group", "source"):
+        content["training"][0][place] = name
+    elif place == "name":
+        content["name"] = name
+    else:
+        content[place]["1" if place != "modality" else "0"] = name
+    return content
+
+
+PLACES = ["labels", "mask_classes", "modality", "id", "group", "source", "name"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", [EXPRESSION, "@risk", "%x", "=cmd()", "+1+1", "-2+3", "a\tb", "a\u202eb", " a"])
+def test_names_that_others_would_evaluate_are_refused_wherever_they_stand(tmp_path, place, name):
+    (tmp_path / "d.json").write_text(json.dumps(hostile(place, name)))
+    where = r"d.json, training\[0\]" if place in ("id", "group", "source") else "d.json"
+    with pytest.raises(ValueError, match=f"{where}.*{re.escape(repr(name)[1:6])}.*rename it"):
+        load_datalist(tmp_path / "d.json")
+    content = hostile(place, name)
+    head = {"classes": list(content["labels"].values()), "modality": list(content["modality"].values()),
+            "mask_classes": list(content["mask_classes"].values()), "name": content.get("name", "")}  # fmt: skip
+    with pytest.raises(ValueError, match="rename it"):
+        write_datalist(tmp_path / "new.json", {"training": content["training"]}, **head)
+    assert not (tmp_path / "new.json").exists()
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", ["-", "+", "-1", "a $b", "50%", "a#b", "_target_", "<b>&", "none", "?", "a;b"])
+def test_odd_names_that_mean_nothing_to_others_are_kept(tmp_path, place, name):
+    (tmp_path / "d.json").write_text(json.dumps(hostile(place, name)))
+    read = load_datalist(tmp_path / "d.json")
+    there = {"labels": read.classes, "mask_classes": read.mask_classes, "modality": read.modality, "name": [read.name]}
+    assert name in there.get(place, [read[0].get(place)])
+
+
+def test_an_image_without_an_id_has_its_path_as_one_which_must_be_one():
+    for image in ("=1+1.png", "@x.png", "-1.png"):
+        with pytest.raises(ValueError, match=r"training\[0\]: the image, whose path is its id, '.*png' begins with"):
+            validate_datalist({"training": [{"image": image}]})
+        assert validate_datalist({"training": [{"image": image, "id": "a"}]})["training"][0]["image"] == image
+
+
+@pytest.mark.parametrize("name", ["none", "NONE", "a;b", "?a"])
+def test_findings_are_names_that_a_label_can_list(name):
+    labels = {"0": "mass", "1": name}
+    for items in ([{"image": "a", "label": 1}], [{"image": "a"}], []):
+        validate_datalist({"labels": labels, "training": items})
+    for items in (
+        [{"image": "a", "label": [1, 0]}],
+        [{"image": "a"}, {"image": "b", "label": [0, -1], "labeled": False}],
+    ):
+        with pytest.raises(ValueError, match=r"'labels': the finding .* as labels are written"):
+            validate_datalist({"labels": labels, "training": [], "validation": items})
+
+
+def test_names_and_ids_are_equal_in_every_form_of_unicode():
+    items = [{"image": "e\u0301.png", "group": "Rene\u0301", "label": 0}]
+    read = validate_datalist({"labels": ["e\u0301", "b"], "training": items})
+    assert read["training"][0] == {"image": "e\u0301.png", "id": "é.png", "group": "René", "label": 0}
+    assert read["labels"] == {"0": "é", "1": "b"}
+    with pytest.raises(ValueError, match=r"the id 'é.png' occurs 2 times"):
+        validate_datalist({"training": [*items, {"image": "x", "id": "é.png"}]})
+    with pytest.raises(ValueError, match="is there as 'é' already"):
+        validate_datalist({"labels": ["é", "E\u0301"], "training": []})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"labels": {"0": "a", "2": "b"}}, "'labels' must name a class for every index from 0 on; '1' is missing"),
+        ({"labels": {"1": "a", "2": "b"}}, "'0' is missing"),
+        ({"labels": {"00": "a"}}, "'0' is missing"),
+        ({"labels": {"a": "b"}}, "'0' is missing"),
+        ({"labels": {"0": 5}}, "'labels': the class 5 is no text but int"),
+        ({"labels": ["a", None]}, "'labels': the class None is no text but NoneType"),
+        ({"labels": "ab"}, "'labels' must map every index to the name of a class, got 'ab'"),
+        ({"labels": 3}, "'labels' must map every index"),
+        ({"mask_classes": {"0": "a", "1": "A"}}, "'mask_classes': the class of masks 'A' is there as 'a' already"),
+        ({"mask_classes": True}, "'mask_classes' must map every index"),
+        ({"modality": {"0": ["CR"]}}, "'modality': the channel .* is no text but list"),
+        ({"modality": "CR"}, "'modality' must map every index to the name of a channel"),
+        ({"name": 7}, "the name 7 is no text but int"),
+        ({"name": None}, "the name None is no text"),
+        ({"synthetic": "false"}, "'synthetic' must be true or false, got 'false'"),
+        ({"quarantine": {"id": "a"}}, "'quarantine' must be a list of items, got dict"),
+        ({"quarantine": [{"id": "a"}]}, r"quarantine\[0\] must have 'id', 'image' and 'reason', each a text"),
+        ({"training": None}, "'training' must be a list of items, got NoneType"),
+        ({"training": "ab"}, "'training' must be a list of items, got str"),
+        ({"training": [[]]}, r"training\[0\] must be an object"),
+        ({"training": [None]}, r"training\[0\] must be an object"),
+        ({"training": [{"image": ["a"]}]}, "key 'image' must be the path of a file"),
+        ({"training": [{"image": " "}]}, "key 'image' must be the path of a file"),
+        ({"training": [{"image": "a\0.png"}]}, "key 'image' must be the path of a file, and holds a sign"),
+        ({"training": [{"image": "\ud800.png"}]}, "key 'image' must be the path of a file, and holds a sign"),
+        ({"training": [{"image": "a", "label": "m\0"}]}, "key 'label' must be the path of a file, and holds a sign"),
+        ({"training": [{"image": "a", "mask": "m\0"}]}, "key 'mask' must be the path of a file, and holds a sign"),
+        ({"training": [{"image": "a", "slice": 2**40}]}, "key 'slice' must be an index"),
+        ({"training": [{"image": "a", "slice": "1"}]}, "key 'slice' must be an index from 0, got '1'"),
+        ({"training": [{"image": "a", "meta": []}]}, "key 'meta' must be an object"),
+        ({"training": [{"image": "a", "source": None}]}, "key 'source' must be a non-empty text, got None"),
+        ({"training": [{"image": "a", "label": 10**9}]}, r"key 'label' holds 1,000,000,001 classes"),
+        ({"training": [{"image": "a", "label": {}}]}, "key 'label' must be a class index from 0"),
+        ({"training": [{"image": "a", "label": []}]}, "key 'label' must hold 1"),
+        ({"training": [{"image": "a", "label": [[1]]}]}, "key 'label' must hold 1"),
+        ({"training": [{"image": "a", "label": [0] * 2000}]}, "key 'label' holds 2,000 classes"),
+        (
+            {"training": [{"image": "a", "label": [1]}], "testing": [{"image": "b", "label": [1, 0]}]},
+            r"training\[0\]: key 'label' has 1 findings, and my.json, testing\[0\] has 2",
+        ),
+    ],
+)
+def test_a_wrong_type_is_named_with_its_place(content, message):
+    with pytest.raises(ValueError, match=message) as error:
+        validate_datalist({"training": [], **content}, source="my.json")
+    assert "my.json" in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"training": [{"image": "a.png", "label": 0, "label": 1}]}',
+        '{"training": [{"image": "a.png"}], "training": []}',
+        '{"training": [{"image": "a.png", "meta": {"x": NaN}}]}',
+        '{"training": [{"image": "a.png", "label": Infinity}]}',
+        '{"training": [{"image": "a.png", "label": ' + "1" * 5000 + "}]}",
+        '{"training": ' + "[" * 50_000,
+        '{"training": ' + "[" * 900 + "]" * 900 + "}",
+    ],
+)
+def test_json_that_is_not_plain_is_refused_by_file(tmp_path, text):
+    (tmp_path / "d.json").write_text(text)
+    with pytest.raises(ValueError, match=r"d.json"):
+        load_datalist(tmp_path / "d.json")
+
+
+def test_rows_are_counted_over_all_sections(monkeypatch):
+    content = {"training": [{"image": "a"}, {"image": "b"}], "testing": [{"image": "c"}]}
+    monkeypatch.setenv("MEDSSL_MAX_ROWS", "2")
+    with pytest.raises(ValueError, match=r"my.json holds 3 rows, and 2 are the most"):
+        validate_datalist(content, source="my.json")

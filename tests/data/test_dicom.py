@@ -133,7 +133,8 @@ def test_a_step_of_half_a_degree_is_no_tilt(tmp_path):
         ([0, 0.5, 2, 2.5, 4], "2 slices are missing between 0.500 and 2.000 mm"),
         (
             [0, 3, 9, 12, 30],
-            "a slice is missing between 3.0 and 9.0 mm along the slice axis (other steps: 3.0 mm), and",
+            "a slice is missing between 3.0 and 9.0 mm along the slice axis (other steps: 3.0 mm), and 5 between 12.0 "
+            "and 30.0 mm",
         ),
         ([0, 3, 6, 9, 11, 13, 15], "its slices are unevenly spaced: one lies 1.5 mm off (steps: 2.0 mm)"),
         ([0, 3, 6, 6, 9], "several images lie at 1 of its 4 slice positions; these are probably several echoes"),
@@ -251,7 +252,7 @@ def test_without_locations_slices_are_sorted_by_instance_number(tmp_path):
     assert series.notes[0] == "slice positions are missing; sorted by InstanceNumber"
     assert series.notes[1] == "the distance of slices or frames is unknown; taken as 1 mm"
     assert np.isnan(find_volume(tmp_path)[1][1][2])
-    assert "image after InstanceNumber 1" in only([files[k] for k in (0, 1, 3)]).problem
+    assert "images between InstanceNumber 1 and 3" in only([files[k] for k in (0, 1, 3)]).problem
     between = [write(tmp_path / f"b{k}", InstanceNumber=k, SpacingBetweenSlices=2.5) for k in range(3)]
     assert len(only(between).notes) == 1
 
@@ -313,10 +314,40 @@ def test_copies_are_passed_over_and_other_images_of_the_same_uid_are_not(tmp_pat
     shutil.copy(files[1], tmp_path / "zcopy")
     found, unusable = find_series(tmp_path.iterdir())
     assert found[0].problem is None and len(found[0].files) == 3
-    assert unusable == {tmp_path / "zcopy": "it is a copy of another file (equal SOPInstanceUID)"}
+    assert unusable == {tmp_path / "zcopy": "it is a copy of another file (equal SOPInstanceUID and pixels)"}
     assert len(find_volume(tmp_path)[0]) == 3
+    assert found[0].copies == ((tmp_path / "zcopy", files[1]),)
     same = stack(tmp_path / "same", [0, 3, 6], SOPInstanceUID="1.2.3")  # from careless anonymisation, again
     assert len(only(same).files) == 3
+
+
+def test_one_uid_for_all_makes_no_copies_of_images_with_other_pixels(tmp_path):
+    files = [
+        write(tmp_path / f"{k}", np.full((4, 3), k, np.uint8), DIGITAL_XRAY, SOPInstanceUID="1.2") for k in range(4)
+    ]
+    twin = write(tmp_path / "twin", np.full((4, 3), 2, np.uint8), DIGITAL_XRAY, SOPInstanceUID="1.2", PatientName="X")
+    series, unusable = find_series([*files, twin])
+    assert [one.files for one in series] == [tuple(files)]
+    assert unusable == {twin: "it is a copy of another file (equal SOPInstanceUID and pixels)"}
+    assert series[0].copies == ((twin, files[2]),)
+    assert "its SOPInstanceUID is that of other images, too; kept, as no copy has other pixels" in series[0].notes
+    other = write(
+        tmp_path / "of another", np.full((4, 3), 2, np.uint8), DIGITAL_XRAY, PatientID="2", SOPInstanceUID="1.2"
+    )
+    assert len(find_series([files[0], other])[0]) == 2
+
+
+def test_pixels_that_cannot_be_decoded_make_no_copy(tmp_path):
+    files = [write(tmp_path / f"{k}", kind=DIGITAL_XRAY, SOPInstanceUID="1.2", BitsAllocated=7 + k) for k in range(2)]
+    series, unusable = find_series(files)
+    assert not unusable and len(series[0].files) == 2
+
+
+def test_more_gaps_than_are_worth_naming_are_counted(tmp_path):
+    places = [place for k in range(14) for place in (10 * k, 10 * k + 1, 10 * k + 2, 10 * k + 3)]
+    problem = only(stack(tmp_path, places)).problem
+    assert problem.startswith("6 slices are missing between 3.0 and 10.0 mm")
+    assert problem.count("between") == 11 and problem.endswith("at 2 further places")
 
 
 @pytest.mark.filterwarnings("ignore:The SOP Class 'Media Storage Directory Storage'")  # of pydicom 2
@@ -330,7 +361,7 @@ def test_what_is_no_image_is_named_and_what_is_damaged_spoils_the_folder(tmp_pat
     found, unusable = find_series(path for path in tmp_path.iterdir() if path.name != ".hidden")
     assert len(found) == 1
     assert {path.name: reason for path, reason in unusable.items()} == {
-        "reportsi.dcm": "it holds no image; it may be a report, a plan or a presentation state",
+        "reportsi.dcm": "it holds a report, not an image",
         "liver_1frame.dcm": "it holds a segmentation, not an image",
         "rtdose.dcm": "it holds a dose distribution, not an image",
         "DICOMDIR": "it holds an index of other files (DICOMDIR), not an image",

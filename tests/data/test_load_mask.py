@@ -69,12 +69,36 @@ class TestLoadMaskd:
         with pytest.raises(ValueError, match=rf"s1: the mask holds \[{values[-1]}\].*nobody labeled.*name all classes"):
             load(item(mask), 2)
 
-    @pytest.mark.parametrize(("value", "said"), [(0.5, "0.5"), (np.nan, "nan")])
-    def test_a_value_that_is_no_whole_number(self, item, value, said):
+    def test_a_value_that_is_no_whole_number(self, item):
         mask = volume(0, dtype=np.float32)
-        mask[1, 1, 1] = value
-        with pytest.raises(ValueError, match=rf"s1: the mask holds {said}, and a class is a whole number.*nearest"):
+        mask[1, 1, 1] = 0.5
+        with pytest.raises(ValueError, match=r"s1: the mask holds 0\.5, and a class is a whole number.*nearest"):
             load(item(mask))
+        mask[1, 1, 1] = np.nan
+        with pytest.raises(ValueError, match="s1: its mask holds voxels that are no numbers"):
+            load(item(mask))
+
+    def test_of_a_palette_the_index_is_the_class(self, item):
+        mask = volume(0, (6, 5), np.uint8)
+        mask[2:4, 1:3], mask[0, 0] = 2, 1
+        one = item(mask, shape=(6, 5))
+        indexed = Image.fromarray(mask.T.copy(), "P")
+        indexed.putpalette([9, 9, 9, 255, 0, 0, 0, 0, 255])
+        indexed.save(one["label"])
+        np.testing.assert_array_equal(load(one)[0], mask)
+        Image.fromarray(mask.T.copy(), "P").convert("RGB").save(one["image"])  # an image with a palette has colours
+
+    def test_a_turned_photograph_has_an_upright_mask(self, item):
+        mask = volume(0, (6, 5), np.uint8)
+        mask[:3, :2] = 1
+        one = item(mask, shape=(6, 5))
+        exif = Image.Exif()
+        exif[274] = 6  # stored lying on its side
+        Image.fromarray(np.rot90(mask.T).copy()).save(one["image"], exif=exif)
+        np.testing.assert_array_equal(load(one)[0], mask)
+        Image.fromarray(np.rot90(mask.T).copy()).save(one["label"])
+        with pytest.raises(ValueError, match="the mask has 5 columns x 6 rows, its image 6 columns x 5 rows"):
+            load(one)
 
     def test_another_shape(self, item):
         with pytest.raises(ValueError, match="s1: the mask has 6 columns x 5 rows x 3 slices, its image 6 columns x 5"):

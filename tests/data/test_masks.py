@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from medssl_monai.data import Datalist, LabelPool
+from medssl_monai.data.annotations import annotate_from_table
 from medssl_monai.data.masks import Masks
-from medssl_monai.data.pool import annotate_from_table, read_annotations
 from medssl_monai.transforms import UNLABELED
 
 N = 4
@@ -124,8 +124,7 @@ def test_images_without_masks_need_their_task_named():
 def test_a_person_names_masks_relative_to_the_table(pool, data, tmp_path):
     table = tmp_path / "round_00.csv"
     table.write_text("id,label\ns2,2.npy\ns3,lost.npy\n")
-    rows = read_annotations(table, pool.classes, pool.task)
-    accepted, refused = annotate_from_table(pool, rows)
+    accepted, refused = annotate_from_table(pool, table)["label"]
     assert accepted == ["s2"]
     assert "the mask of 's3' is" in refused[0]
     assert "there is no such file" in refused[0]

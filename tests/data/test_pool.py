@@ -11,14 +11,7 @@ from monai.transforms import RandomizableTransform
 from torch.utils.data import Dataset
 
 from medssl_monai.data import Datalist, LabelPool, MultiStreamLoader, PoolSampler, batch_loader, pool_loader
-from medssl_monai.data.pool import (
-    annotate_from_table,
-    balanced_draw,
-    balanced_order,
-    label_text,
-    read_annotations,
-    stratified_draw,
-)
+from medssl_monai.data.pool import balanced_draw, balanced_order, stratified_draw
 
 
 def items(*labels, **flags):
@@ -185,8 +178,8 @@ def test_a_misspelt_class_in_a_table_of_labels_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("table", "match"),
     [
-        ("id,label\ns0,0\nelsewhere,1\n", r"labels.csv knows 1 samples that the datalist lacks.*'elsewhere'"),
-        ("id,label\ns0,2\n", r"labels.csv: the label of 's0' must be a class index from 0 to 1"),
+        ("id,label\ns0,0\nelsewhere,1\n", r"labels.csv: line 3: 'elsewhere' is not in the datalist"),
+        ("id,label\ns0,2\n", r"labels.csv: line 2: the label of 's0' must be a class index from 0 to 1"),
         ("name,label\ns0,0\n", r"must have the columns 'id' and 'label', got \['name', 'label'\]"),
     ],
 )
@@ -199,11 +192,6 @@ def test_a_table_of_labels_that_does_not_fit_is_refused(tmp_path, table, match):
 def test_a_file_of_labels_that_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"`labels` names .*nowhere\.json, and there is no such file"):
         LabelPool(items(0), labels=tmp_path / "nowhere.json")
-
-
-def test_a_table_from_excel_with_its_invisible_first_character(tmp_path):
-    (tmp_path / "labels.csv").write_bytes("id,label\r\ns0,1\r\n".encode("utf-8-sig"))
-    assert read_annotations(tmp_path / "labels.csv") == [("s0", 1)]
 
 
 def test_ids_must_differ():
@@ -384,23 +372,6 @@ def test_labeled_and_unlabeled_stay_a_partition():
         assert sorted(both.tolist()) == list(range(6))
 
 
-def test_a_person_s_table_keeps_its_good_rows():
-    pool = LabelPool(items(0, None, None, None), num_classes=2)
-    rows = [("s1", 1), ("nobody", 0), ("s2", None), ("s0", 1), ("s3", 9), ("s1", 0), ("s2", 0)]
-    accepted, refused = annotate_from_table(pool, rows)
-    assert accepted == ["s1", "s2"]
-    assert [reason.split("'")[1] for reason in refused] == ["nobody", "s0", "s3", "s1"]
-    assert labels_of(pool) == [0, 1, 0, None]
-
-
-def test_a_table_of_corrections():
-    pool = LabelPool(items(0, 1, None))
-    accepted, refused = annotate_from_table(pool, [("s0", 1), ("s2", 1), ("s0", 0)], correct=True)
-    assert accepted == ["s0"]
-    assert refused == ["'s2' has no label yet", "'s0' occurs more than once"]
-    assert labels_of(pool) == [1, 1, None]
-
-
 # ---- class indices or findings --------------------------------------------------------------------------------------
 
 
@@ -427,10 +398,6 @@ def test_the_task_of_labels_in_a_file(tmp_path):
     LabelPool(items(None, None)).save(tmp_path / "open.json")
     pool = LabelPool(items(None, None), labels=tmp_path / "open.json")
     pool.annotate([0], [[1, 0]])  # it was not decided yet
-    content = json.loads((tmp_path / "pool.json").read_text())
-    del content["task"]
-    (tmp_path / "old.json").write_text(json.dumps(content))
-    assert LabelPool(items(None, None), labels=tmp_path / "old.json").task == "multilabel"
 
 
 def test_the_first_annotation_decides_where_nothing_is_known():
@@ -480,89 +447,10 @@ def test_an_image_of_which_no_finding_is_known_has_no_label():
 FINDINGS = ["effusion", "mass", "pleural/other"]
 
 
-@pytest.mark.parametrize(
-    ("text", "label"),
-    [
-        ("", None),
-        ("none", [0, 0, 0]),
-        ("mass", [0, 1, 0]),
-        ("effusion; pleural/other", [1, 0, 1]),
-        (" mass ;?effusion;", [-1, 1, 0]),
-        ("? mass", [0, -1, 0]),
-        ("1 0 -1", [1, 0, -1]),
-    ],
-)
-def test_how_a_person_writes_findings(tmp_path, text, label):
-    (tmp_path / "t.csv").write_text(f"id,label\ns0,{text}\n")
-    assert read_annotations(tmp_path / "t.csv", FINDINGS, "multilabel") == [("s0", label)]
-
-
-@settings(max_examples=50, deadline=None)
-@given(label=st.lists(st.integers(-1, 1), min_size=3, max_size=3), named=st.booleans())
-def test_a_label_as_text_is_read_back(tmp_path_factory, label, named):
-    names = FINDINGS if named else []
-    path = tmp_path_factory.mktemp("text") / "t.csv"
-    path.write_text(f"id,label\ns0,{label_text(label, names)}\n")
-    assert read_annotations(path, names, "multilabel") == [("s0", label)]
-
-
-def test_labels_of_other_kinds_as_text():
-    assert [label_text(1, ["low", "high"]), label_text(1), label_text("mask.nii", ["low"])] == ["high", "1", "mask"]
-
-
-def test_a_single_finding_is_no_class_index(tmp_path):
-    (tmp_path / "t.csv").write_text("id,label\ns0,1\ns1,0\ns2,-1\n")
-    assert read_annotations(tmp_path / "t.csv", ["mass"], "multilabel") == [("s0", [1]), ("s1", [0]), ("s2", [-1])]
-
-
-@pytest.mark.parametrize("text", ["mas", "mass; efusion", "mass; none", "mass; ?mass", "mass; mass", "mass; 1", "?"])
-def test_findings_that_are_not_understood_are_refused_by_name(tmp_path, text):
-    (tmp_path / "t.csv").write_text(f"id,label\ns0,{text}\ns1,mass\n")
-    pool = LabelPool(items(None, None), classes=FINDINGS, task="multilabel")
-    accepted, refused = annotate_from_table(pool, read_annotations(tmp_path / "t.csv", pool.classes, pool.task))
-    assert accepted == ["s1"]
-    assert len(refused) == 1
-    assert (
-        f"the label of 's0' is {text!r}; write what is there, separated by ';', out of ['effusion', 'mass'"
-        in refused[0]
-    )
-    assert "'?' before what is unknown, or 'none'" in refused[0]
-
-
-def test_rows_of_findings_that_are_too_short_or_say_nothing_are_refused_by_name(tmp_path):
-    (tmp_path / "t.csv").write_text("id,label\ns0,1 0\ns1,-1 -1 -1\ns2,1 0 2\n")
-    pool = LabelPool(items(None, None, None), classes=FINDINGS, task="multilabel")
-    accepted, refused = annotate_from_table(pool, read_annotations(tmp_path / "t.csv", pool.classes, pool.task))
-    assert accepted == []
-    assert ["'s0' has 2 entries for 3 findings" in refused[0], "of 's1' every finding is unknown" in refused[1]] == [
-        True
-    ] * 2
-    assert "'s2' must hold 1 (present), 0 (absent) or -1 (unknown) per finding" in refused[2]
-
-
 def test_findings_in_a_table_of_labels(tmp_path):
     (tmp_path / "labels.csv").write_text("id;label\ns0;mass\ns1;\ns2;'effusion'\n".replace("'", '"'))
     pool = LabelPool(items(*[None] * 3), labels=tmp_path / "labels.csv", classes=FINDINGS, task="multilabel")
     assert labels_of(pool) == [[0, 1, 0], None, [1, 0, 0]]
-
-
-def test_findings_between_semicolons_survive_a_spreadsheet_that_separates_by_them(tmp_path):
-    (tmp_path / "labels.csv").write_text('id;label\ns0;"mass; ?effusion"\n')
-    assert read_annotations(tmp_path / "labels.csv", FINDINGS, "multilabel") == [("s0", [-1, 1, 0])]
-
-
-@pytest.mark.parametrize(
-    ("text", "label"),
-    [("", None), ("3", 3), ("high", 1), ("1 0 -1", [1, 0, -1]), ("masks/a.nii", "masks/a.nii"), ("-1", -1)],
-)
-def test_how_a_label_is_written(tmp_path, text, label):
-    (tmp_path / "t.csv").write_text(f"id,label\ns0,{text}\n")
-    assert read_annotations(tmp_path / "t.csv", ["low", "high"]) == [("s0", label)]
-
-
-def test_a_class_whose_name_is_a_number_is_meant_by_its_name(tmp_path):
-    (tmp_path / "t.csv").write_text("id,label\ns0,2\n")
-    assert read_annotations(tmp_path / "t.csv", ["2", "3"]) == [("s0", 0)]
 
 
 # ---- state ------------------------------------------------------------------------------------------------------
@@ -620,6 +508,13 @@ def test_state_forgets_labels_that_the_datalist_shows_and_the_run_had_hidden():
 def test_state_of_samples_that_the_datalist_lacks_is_refused():
     with pytest.raises(ValueError, match="the checkpoint knows 1 samples that the datalist lacks, the first is 's2'"):
         LabelPool(items(0, 1)).load_state_dict(LabelPool(items(0, 1, 0)).state_dict())
+
+
+@pytest.mark.parametrize("change", [{"labels": [7]}, {"labels": [0.5]}, {"labels": []}, {"query_size": ["a", 1]}])
+def test_a_state_that_says_no_labels_is_refused(change):
+    pool = LabelPool(items(0), num_classes=2)
+    with pytest.raises(ValueError, match="the checkpoint"):
+        pool.load_state_dict({**pool.state_dict(), **change})
 
 
 def test_state_is_plain_and_no_view_of_the_pool(tmp_path):
@@ -907,7 +802,7 @@ def test_a_pool_file_of_other_classes_is_read_by_name(tmp_path):
 
 def test_two_labels_for_one_id_in_a_table_are_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("id,label\ns0,0\ns0,1\n")
-    with pytest.raises(ValueError, match="two labels for 's0'"):
+    with pytest.raises(ValueError, match=r"labels\.csv: lines 2 and 3: 's0' has different labels there"):
         LabelPool(items(None), labels=tmp_path / "labels.csv")
 
 
@@ -973,7 +868,7 @@ def test_draws_of_classes_and_masks_are_independent():
     [
         ([0], ["m.png"], "'s0' is masked already; correct it instead"),
         ([1], [1], "the mask of 's1' is 1, but others are like 'm/0.png'"),
-        ([1], [""], "the mask of 's1' is '', which is none of"),
+        ([1], [""], "the mask of 's1' is an empty path"),
     ],
 )
 def test_refusals_name_the_mask(index, labels, match):
@@ -1018,6 +913,7 @@ def test_files_and_states_of_masks_beside_labels(tmp_path):
 
 def test_one_table_may_hold_classes_and_masks(tmp_path):
     (tmp_path / "t.csv").write_text("id,label,mask\ns2,pneumonia,\ns4,normal,m4.png\n")
+    (tmp_path / "m4.png").write_bytes(b"")
     classes, masks = (LabelPool(joint(), labels=tmp_path / "t.csv", key=key) for key in ("label", "mask"))
     assert labels_of(classes) == [None, None, 1, None, 0]
     assert labels_of(masks) == [None] * 4 + [str(tmp_path / "m4.png")]
@@ -1128,3 +1024,116 @@ def test_unlabeled_images_are_of_the_sources_that_have_labels(names, unlabeled):
 def test_of_a_source_without_unlabeled_images_the_labeled_ones_stand_in():
     pool = LabelPool(sources("a", "a", "b"))
     assert set(PoolSampler(pool, "unlabeled", 6)) == {0, 1}
+
+
+# ---- files that others wrote or damaged -----------------------------------------------------------------------------
+
+
+def saved(folder, **changes):
+    """A file of labels, with changes to what it says; those that are None are taken out."""
+    LabelPool(Datalist(items(0, 1, None), classes=["a", "b"])).save(folder / "pool.json")
+    content = {**json.loads((folder / "pool.json").read_text()), **changes}
+    text = json.dumps({key: value for key, value in content.items() if value is not ...})
+    (folder / "pool.json").write_text(text)
+    return folder / "pool.json"
+
+
+def read(path, **options):
+    return LabelPool(Datalist(items(None, None, None), classes=["a", "b"]), labels=path, **options)
+
+
+PART = {"key": "mask", "classes": [], "task": None, "query_size": [0, 0], "labels": {}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": []},
+        {"labels": ...},
+        {"labels": {"s0": 2}},
+        {"labels": {"s0": -1}},
+        {"labels": {"s0": 1.0}},
+        {"labels": {"s0": False}},
+        {"labels": {"s0": True}},
+        {"labels": {"s0": None}},
+        {"labels": {"s0": {"a": 1}}},
+        {"labels": {"s0": [[1], [0]]}},
+        {"labels": {"s0": 10**400}},
+        {"labels": {"s0": 10**30}, "classes": []},
+        {"labels": {"s0": "a.png"}},
+        {"labels": {"\ud800": 1}},
+        {"classes": ["b", "a", "a"]},
+        {"classes": ["$open('x')", "b"]},
+        {"classes": [1, 2]},
+        {"classes": {"0": "a"}},
+        {"classes": "ab"},
+        {"classes": ["other", "b"]},
+        {"task": "findings"},
+        {"task": ["multiclass"]},
+        {"key": "masks"},
+        {"key": ["label"]},
+        {"query_size": [1]},
+        {"query_size": [1, -1]},
+        {"query_size": [1, 2.0]},
+        {"query_size": [True, 1]},
+        {"query_size": None},
+        {"query_size": [0, 10**30]},
+        {"note": "mine"},
+        {"beside": []},
+        {"beside": {**PART, "key": "label"}},
+        {"beside": {**PART, "labels": {"nobody": "a.png"}}},
+        {"beside": {**PART, "beside": PART}},
+    ],
+)
+def test_a_damaged_file_of_labels_is_refused_by_name(tmp_path, changes):
+    path = saved(tmp_path, **changes)
+    with pytest.raises(ValueError, match=r"pool\.json"):
+        read(path, beside=LabelPool(Datalist(items(None, None, None)), key="mask"))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"labels": {"s0": 0, "s0": 1}}', '{"query_size": NaN}', "[" * 100_000])
+def test_what_is_no_json_object_is_refused_by_name(tmp_path, text):
+    (tmp_path / "pool.json").write_text(text)
+    with pytest.raises(ValueError, match=r"pool\.json"):
+        read(tmp_path / "pool.json")
+
+
+def test_masks_of_the_datalist_survive_other_names_of_classes(tmp_path):
+    """`true` is no class index 1."""
+    masks = Datalist(items("a.png", None), classes=["background", "cord"])
+    LabelPool(masks).save(tmp_path / "pool.json")
+    other = Datalist(items("a.png", None), classes=["background", "cord", "disc"])
+    assert labels_of(LabelPool(other, labels=tmp_path / "pool.json")) == ["a.png", None]
+
+
+def test_an_id_that_unicode_writes_in_two_ways_is_found(tmp_path):
+    path = saved(tmp_path, labels={"\u00e9": 0, "e\u0301": 1})
+    with pytest.raises(ValueError, match="an id twice"):
+        LabelPool([{"id": "\u00e9"}], labels=path)
+    path = saved(tmp_path, labels={"e\u0301": 1})
+    assert labels_of(LabelPool([{"id": "\u00e9"}], labels=path, classes=["a", "b"])) == [1]
+
+
+# ---- files that several write ---------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_over_its_own_labels_and_keeps_those_of_others(tmp_path, caplog):
+    path, pool = tmp_path / "pool.json", pair()
+    pool.save_over(path)
+    pool.annotate([4], [0])
+    pool.save_over(path)
+    assert not list(tmp_path.glob("pool.previous*"))
+    other = pair(labels=path)
+    other.annotate([2], [1])
+    other.beside.annotate([1], ["mine.png"])
+    for save in (other.save, lambda path: path.write_text("{")):
+        save(path)
+        before = path.read_bytes()
+        pool.save_over(path)
+        assert labels_of(pair(labels=path)) == labels_of(pool)
+        kept = sorted(tmp_path.glob("pool.previous*.json"))[-1]
+        assert kept.read_bytes() == before
+        assert f"it is {kept.name} now" in caplog.text
+    pool.correct([0], [1])
+    pool.save_over(path)
+    assert len(list(tmp_path.glob("pool.previous*"))) == 3

@@ -16,7 +16,8 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from medssl_monai.data.datalist import load_datalist
-from medssl_monai.data.prepare import list_images, prepare
+from medssl_monai.data.layouts.files import list_images
+from medssl_monai.data.prepare import prepare
 from medssl_monai.data.reader import ClinicalReader
 
 DATA = Path(os.environ.get("MEDSSL_DATA", Path(__file__).parents[3] / "shared/data"))
@@ -859,7 +860,7 @@ def test_list_images_tells_images_from_the_rest(tmp_path):
     study.mkdir()
     shutil.copy(sample("examples_ybr_color.dcm"), study / "us.dcm")
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 3), dtype=np.int16), np.eye(4)), study / "v.nii")
-    items, unusable = list_images(tmp_path)
+    items, unusable, _ = list_images(tmp_path)
     places = [(Path(item["image"]).relative_to(tmp_path).as_posix(), item.get("slice")) for item in items]
     assert places == [
         *(("MR0001", None), ("im9.png", None), ("im10.png", None)),
@@ -888,7 +889,7 @@ def test_list_images_gives_the_reason_for_files_that_cannot_be_used(tmp_path, cu
     shutil.copy(sample("liver_1frame.dcm"), tmp_path / "g.dcm")
     shutil.copy(sample("reportsi.dcm"), tmp_path / "h.dcm")
     (tmp_path / "i.png").write_bytes(b"")
-    items, unusable = list_images(tmp_path)
+    items, unusable, _ = list_images(tmp_path)
     left = {Path(item["image"]).name for item in items}
     assert left <= ({"e.dcm"} if cut == 10 else set())  # ten bytes of padding are no loss
     unusable = {Path(bad["image"]).name: bad["reason"] for bad in unusable}
@@ -896,7 +897,7 @@ def test_list_images_gives_the_reason_for_files_that_cannot_be_used(tmp_path, cu
     assert not any(str(tmp_path) in reason for reason in unusable.values())
     assert all("cut short" in unusable[name] for name in ("a.png", "b.jpg", "c.nii", "d.nii.gz", "f.dcm"))
     assert "segmentation" in unusable["g.dcm"]
-    assert "no image" in unusable["h.dcm"]
+    assert "a report" in unusable["h.dcm"]
 
 
 def test_list_images_of_no_folder(tmp_path):

@@ -1,6 +1,8 @@
+import gzip
 import os
 import pickle
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
@@ -13,7 +15,7 @@ import SimpleITK
 import torch
 from monai.data import MetaTensor, PydicomReader
 from monai.transforms import Compose, GaussianSmooth, LoadImaged, SaveImage, Spacingd
-from PIL import Image
+from PIL import Image, ImageOps
 from pydicom import Dataset
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
@@ -24,7 +26,16 @@ from support import save_dicom
 from medssl_monai.data import dicom as dicom_module
 from medssl_monai.data import reader as reader_module
 from medssl_monai.data.dicom import processing
-from medssl_monai.data.reader import ClinicalReader, UnreadableImageError, count_slices, image_format
+from medssl_monai.data.reader import (
+    PIXDIM,
+    QFORM,
+    ClinicalReader,
+    UnreadableImageError,
+    count_slices,
+    header_notes,
+    image_format,
+    nonfinite,
+)
 from medssl_monai.transforms.load import TakeSliced
 
 AXIAL = [1, 0, 0, 0, 1, 0]
@@ -641,12 +652,10 @@ def test_grey_jpeg_stored_in_colour_keeps_three_channels(tmp_path, picture):
     assert load(tmp_path / "a.jpeg").shape == (3, 6, 8)
 
 
-def test_nifti_with_channels_colour_and_broken_affine(tmp_path):
-    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5, 2), np.float32), np.eye(4)), tmp_path / "channels.nii")
-    assert load(tmp_path / "channels.nii").shape == (2, 3, 4, 5)
+def test_nifti_with_colours_and_broken_affine(tmp_path):
     colour = np.zeros((3, 4, 5), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colour, np.eye(4)), tmp_path / "colour.nii")
-    assert load(tmp_path / "colour.nii").shape == (3, 3, 4, 5)
+    assert load(tmp_path / "colour.nii").shape == (3, 3, 4, 5) and load(tmp_path / "colour.nii").meta["colour"]
     image = nib.Nifti1Image(np.zeros((3, 4, 5), np.float32), None)
     image.header["pixdim"][1:4] = 0
     nib.save(image, tmp_path / "broken.nii")
@@ -658,7 +667,8 @@ def test_several_files_become_channels(tmp_path, picture):
         Image.fromarray(picture).save(tmp_path / name)
     Image.fromarray(picture[:4]).save(tmp_path / "c.png")
     loader = LoadImaged("image", reader=ClinicalReader(), image_only=True, ensure_channel_first=True)
-    assert loader({"image": [str(tmp_path / "a.png"), str(tmp_path / "b.png")]})["image"].shape == (2, 6, 8)
+    several = loader({"image": [str(tmp_path / "a.png"), str(tmp_path / "b.png")] * 2})["image"]
+    assert several.shape == (4, 6, 8) and not several.meta["colour"]
     with pytest.raises(ValueError, match="differ in shape"):
         loader({"image": [str(tmp_path / "a.png"), str(tmp_path / "c.png")]})
 
@@ -763,7 +773,7 @@ def test_count_slices_reads_headers_only(tmp_path, picture):
     assert count_slices(sample("MR_truncated.dcm")) is None
     with pytest.raises(ValueError, match="segmentation"):
         count_slices(sample("liver_1frame.dcm"))
-    with pytest.raises(ValueError, match="holds no image"):
+    with pytest.raises(ValueError, match="it holds a report, not an image"):
         count_slices(sample("reportsi.dcm"))
     nib.save(nib.Nifti1Image(np.zeros((3, 4, 5)), np.eye(4)), tmp_path / "a.nii")
     assert count_slices(tmp_path / "a.nii") == 5
@@ -781,3 +791,360 @@ def test_formats_are_told_apart_by_content(tmp_path, picture):
     assert image_format(tmp_path / "notes.txt") is None
     assert ClinicalReader().verify_suffix([tmp_path / "a.jpg", tmp_path / "without_suffix"])
     assert not ClinicalReader().verify_suffix(str(tmp_path / "notes.txt"))
+
+
+# ---- what is never read by half -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("shape", [(4, 5, 6, 4), (4, 5, 6, 3), (4, 5, 1, 3), (4, 5, 6, 1, 3), (4, 5, 6, 2, 2)])
+def test_a_fourth_axis_of_a_nifti_file_is_refused_with_its_length(tmp_path, shape):
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    length = next(size for size in shape[3:] if size > 1)
+    for use in (load, count_slices):
+        with pytest.raises(ValueError, match=rf"its shape is .*: {length} sequences, channels or points in time"):
+            use(tmp_path / "a.nii.gz")
+
+
+def test_a_fourth_axis_of_length_one_is_none(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 1), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    assert load(tmp_path / "a.nii.gz").shape == (1, 4, 5, 6)
+
+
+def test_complex_voxels_other_headers_and_pairs_are_refused(tmp_path):
+    voxels = np.zeros((4, 5, 6), np.complex64)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "complex.nii")
+    nib.save(nib.Nifti1Image(voxels.real, np.eye(4)), tmp_path / "pair.nii")
+    content = bytearray((tmp_path / "pair.nii").read_bytes())
+    content[344:347] = b"ni1"
+    (tmp_path / "pair.nii").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match="complex numbers; save their magnitude"):
+        load(tmp_path / "complex.nii")
+    with pytest.raises(UnreadableImageError, match="its voxels are in another file"):
+        load(tmp_path / "pair.nii")
+
+
+def header(shape, offset=352.0, dtype=np.uint8, extension=None):
+    """A NIfTI header that says what nothing follows it."""
+    head = nib.Nifti1Header()
+    head.set_data_dtype(dtype)
+    head["dim"][: 1 + len(shape)] = len(shape), *shape
+    head["magic"], head["vox_offset"] = b"n+1", offset
+    flag = bytes(4) if extension is None else bytes([1, 0, 0, 0]) + np.array([extension, 6], "<i4").tobytes()
+    return head.binaryblock + flag
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (header((2000, 2000, 500)), "holds 2,000,000,000 pixels or voxels.*MEDSSL_MAX_VOXELS"),
+        (header((32767,) * 7), "pixels or voxels"),
+        (header((4, -5, 6)), "is damaged|cannot be read"),
+        (header((4, 5, 6), offset=2e9), "voxels begin at byte 2000000000; it is damaged"),
+        (header((4, 5, 6), offset=-1e9), "it is damaged"),
+        (header((4, 5, 6), offset=float("nan")), "it is damaged"),
+        (header((4, 5, 6), offset=1000.0, extension=2**31 - 1) + bytes(2000), "says that it has 2147483647 bytes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_header_says_is_checked_before_memory_is_taken(tmp_path, content, message, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix == "nii.gz" else content)
+    for use in (load, count_slices):
+        with pytest.raises(UnreadableImageError, match=message):
+            use(path)
+
+
+def test_a_bound_can_be_raised(tmp_path, picture, monkeypatch):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    monkeypatch.setenv("MEDSSL_MAX_VOXELS", "47")
+    with pytest.raises(UnreadableImageError, match="holds 48 pixels or voxels, and 47 are the most"):
+        load(tmp_path / "a.png")
+    monkeypatch.setenv("MEDSSL_MAX_VOXELS", "48")
+    assert load(tmp_path / "a.png").shape == (1, 6, 8)
+
+
+def test_a_picture_of_huge_size_is_refused_without_a_warning(tmp_path, picture):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = np.array([40_000, 40_000], ">u4").tobytes()
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match="holds 1,600,000,000 pixels or voxels"):
+        load(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ({"Rows": 60_000, "Columns": 60_000}, "holds 3,600,000,000 pixels"),
+        ({"NumberOfFrames": 2_000_000_000}, "it says that it has 2000000000 frames"),
+        ({"NumberOfFrames": -3}, "it says that it has -3 frames"),
+        ({"Rows": 0}, "it is damaged"),
+        ({"SamplesPerPixel": 65_000, "Rows": 65_000}, "pixels or voxels"),
+    ],
+)
+def test_what_a_dicom_header_says_is_checked_before_memory_is_taken(tmp_path, picture, elements, message):
+    path = dicom(tmp_path / "a.dcm", picture, **elements)
+    for use in (load, count_slices):
+        with pytest.raises(UnreadableImageError, match=message):
+            use(path)
+
+
+def test_a_deflated_file_that_unpacks_without_end_is_refused(tmp_path, picture, monkeypatch):
+    whole = sample("image_dfl.dcm")
+    assert load(whole).shape == (1, 512, 512)
+    monkeypatch.setattr(dicom_module, "MOST_INFLATED", 2**16)
+    with pytest.raises(UnreadableImageError, match="it unpacks to more than"):
+        load(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "size"),
+    [("JPGExtended.dcm", b"\xff\xc1\x00", 2), ("MR_small_jp2klossless.dcm", b"\xff\x4f\xff\x51", 4)],
+)
+def test_a_compressed_picture_of_another_size_than_its_header_says_is_refused(tmp_path, name, place, size):
+    content = bytearray(sample(name).read_bytes())
+    at = content.index(place) + (5 if size == 2 else 8)
+    content[at : at + 2 * size] = (60_000).to_bytes(size) * 2
+    (tmp_path / "a.dcm").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match="pixels, its picture 60000 x 60000; it is damaged"):
+        load(tmp_path / "a.dcm")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_part_of_a_compressed_picture_that_is_longer_than_the_file_is_not_made_room_for(tmp_path, monkeypatch):
+    content = sample("MR_small_jpeg_ls_lossless.dcm").read_bytes()
+    at = content.rindex(b"\xfe\xff\x00\xe0") + 4
+    (tmp_path / "a.dcm").write_bytes(content[:at] + (2**32 - 16).to_bytes(4, "little") + content[at + 4 :])
+    monkeypatch.setattr(dicom_module, "_decode_with_itk", Mock(side_effect=AssertionError))
+    with pytest.raises(UnreadableImageError, match="cannot be read as DICOM"):
+        load(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_a_volume_that_lacks_most_of_its_voxels_is_not_made_room_for(tmp_path, suffix, monkeypatch):
+    content = header((800, 800, 800), dtype=np.float64) + bytes(2000)
+    if suffix == "nii.gz":  # whose last bytes say that all is there
+        content = gzip.compress(content)[:-4] + ((352 + 8 * 800**3) % 2**32).to_bytes(4, "little")
+    (tmp_path / f"a.{suffix}").write_bytes(content)
+    monkeypatch.setattr(nib.volumeutils, "array_from_file", Mock(side_effect=AssertionError))
+    with pytest.raises(UnreadableImageError, match="is cut short; copy it anew from its source"):
+        load(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("uid", "modality", "held"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.66.4", "SEG", "a segmentation"),
+        ("1.2.840.10008.5.1.4.1.1.66.5", None, "an object of the class Surface Segmentation"),
+        (CTImageStorage, "SEG", "a segmentation"),  # the class was lost on the way
+        ("1.2.840.10008.5.1.4.1.1.11.1", "CT", "Presentation State"),
+        ("1.2.840.10008.5.1.4.1.1.88.33", None, "Comprehensive SR"),
+        ("1.2.840.10008.5.1.4.1.1.481.2", "RTDOSE", "a dose distribution"),
+        ("1.2.840.10008.5.1.4.1.1.481.5", None, "RT Plan"),
+        ("1.2.840.10008.5.1.4.1.1.9.1.1", "ECG", "a waveform"),
+        ("1.2.840.10008.5.1.4.1.1.104.1", "OT", "Encapsulated PDF"),
+    ],
+)
+def test_a_dicom_object_that_is_no_image_is_not_read_although_it_has_pixels(tmp_path, picture, uid, modality, held):
+    path = save_dicom(
+        tmp_path / "a.dcm", picture, "MONOCHROME2", SOPClassUID=uid, SOPInstanceUID=generate_uid(), Modality=modality
+    )
+    for use in (load, count_slices):
+        with pytest.raises(UnreadableImageError, match=rf"it holds .*{held}.*, not an image"):
+            use(path)
+
+
+@pytest.mark.parametrize("uid", ["1.2.840.10008.5.1.4.1.1.481.1", "1.2.840.10008.5.1.4.1.1.6.2", "1.2.3.4"])
+def test_images_of_the_beam_enhanced_ultrasound_and_classes_that_nobody_knows_are_images(tmp_path, picture, uid):
+    path = save_dicom(tmp_path / "a.dcm", picture, "MONOCHROME2", SOPClassUID=uid, SOPInstanceUID=generate_uid())
+    assert load(path).shape == (1, 6, 8)
+
+
+def test_a_dicom_file_without_preamble_is_known_by_its_content(tmp_path, picture):
+    whole = dicom(tmp_path / "whole.dcm", picture)
+    (tmp_path / "bare").write_bytes(whole.read_bytes()[132:])
+    assert image_format(tmp_path / "bare") == "DICOM"
+    assert torch.equal(load(tmp_path / "bare").as_tensor(), load(whole).as_tensor())
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_read_upright_as_pillow_shows_it(tmp_path, suffix, orientation):
+    stored = np.zeros((16, 32), np.uint8)
+    stored[:8, :8] = 200
+    stored[8:, 24:] = 100
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(stored).save(path, exif=exif)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    image = load(path)
+    assert np.array_equal(image[0].numpy(), expected.T)
+    assert image.meta["spatial_shape"] == image.shape[1:]
+    assert bool(header_notes(path)) == (orientation > 1)
+
+
+def test_an_orientation_that_is_none_leaves_the_picture_as_it_is(tmp_path, picture):
+    exif = Image.Exif()
+    exif[274] = 99
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    assert load(tmp_path / "a.png").shape == (1, 6, 8) and not header_notes(tmp_path / "a.png")
+    broken = Image.Exif()
+    broken[274] = 6
+    Image.fromarray(picture).save(tmp_path / "b.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + broken.tobytes()[14:])
+    assert load(tmp_path / "b.jpg").shape == (1, 6, 8)
+
+
+def test_an_animation_is_refused(tmp_path, picture):
+    frames = [Image.fromarray(picture + k) for k in range(3)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    for use in (load, count_slices):
+        with pytest.raises(UnreadableImageError, match="an animation of 3 pictures; save the one that is meant"):
+            use(tmp_path / "a.png")
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(UnreadableImageError, match="neither PNG"):
+        load(tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize(("kind", "samples"), [(2, 3), (4, 2), (6, 4)])
+def test_colours_of_16_bits_are_not_cut_to_8(tmp_path, kind, samples):
+    def chunk(name, data):
+        return len(data).to_bytes(4) + name + data + zlib.crc32(name + data).to_bytes(4)
+
+    head = np.array([2, 2], ">u4").tobytes() + bytes([16, kind, 0, 0, 0])
+    pixels = zlib.compress((b"\0" + bytes(2 * samples * 2)) * 2)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match="colours or transparency of 16 bits; save it in grey"):
+        load(tmp_path / "a.png")
+
+
+def test_another_format_under_the_name_of_a_picture_is_not_read(tmp_path, picture):
+    for kind in ("TIFF", "BMP", "GIF", "WEBP"):
+        Image.fromarray(picture).save(tmp_path / "a.png", format=kind)
+        with pytest.raises(UnreadableImageError, match="cannot be read as PNG"):
+            load(tmp_path / "a.png")
+
+
+def test_a_palette_is_colours_and_for_masks_the_index(tmp_path):
+    indices = np.arange(48, dtype=np.uint8).reshape(8, 6) % 3
+    image = Image.fromarray(indices, "P")
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    image.save(tmp_path / "a.png", transparency=bytes([0, 255, 255]))
+    assert load(tmp_path / "a.png").shape == (3, 6, 8)
+    assert np.array_equal(load(tmp_path / "a.png", indexed=True)[0].numpy(), indices.T)
+
+
+# ---- NaN and infinity -----------------------------------------------------------------------------------------------
+@pytest.fixture
+def nan_around(tmp_path):
+    """A volume in a frame of NaN, two voxels wide, with the values of the inner part."""
+    voxels = np.full((8, 9, 10), np.nan, np.float32)
+    inner = np.random.default_rng(0).random((4, 5, 6)).astype(np.float32) - 3
+    voxels[2:6, 2:7, 2:8] = inner
+
+    def save(name="a.nii.gz", **changes):
+        changed = voxels.copy()
+        for place, value in changes.values():
+            changed[place] = value
+        nib.save(nib.Nifti1Image(changed, np.diag([-1, -1, 1, 1])), tmp_path / name)
+        return tmp_path / name
+
+    return save, inner
+
+
+def test_nan_is_refused_with_its_number_unless_it_is_background(nan_around):
+    save, inner = nan_around
+    path, number = save(), 8 * 9 * 10 - 4 * 5 * 6
+    with pytest.raises(UnreadableImageError, match=rf"no numbers \({number} NaN, of 720\).*`nan: background`"):
+        load(path)
+    image = load(path, nan="background")
+    assert image.isfinite().all()
+    assert np.array_equal(image[0, 2:6, 2:7, 2:8].numpy(), inner)
+    assert (image[0, :2] == float(inner.min())).all()
+    assert image.meta["nan_share"] == pytest.approx(number / 720)
+    assert nonfinite(path) == (number, 0, 0, 720)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [((4, 4, 4), np.nan, "1 NaN inside"), ((4, 4, 4), np.inf, "1 infinite"), ((0, 0, 0), -np.inf, "1 infinite")],
+)
+def test_nan_inside_and_infinity_anywhere_stay_refused(nan_around, place, value, message):
+    save, _ = nan_around
+    path = save(change=(place, value))
+    for nan in ("refuse", "background"):
+        with pytest.raises(UnreadableImageError, match=message) as error:
+            load(path, nan=nan)
+        assert "nan: background" not in str(error.value)
+    assert nonfinite(path).problem("background")
+
+
+def test_nothing_but_nan_is_no_image(tmp_path):
+    nib.save(nib.Nifti1Image(np.full((3, 4, 5), np.nan, np.float32), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(UnreadableImageError, match="60 NaN, of 60"):
+        load(tmp_path / "a.nii", nan="background")
+
+
+def test_nan_of_a_plane_and_of_whole_numbers_there_is_none(tmp_path, picture):
+    plane = picture.astype(np.float32)[..., None]
+    plane[0, 0] = np.nan
+    nib.save(nib.Nifti1Image(plane, np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(UnreadableImageError, match="1 NaN, of 48"):
+        load(tmp_path / "a.nii")
+    assert load(tmp_path / "a.nii", nan="background").meta["nan_share"] == pytest.approx(1 / 48)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    nib.save(nib.Nifti1Image(picture[..., None], np.eye(4)), tmp_path / "b.nii")
+    for path in (tmp_path / "a.png", tmp_path / "b.nii", dicom(tmp_path / "a.dcm", picture)):
+        assert nonfinite(path) is None
+        assert load(path).meta["nan_share"] == 0
+
+
+def test_a_rescale_slope_beyond_all_numbers_is_refused(tmp_path, picture):
+    path = dicom(tmp_path / "a.dcm", picture, RescaleSlope="1e300", RescaleIntercept=0)
+    with pytest.raises(UnreadableImageError, match="infinite"), np.errstate(over="ignore"):
+        load(path)
+
+
+def test_there_are_two_ways_to_take_nan():
+    with pytest.raises(ValueError, match="`nan` is refuse or background, got 'zero'"):
+        ClinicalReader(nan="zero")
+
+
+# ---- geometry -------------------------------------------------------------------------------------------------------
+def test_qform_and_sform_that_disagree_are_noted(tmp_path):
+    affine = np.diag([-1.0, -1.0, 3.0, 1.0])
+    other = affine.copy()
+    other[0, 3] = 20
+
+    def notes(change):
+        image = nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), affine)
+        image.set_qform(affine, 1)
+        image.set_sform(affine, 1)
+        change(image)
+        nib.save(image, tmp_path / "a.nii.gz")
+        return header_notes(tmp_path / "a.nii.gz")
+
+    assert notes(lambda image: None) == []
+    assert notes(lambda image: image.set_qform(other, 1)) == [QFORM]
+    assert notes(lambda image: image.set_qform(other, 0)) == []  # says itself that it is nothing
+    assert notes(lambda image: image.set_sform(None, 0)) == []
+    assert notes(lambda image: image.header.set_zooms((1, 1, 2)))[0] == PIXDIM
+
+
+@pytest.mark.parametrize("zero", ["pixdim", "sform"])
+def test_a_zero_sform_or_pixdim_is_unknown_spacing_and_said(tmp_path, zero):
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), None)
+    if zero == "pixdim":
+        image.header["pixdim"][1:4] = 0
+    else:
+        image.header["sform_code"] = 1
+    nib.save(image, tmp_path / "a.nii")
+    if zero == "sform":
+        content = bytearray((tmp_path / "a.nii").read_bytes())
+        content[254:256], content[280:328] = (1).to_bytes(2, "little"), bytes(48)
+        (tmp_path / "a.nii").write_bytes(content)
+    assert np.isnan(load(tmp_path / "a.nii").meta["spacing"]).all()
+    assert header_notes(tmp_path / "a.nii") == ["pixel spacing is missing or zero; taken as 1 mm"]

@@ -20,6 +20,7 @@ from medssl_monai.engines.evaluate import (
     hidden_labels,
     write_evaluation,
 )
+from medssl_monai.tables import Table
 
 
 class Reads(nn.Module):
@@ -193,6 +194,14 @@ def test_each_case_has_its_row_in_a_table(tmp_path):
     assert np.mean([float(row["asd_mm"]) for row in rows[:2]]) == pytest.approx(
         figures["metrics"]["asd"]["value"], rel=1e-5
     )
+
+
+def test_no_cell_of_that_table_is_a_formula(tmp_path):
+    dataset, pool = make_masks()
+    pool.ids[0], pool.classes = "-1", ("background", "+")
+    write_evaluation(tmp_path / "metrics.json", ReadsMasks(), dataset, pool, "cpu")
+    assert (tmp_path / "cases.csv").read_text().splitlines()[1].startswith("'-1,'+,1,1,1,")
+    assert next((row["id"], row["class"]) for _, row in Table.read(tmp_path / "cases.csv").rows) == ("-1", "+")
 
 
 def test_distances_are_in_pixels_without_a_spacing():

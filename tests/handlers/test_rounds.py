@@ -8,7 +8,7 @@ import torch
 from ignite.engine import Engine
 
 from medssl_monai.data import Datalist, ImageDataset, LabelPool
-from medssl_monai.data.pool import label_text
+from medssl_monai.data.annotations import label_text
 from medssl_monai.handlers import Oracle, QueryHandler, RoundReport
 from medssl_monai.handlers.rounds import _differs, quarantine_lines, rounds_table, write_report
 from medssl_monai.methods import FixMatch
@@ -286,3 +286,39 @@ def test_pseudo_labels_are_checked_with_the_labels_that_the_datalist_hides(repor
     record = json.loads((report() / "rounds" / "round_01.json").read_text())
     assert record["pseudo_labels"] == {"threshold": 0.95, "unlabeled": 6, "accepted": 0}
     assert record["training"] == {}
+
+
+def test_no_cell_of_the_figures_is_a_formula():
+    """Numbers stay numbers, of whatever sign; reasons and findings are texts."""
+    record = {
+        "round": 0,
+        "epoch": 1,
+        "labels": 2,
+        "evaluation": {
+            "task": "multilabel",
+            "metrics": {"accuracy": {"value": -0.5}},
+            "undefined": {"auroc": "=1+1", "ap": "-"},
+            "per_class": {"-": {"n": 0, "absent": 0}},
+            "per_class_intervals": {},
+        },
+    }
+    rows = list(csv.DictReader(rounds_table([record]).splitlines()))
+    assert rows[0]["value"] == "-0.5"
+    assert {row["undefined"] for row in rows if row["metric"] == "auroc"} == {"'=1+1"}
+
+
+def test_findings_with_names_that_labels_cannot_carry_stop_a_run_before_it_trains(tmp_path):
+    """A pool may know its task only from labels that are not in the datalist."""
+    data, dataset = make_data(4, synthetic=True)
+    for item in data:
+        del item["label"]
+    for task, refused in (("multiclass", False), ("multilabel", True)):
+        pool = LabelPool(data, task=task, classes=["mass", "none"])
+        validation, images = make_data(4, synthetic=True)
+        method = FixMatch(small_resnet(2, width=2))
+        report = RoundReport(tmp_path, pool, dataset, method, images, LabelPool(validation), every=1)
+        if not refused:
+            report.start(Engine(lambda engine, batch: None))
+            continue
+        with pytest.raises(ValueError, match="the finding 'none' would mean that nothing is there"):
+            report.start(Engine(lambda engine, batch: None))

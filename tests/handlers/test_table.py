@@ -8,6 +8,7 @@ from ignite.engine import Engine
 
 from medssl_monai.data import ImageDataset
 from medssl_monai.handlers import ProbabilityTable
+from medssl_monai.tables import Table
 
 PROBS = torch.tensor([[0.25, 0.75], [0.5, 0.5], [0.9, 0.1]])
 
@@ -58,6 +59,19 @@ def test_weights_from_phantoms_say_so_in_every_row(dataset, tmp_path):
     assert head[-1] == "model"
     assert {row[-1] for row in rows} == {"trained on SYNTHETIC data"}
     assert {len(row) for row in rows} == {len(head)}
+
+
+def test_no_cell_is_a_formula_and_all_are_read_back(dataset, tmp_path):
+    names = ["-", "=1+1"]
+    for item, name in zip(dataset.data, ("-1", "+1+1", "@x"), strict=True):
+        item["id"] = name
+    table = ProbabilityTable(tmp_path / "p.csv", dataset, names)
+    head, *rows = predict(table)
+    assert not [cell for row in (head, *rows) for cell in row if cell[:1] in "=+-@" and cell]
+    read = Table.read(tmp_path / "p.csv")
+    assert read.header == ["id", *names, "predicted", "error"]
+    assert [row["id"] for _, row in read.rows] == ["-1", "+1+1", "@x"]
+    assert [row["predicted"] for _, row in read.rows] == ["=1+1", "", "-"]
 
 
 def test_a_second_pass_starts_anew(dataset, tmp_path):

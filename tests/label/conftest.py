@@ -5,6 +5,7 @@ They do what the real ones do where this package builds on it; `MEDSSL_MONAILABE
 
 from __future__ import annotations
 
+import argparse
 import copy
 import functools
 import importlib
@@ -70,17 +71,21 @@ class LocalDatastore:
     """Images by suffix in a folder, labels below ``labels/TAG``; each process writes all that it remembers."""
 
     def __init__(self, datastore_path, extensions=("*.nii.gz",), auto_reload=False, read_only=False):
+        self._extensions = [extensions] if isinstance(extensions, str) else extensions
         self.folder, self.extensions = Path(datastore_path), [pattern.replace("*", "") for pattern in extensions]
         self._datastore_config_path = str(self.folder / "datastore_v2.json")
-        self._datastore, self._config_ts = SimpleNamespace(objects={}), 0.0
+        self._datastore, self._config_ts = self._model(), 0.0
         for tag in ("final", "original"):
             (self.folder / "labels" / tag).mkdir(parents=True, exist_ok=True)
         self._reconcile_datastore()
 
+    def _model(self):
+        return SimpleNamespace(objects={}, label_path=lambda tag: str(self.folder / "labels" / tag))
+
     def _init_from_datastore_file(self, throw_exception=False):
         path = Path(self._datastore_config_path)
         if path.exists() and path.stat().st_mtime != self._config_ts:
-            self._datastore = SimpleNamespace(objects={})
+            self._datastore = self._model()
             for name, entry in json.loads(path.read_text())["objects"].items():
                 labels = {tag: Data(**label) for tag, label in entry["labels"].items()}
                 self._datastore.objects[name] = Entry(Data(**entry["image"]), labels)
@@ -139,6 +144,9 @@ class LocalDatastore:
         entry = self._datastore.objects.get(label_id)
         return entry.labels[label_tag].info if entry and label_tag in entry.labels else {}
 
+    def get_unlabeled_images(self, label_tag=None, labels=None):
+        return [name for name in self.list_images() if name not in self.get_labeled_images()]
+
     def save_label(self, image_id, label_filename, label_tag, label_info):
         _, suffix = self._to_id(os.path.basename(label_filename))
         target = self.folder / "labels" / label_tag / f"{image_id}{suffix}"
@@ -154,8 +162,13 @@ class LocalDatastore:
         self.refresh()
 
     def add_image(self, image_id, image_filename, image_info):
-        shutil.copy(image_filename, self.folder)
-        self.refresh()
+        name, suffix = self._to_id(os.path.basename(image_filename))
+        image_id = image_id or name
+        shutil.copy(image_filename, os.path.realpath(os.path.join(self.folder, image_id + suffix)))
+        info = {**(image_info or {}), "ts": int(time.time()), "name": image_id + suffix}
+        self._datastore.objects[image_id] = Entry(Data(suffix, info))
+        self._update_datastore_file()
+        return image_id
 
     def remove_image(self, image_id):
         Path(self.get_image_uri(image_id)).unlink()
@@ -178,8 +191,24 @@ def load_bundle_config(self, path, config):
 
 
 def name_to_device(device):
+    """A name that it does not know, it gives back."""
     name = (device if isinstance(device, str) else device[0]) if device else "cpu"
     return "cpu" if name.startswith("cuda") else name
+
+
+class Main:
+    """The command line of ``monailabel``, as far as hosts go."""
+
+    def args_parser(self, name="monailabel"):
+        parser = argparse.ArgumentParser(name)
+        commands = parser.add_subparsers()
+        server = commands.add_parser("start_server")
+        for flags in (("-a", "--app"), ("-s", "--studies"), ("-p", "--port")):
+            server.add_argument(*flags)
+        server.add_argument("-i", "--host", default="0.0.0.0")
+        server.add_argument("-c", "--conf", nargs=2, action="append")
+        server.set_defaults(action="start_server")
+        return parser
 
 
 class BundleInferTask:
@@ -331,7 +360,9 @@ class MONAILabelApp:
     def infer(self, request, datastore=None):
         task, image_id, store = self._infers[request["model"]], request["image"], datastore or self._datastore
         request = {**request, "description": task.description}
-        if not os.path.exists(image_id):
+        if os.path.exists(image_id):
+            request["save_label"] = False
+        else:
             request["image"] = store.get_image_uri(image_id)
         file, result = task(request)
         label = file
@@ -343,8 +374,14 @@ class MONAILabelApp:
     @staticmethod
     def _batch_infer(request, datastore, infer):
         assert not request.get("multi_gpu", True), "without a GPU the work is shared among none"
-        images = sorted(datastore.list_images())
-        return {name: infer({**request, "image": name, "save_label": True}, datastore) for name in images}
+        images, tag = request.get("images", "all"), request.get("label_tag", "original")
+        if isinstance(images, str):
+            images = datastore.get_unlabeled_images() if images == "unlabeled" else datastore.list_images()
+        own = {"save_label": True, "label_tag": tag, "logging": request.get("logging", "INFO")}
+        return {
+            name: infer({**request, **own, "_id": number, "_image_id": name, "image": name}, datastore)
+            for number, name in enumerate(sorted(images))
+        }
 
     def train(self, request):
         result = self._trainers[request["model"]](copy.deepcopy(request), self._datastore)
@@ -379,6 +416,10 @@ class MONAILabelApp:
 
     def on_save_label(self, image_id, label_id):
         pass
+
+    def model_file(self, model, validate=True):
+        task = self._infers.get(model)
+        return task.path if task and (not validate or os.path.exists(task.path)) else None
 
 
 class DICOMwebClientX:
@@ -499,11 +540,13 @@ def settings():
 def stand_ins():
     """Content of each module."""
     known = ["*.nii.gz", "*.nii", "*.nrrd", "*.jpg", "*.png", "*.tif", "*.svs", "*.xml"]
+    lists = {"MONAI_LABEL_DATASTORE_FILE_EXT": known, "MONAI_LABEL_CORS_ORIGINS": []}
     switches = {"MONAI_LABEL_AUTO_UPDATE_SCORING": True, "MONAI_LABEL_DATASTORE_AUTO_RELOAD": True}
     return {
         "fastapi": {"HTTPException": HTTPException},
         "monailabel": {},
-        "monailabel.config": {"settings": SimpleNamespace(MONAI_LABEL_DATASTORE_FILE_EXT=known, **switches)},
+        "monailabel.config": {"settings": SimpleNamespace(**lists, **switches)},
+        "monailabel.main": {"Main": Main},
         "monailabel.datastore.dicom": {"DICOMWebDatastore": DICOMWebDatastore},
         "monailabel.datastore.local": {"LocalDatastore": LocalDatastore},
         "monailabel.datastore.utils.convert": {
@@ -759,6 +802,8 @@ def serve(label, trained, tmp_path, monkeypatch):
     key = tmp_path / "pseudonym.key"
     key.write_text("5" * 64)
     key.chmod(0o600)
+    loopback = ["start_server", "--app", "app", "--studies", "studies", "--host", "127.0.0.1"]
+    monkeypatch.setattr(sys, "argv", ["/usr/lib/monailabel/main.py", *loopback])
     monkeypatch.setenv("MEDSSL_KEY_FILE", str(key))  # whom chance holds out is the same in every run
 
     def _serve(bundles, studies, overrides=None, **conf):

@@ -101,6 +101,15 @@ class TestImages:
             code, detail = refused(call, *arguments)
             assert code == 404 and "'1.2.99'" in detail
 
+    @pytest.mark.parametrize("name", ["../secret", "secret", "1..2", "/tmp/secret", "1.2\n", ""])
+    def test_a_path_for_a_series(self, serve_archive, volumes, refused, tmp_path, name):
+        """MONAI Label makes a path of it before it asks the archive."""
+        server = serve_archive(["volumes"])
+        for folder in (server.folder, server.folder.parent):
+            (folder / "secret.nii.gz").write_bytes(b"not of the archive")
+        for call, arguments in ((server.infer, ("volumes", name)), (server.save, (name, b"", ".nii"))):
+            assert refused(call, *arguments)[0] in (400, 404)
+
     def test_processes_keep_what_others_downloaded(self, serve_archive, volumes):
         server, (image, other, *_) = serve_archive(["volumes"]), volumes
         another = server.start().datastore()

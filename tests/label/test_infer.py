@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 import torch
 from monai.bundle import ConfigParser
 from PIL import Image
+from pydicom.uid import UID, generate_uid
 from torch import nn
 
 from medssl_monai.data.phantom.files import write_dicom
 from medssl_monai.files import save_tensors
+from medssl_monai.label.studies import read_studies
 from medssl_monai.networks import describe
 
 
@@ -91,14 +95,6 @@ class TestClasses:
         answer = serve(["boostmis"], folder).infer("boostmis", "mr")
         network, pixels = directly(trained("boostmis"), folder / "mr.dcm")
         assert list(scores(answer).values()) == pytest.approx(network(pixels).softmax(dim=1)[0].tolist(), abs=1e-5)
-
-    def test_a_file_that_was_sent_along(self, serve, studies, tmp_path):
-        folder, _ = studies("boostmis")
-        server = serve(["boostmis"], folder)
-        (tmp_path / "sent.png").write_bytes((folder / "training_3.png").read_bytes())
-        assert scores(server.infer("boostmis", str(tmp_path / "sent.png"))) == scores(
-            server.infer("boostmis", "training_3")
-        )
 
     def test_a_prediction_is_stored_beside_the_labels(self, serve, studies):
         folder, _ = studies("boostmis", 3)
@@ -288,6 +284,60 @@ class TestUnreadable:
             with pytest.raises(label.app.HTTPException) as found:
                 server.infer(model, name)
             assert found.value.status_code == 422 and told in found.value.detail
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_values_that_are_not_finite(self, serve, studies, refused, value):
+        folder, _ = studies("volumes", 1)
+        image = nibabel.load(folder / "training_0.nii.gz")
+        voxels = np.asarray(image.dataobj).copy()
+        voxels[3, 3, 3] = value
+        nibabel.save(nibabel.Nifti1Image(voxels, image.affine), folder / "odd.nii.gz")
+        code, detail = refused(serve(["volumes"], folder).infer, "volumes", "odd")
+        assert code == 422 and detail.startswith("odd: ") and "NaN or infinit" in detail
+
+    @pytest.mark.parametrize("model", ["boostmis", "ssal", "volumes"])
+    def test_dicom_that_is_no_image(self, serve, studies, refused, model):
+        folder, _ = studies("boostmis", 0)
+        write_slice(folder / "mr.dcm", np.zeros((20, 20)))
+        kinds = {"seg": "1.2.840.10008.5.1.4.1.1.66.4", "state": "1.2.840.10008.5.1.4.1.1.11.1"}
+        for name, kind in kinds.items():
+            ds = pydicom.dcmread(folder / "mr.dcm")
+            ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = UID(kind)
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            if name == "state":
+                del ds.Rows, ds.Columns, ds.PixelData
+            ds.save_as(folder / f"{name}.dcm")
+        server = serve([model], folder)
+        for name, told in (("seg", "segmentation"), ("state", "presentation state")):
+            code, detail = refused(server.infer, model, name)
+            assert code == 422 and detail.startswith(f"{name}: ") and told in detail
+        assert read_studies(server.store, server.app.served[model], 0).refused.keys() >= kinds.keys()
+
+    def test_a_series_that_lies_in_several_studies(self, serve, studies, refused):
+        """Each alone would be read as if it were the whole."""
+        folder, _ = studies("volumes", 0)
+        for number in range(8):
+            where = folder / ("first.dcm" if number < 4 else "second.dcm")
+            where.mkdir(exist_ok=True)
+            header = {"InstanceNumber": number, "SeriesDescription": "T2", "PixelSpacing": [1.0, 1.0]}
+            header |= {"ImagePositionPatient": [0.0, 0.0, 3.0 * number]}
+            header |= {"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]}
+            pixels = np.full((16, 14), number, np.uint16)
+            write_dicom(where / f"{number}.dcm", pixels, "MR", "MONOCHROME2", header, "somebody", "x")
+        server = serve(["volumes"], folder)
+        for name in ("first", "second"):
+            code, detail = refused(server.infer, "volumes", name)
+            assert code == 422 and "a part of a series of 8 slices that lies in 2 studies" in detail
+        shutil.move(folder / "second.dcm" / "4.dcm", folder)
+        for file in (folder / "second.dcm").iterdir():
+            shutil.move(file, folder / "first.dcm")
+        shutil.move(folder / "4.dcm", folder / "first.dcm")
+        (folder / "second.dcm").rmdir()
+        server.store.refresh()
+        assert server.infer("volumes", "first")["file"]
+        shutil.move(folder / "first.dcm" / "3.dcm", folder / "single.dcm")
+        server.store.refresh()
+        assert refused(server.infer, "volumes", "first")[0] == refused(server.infer, "volumes", "single")[0] == 422
 
     def test_a_file_that_is_gone(self, serve, studies, label):
         folder, _ = studies("boostmis", 2)

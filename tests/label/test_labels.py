@@ -73,6 +73,43 @@ class TestClasses:
         assert read({"label": "mass"}, "multilabel") == [0, 1, 0]
         assert read({"label": "mass"}) == 1
 
+    @pytest.mark.parametrize(
+        ("label", "task", "wanted"),
+        [
+            ("MASS", None, 1),
+            ("Mass", "multiclass", 1),
+            ("Effusion; ?NODULE", None, [1, 0, -1]),
+            (["Mass"], None, [0, 1, 0]),
+            ({"Mass": True}, "multilabel", [-1, 1, -1]),
+            ("None", "multilabel", [0, 0, 0]),
+            (["NONE"], None, [0, 0, 0]),
+        ],
+    )
+    def test_names_in_any_case(self, read, label, task, wanted):
+        assert read({"label": label}, task) == wanted
+
+    def test_a_case_that_tells_two_classes_apart(self, read):
+        assert [read({"label": label}, classes=["a", "A"]) for label in ("a", "A")] == [0, 1]
+        with pytest.raises(ValueError, match="must be one of"):
+            read({"label": "B"}, "multiclass", classes=["b", "b "])
+
+    def test_a_key_that_is_there_twice(self, read):
+        with pytest.raises(ValueError, match="the file has 'label' twice"):
+            read('{"label": "mass", "label": "nodule"}')
+        with pytest.raises(ValueError, match="the file has 'mass' twice"):
+            read('{"label": {"mass": true, "mass": false}}')
+        with pytest.raises(ValueError, match="must be"):
+            read({"label": {"mass": True, "Mass": False}}, "multilabel")
+
+    @pytest.mark.parametrize("content", ['{"label": ' + "[" * 10**5, '{"label": ' + "9" * 5000 + "}", '{"a":' * 9999])
+    def test_depth(self, read, content):
+        with pytest.raises(ValueError, match="the file is no JSON"):
+            read(content)
+
+    def test_size(self, read):
+        with pytest.raises(ValueError, match="more than the 1,048,576 bytes"):
+            read({"label": "mass", "more": "x" * 2**20})
+
     @pytest.mark.parametrize("content", ["", "mass", '{"label": ', "\xff"])
     def test_what_is_no_json(self, read, content):
         with pytest.raises(ValueError, match=r'the file is no JSON; a label is a JSON object such as \{"label": "eff'):
@@ -360,6 +397,20 @@ class TestNrrd:
         with pytest.raises(
             ValueError, match="segments overlap in 12 voxels, and a voxel can be of one class; separate"
         ):
+            settle(file, volume)
+
+    @pytest.mark.parametrize(
+        ("fields", "told"),
+        [
+            ({"Layer": "9"}, "the layer 9, and has 2"),
+            ({"Layer": "-1"}, "the layer -1"),
+            ({"LabelValue": "$x"}, "numbers"),
+        ],
+    )
+    def test_segments_that_are_not_in_the_file(self, tmp_path, volume, mask, settle, fields, told):
+        segments = [{**self.LAYERS[0], **fields}, self.LAYERS[1]]
+        file = save_layers(tmp_path / "m.seg.nrrd", np.stack([mask == 1, mask == 2]), volume, segments)
+        with pytest.raises(ValueError, match=told):
             settle(file, volume)
 
     def test_a_voxel_of_a_layer_that_no_segment_has(self, tmp_path, volume, mask, settle):

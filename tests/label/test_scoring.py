@@ -229,7 +229,7 @@ def keep(server, model, held_out=(), **strategies):
             if name in names
         }
         info = {"validation": name in held_out, "scored": {model: "x"}, "queries": {model: queries}}
-        server.store.update_image_info(name, {"medssl": info})
+        server.app.writes.update({name: {"medssl": info}})
 
 
 def given_out(server, name, seconds):
@@ -312,7 +312,7 @@ class TestNextImage:
         keep(server, "multimix", joint=[first, second], entropy=[first, second])
         info = server.store.get_image_info(first)["medssl"]
         info["queries"]["multimix"]["joint"]["ask"] = "mask"
-        server.store.update_image_info(first, {"medssl": info})
+        server.app.writes.update({first: {"medssl": info}})
         given_out(server, first, 300)
         assert server.next("joint")["id"] == second
         server.save(first, {"label": "left"})

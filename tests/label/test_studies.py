@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
-from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support import ROOT
 
 from medssl_monai.data.phantom.files import write_dicom
-from medssl_monai.label.studies import KEY, SafeWrites, label_files, read_studies, restore
+from medssl_monai.label.studies import incomplete, label_files, read_studies
 
 
 class Store:
@@ -186,11 +179,18 @@ class TestImages:
         studies = read_studies(Store(), served(), 0.2)
         assert (studies.train, studies.validation, studies.held_out, studies.refused) == ([], [], set(), {})
 
-    def test_ids_stay_what_clients_know(self, tmp_path, caplog):
-        names = ["$a", "@b", "%c", "_$a", "d#1", "e@::f", "g h"]
+    def test_ids_stay_what_clients_know(self, tmp_path):
+        names = ["_$a", "d#1", "e@::f", "g h", "1.10", "-3"]
         store = Store({name: save_png(tmp_path / "one.png") for name in names})
         studies = read_studies(store, served(), 0.0)
         assert studies.image_of == {name: name for name in names}
+
+    def test_ids_that_a_configuration_would_evaluate_are_left_out(self, tmp_path):
+        names = ["$a", "@b", "%c", "=d", "\uff04e", "f\ng", "-h"]
+        store = Store({name: save_png(tmp_path / "one.png") for name in [*names, "good"]})
+        studies = read_studies(store, served(), 0.0)
+        assert studies.image_of == {"good": "good"} and set(studies.refused) == set(names)
+        assert "begins with '$', which a configuration would evaluate; rename the file" in studies.refused["$a"]
 
     @pytest.mark.parametrize("synthetic", [True, False])
     def test_phantoms(self, store, tmp_path, synthetic):
@@ -224,6 +224,38 @@ class TestSlices:
     @pytest.mark.parametrize("bundle", [served("mask", dimensions=3), served("class")])
     def test_others_take_the_volume_as_it_is(self, store, bundle):
         assert list(by_id(read_studies(store, bundle, 0.0).train)) == ["p", "v", "w"]
+
+
+class TestSeries:
+    @pytest.fixture
+    def paths(self, tmp_path):
+        """A series of six slices as single files, and one of four in two folders."""
+        found = {}
+        for number in range(10):
+            folder = tmp_path if number < 6 else tmp_path / f"half{number % 2}"
+            place = {"ImagePositionPatient": [0, 0, 2 * number], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+            header = {"SeriesDescription": "one" if number < 6 else "two", "PixelSpacing": [1, 1], **place}
+            file = save_slice(folder / f"{number}.dcm", "P", number, **header)
+            found |= {str(number): file} if number < 6 else {folder.name: folder}
+        return found | {"picture": save_png(tmp_path / "picture.png")}
+
+    def test_single_slices_are_no_volumes(self, paths):
+        assert incomplete(paths, True).keys() == paths.keys() - {"picture"}
+        assert "a part of a series of 6 slices that lies in 6 studies" in incomplete(paths, True)["0"]
+
+    def test_single_slices_are_images(self, paths):
+        assert incomplete(paths, False).keys() == {"half0", "half1"}
+
+    def test_it_is_looked_up_anew_when_files_change(self, paths, tmp_path):
+        assert "half0" in incomplete(paths, False)
+        for file in (tmp_path / "half1").iterdir():
+            file.rename(tmp_path / "half0" / file.name)
+        assert incomplete(paths, False) == {}
+
+    def test_they_are_left_out_by_name(self, paths):
+        studies = read_studies(Store(paths), served("mask", dimensions=3), 0.0)
+        assert [item["id"] for item in studies.train] == ["picture"]
+        assert studies.refused.keys() == paths.keys() - {"picture"}
 
 
 class TestHeldOut:
@@ -263,6 +295,12 @@ class TestHeldOut:
         groups = self.groups(store)
         assert groups["a"] == groups["b"]
         assert len({groups[name] for name in "abcdefgh"}) == 7
+
+    def test_spellings_of_one_patient(self, store):
+        spellings = ("007", "7", "7.0", " 7^", "1.10", "1.1")
+        store.infos = {name: {"PatientID": text} for name, text in zip("abcdef", spellings, strict=True)}
+        groups = self.groups(store)
+        assert len({groups[name] for name in "abcd"}) == 1 and len({groups[name] for name in "aef"}) == 3
 
     def test_a_file_without_a_patient_is_its_own(self, twelve, tmp_path):
         for number in (1, 2):
@@ -346,63 +384,6 @@ class TestHeldOut:
             labeled.add(name)
 
 
-# ---- several processes ----------------------------------------------------------------------------------------------
-
-
-class FileStore:
-    """As MONAI Label's LocalDatastore keeps its images: all in one file, written whole by who changes anything."""
-
-    def __init__(self, folder, clock=None):
-        self._datastore_config_path = os.path.join(folder, "datastore_v2.json")
-        self._lock_file = os.path.join(folder, ".lock")
-        self._config_ts, self._datastore = 0, SimpleNamespace(objects={})
-        self.clock = clock or (lambda: os.stat(self._datastore_config_path).st_mtime)
-        self._init_from_datastore_file()
-
-    def _init_from_datastore_file(self, throw_exception=False):
-        with FileLock(self._lock_file):
-            if os.path.exists(self._datastore_config_path) and self._config_ts != (ts := self.clock()):
-                content = json.loads(Path(self._datastore_config_path).read_text())
-                images = {name: SimpleNamespace(image=SimpleNamespace(info=info)) for name, info in content.items()}
-                self._datastore, self._config_ts = SimpleNamespace(objects=images), ts
-
-    def _update_datastore_file(self, lock=True):
-        with FileLock(self._lock_file):
-            content = {name: each.image.info for name, each in self._datastore.objects.items()}
-            Path(self._datastore_config_path).write_text(json.dumps(content))
-            self._config_ts = self.clock()
-
-    def add_image(self, image_id, image_filename, image_info):
-        self._datastore.objects[image_id] = SimpleNamespace(image=SimpleNamespace(info=dict(image_info)))
-        self._update_datastore_file()
-
-    def remove_image(self, image_id):
-        del self._datastore.objects[image_id]
-        self._reconcile_datastore()
-
-    def update_image_info(self, image_id, info):
-        self._datastore.objects[image_id].image.info.update(info)
-        self._update_datastore_file()
-
-    def _reconcile_datastore(self):
-        self._update_datastore_file()
-
-    def get_image_info(self, image_id):
-        return self._datastore.objects[image_id].image.info
-
-    save_label = remove_label = update_label_info = update_image_info
-
-    def refresh(self):
-        self._reconcile_datastore()
-
-
-@pytest.fixture(params=[None, lambda: 1], ids=["by the file's time", "all in one tick"])
-def open_store(tmp_path, request):
-    """Opens the datastore as another process does."""
-    FileStore(tmp_path).add_image("a", "", {})
-    return lambda: FileStore(tmp_path, request.param)
-
-
 def test_an_image_that_cannot_be_fetched_leaves_the_others(store, add, monkeypatch, caplog):
     def fetch(image_id):
         if image_id == "c":
@@ -415,138 +396,3 @@ def test_an_image_that_cannot_be_fetched_leaves_the_others(store, add, monkeypat
     assert {item["id"] for item in studies.train} == set("abdefgh")
     assert studies.refused == {"c": "cannot be fetched (ConnectionError)"}
     assert "archive" not in caplog.text
-
-
-class TestSafeWrites:
-    def test_without_it_changes_are_lost(self, tmp_path):
-        FileStore(tmp_path).add_image("a", "", {})
-        first, second = FileStore(tmp_path), FileStore(tmp_path)
-        first.update_image_info("a", {"one": 1})
-        second.update_image_info("a", {"two": 2})
-        assert FileStore(tmp_path).get_image_info("a") == {"two": 2}
-
-    def test_two_that_write_in_turn_lose_nothing(self, open_store):
-        first, second = open_store(), open_store()
-        SafeWrites(first), SafeWrites(second)
-        for number in range(5):
-            first.update_image_info("a", {f"first {number}": number})
-            second.update_image_info("a", {f"second {number}": number})
-            first.add_image(f"image {number}", "", {})
-        wanted = {f"{who} {number}": number for number in range(5) for who in ("first", "second")}
-        assert open_store().get_image_info("a") == wanted
-        assert second.get_image_info("a") == wanted
-        assert len(open_store()._datastore.objects) == 6
-
-    def test_many_at_once(self, open_store, monkeypatch):
-        first, second = open_store(), open_store()
-        second.add_image("b", "", {KEY: {"scored": 1}, "ts": 5})
-        writes = SafeWrites(first)
-        written = []
-        original = first._update_datastore_file
-        monkeypatch.setattr(first, "_update_datastore_file", lambda *args: (written.append(1), original(*args)))
-        writes.update({"a": {KEY: {"scored": 2}}, "b": {KEY: {"scored": 2}}, "gone": {KEY: {"scored": 2}}})
-        assert written == [1]
-        content = open_store()._datastore.objects
-        assert {name: each.image.info for name, each in content.items()} == {
-            "a": {KEY: {"scored": 2}},
-            "b": {KEY: {"scored": 2}, "ts": 5},  # what others keep of it stays
-        }
-
-    def test_what_others_wrote_is_there_after_reading(self, open_store):
-        first, second = open_store(), open_store()
-        writes = SafeWrites(first)
-        second.update_image_info("a", {"two": 2})
-        assert first.get_image_info("a") == {}
-        writes.read()
-        assert first.get_image_info("a") == {"two": 2}
-
-    def test_a_change_that_makes_another(self, open_store):
-        first, second = open_store(), open_store()
-        SafeWrites(first)
-        second.add_image("b", "", {})
-        first.remove_image("a")  # it reconciles the datastore, which is a change too
-        assert list(open_store()._datastore.objects) == ["b"]
-
-    def test_a_change_that_fails_leaves_no_lock(self, open_store):
-        first, second = open_store(), open_store()
-        SafeWrites(first), SafeWrites(second)
-        with pytest.raises(KeyError):
-            first.update_image_info("nobody", {})
-        second.update_image_info("a", {"two": 2})
-        assert open_store().get_image_info("a") == {"two": 2}
-
-    def test_arguments_and_answers_pass(self, open_store):
-        store = open_store()
-        store.save_label = lambda *arguments, **named: (arguments, named)
-        SafeWrites(store)
-        assert store.save_label("a", "file", label_tag="final") == (("a", "file"), {"label_tag": "final"})
-
-    def test_a_store_of_another_kind_stays_as_it_is(self):
-        store = Store({"a": Path("a.png")})
-        writes = SafeWrites(store)
-        assert not {"update_image_info", "save_label"} & vars(store).keys()
-        writes.read()
-        writes.update({"a": {KEY: 1}, "gone": {KEY: 1}})
-        assert store.infos == {"a": {KEY: 1}}
-
-    def test_a_change_that_was_broken_off_while_it_was_written(self, tmp_path, caplog):
-        FileStore(tmp_path).add_image("a", "", {})
-        store = FileStore(tmp_path)
-        SafeWrites(store)
-        store.update_image_info("a", {"label": "saved"})
-        store.update_image_info("a", {"last": 1})
-        file = tmp_path / "datastore_v2.json"
-        restore(file)
-        assert FileStore(tmp_path).get_image_info("a") == {"label": "saved", "last": 1}  # nothing was wrong
-        file.write_text(file.read_text()[:9])  # killed
-        restore(file)
-        assert FileStore(tmp_path).get_image_info("a") == {"label": "saved"}
-        assert "put back" in caplog.text
-        restore(tmp_path / "nothing" / "there.json")
-
-    @pytest.mark.slow
-    def test_two_processes_at_a_time(self, tmp_path):
-        """First without, then with `SafeWrites`: something is lost, then nothing."""
-        folders = [tmp_path / "plain", tmp_path / "safe"]
-        for folder in folders:
-            folder.mkdir()
-            FileStore(folder).add_image("a", "", {})
-        code = "import runpy, sys; runpy.run_path(sys.argv[1])['write_many'](*sys.argv[2:])"
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
-        command = [sys.executable, "-c", code, __file__, *map(str, folders)]
-        running = [subprocess.Popen([*command, who], env=environment) for who in ("first", "second")]
-        assert [process.wait(120) for process in running] == [0, 0]
-        wanted = {f"{who} {number}" for who in ("first", "second") for number in range(WRITES)}
-        plain, safe = (set(FileStore(folder).get_image_info("a")) for folder in folders)
-        assert safe == wanted
-        assert plain < wanted
-
-
-WRITES = 30
-
-
-def write_many(plain, safe, who):
-    """What each process does; both start when both are there."""
-    for folder in map(Path, (plain, safe)):
-        store = FileStore(folder)
-        writes = SafeWrites(store) if folder == Path(safe) else None
-        (folder / f"{who} is ready").touch()
-        while len(list(folder.glob("* is ready"))) < 2:
-            time.sleep(0.01)
-        for number in range(WRITES):
-            info = {f"{who} {number}": 1}
-            if writes and number % 2:
-                writes.update({"a": info})
-            else:
-                store.update_image_info("a", info)
-
-
-def test_threads_of_a_server_do_not_wait_for_each_other_forever(open_store):
-    store = open_store()
-    writes = SafeWrites(store)
-    with ThreadPoolExecutor(4) as pool:
-        changes = [pool.submit(store.update_image_info, "a", {str(n): n}) for n in range(20)]
-        changes += [pool.submit(writes.update, {"a": {str(n): n}}) for n in range(20, 40)]
-        for change in changes:
-            change.result(timeout=60)
-    assert len(open_store().get_image_info("a")) == 40

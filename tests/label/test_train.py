@@ -7,10 +7,14 @@ import logging
 
 import numpy as np
 import pytest
+from ignite.engine import Events
 from PIL import Image
 
+from medssl_monai.bundle import workflow
+from medssl_monai.data import write_datalist
 from medssl_monai.files import sha256
 from medssl_monai.label.served import ServedBundle
+from medssl_monai.label.studies import read_studies
 from medssl_monai.networks import pretrained, weights_metadata
 from medssl_monai.networks.pretrained import load_weights
 
@@ -181,7 +185,7 @@ class TestRefused:
         def stop(*arguments):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("medssl_monai.label.train.shutil.copyfile", stop)
+        monkeypatch.setattr("medssl_monai.label.train.shutil.copyfileobj", stop)
         with pytest.raises(KeyboardInterrupt):
             server.train("boostmis", max_epochs=1)
         assert sha256(weights) == before
@@ -256,3 +260,32 @@ def test_classes_in_files_of_other_sizes(serve, studies):
     with_labels(server, items, 5)
     server.save("large", {"label": "right"})
     assert server.train("boostmis", max_epochs=1)["weights"]
+
+
+@pytest.mark.parametrize("name", ["boostmis", "ssal"])
+def test_a_run_begun_by_monai_bundle_goes_on(serve, studies, untrained, tmp_path, logged, name):
+    """With the same images, labels and choices: what the app adds makes no other experiment of it."""
+    folder, items = studies(name, 12)
+    server = serve([untrained(name)], folder)
+    with_labels(server, items, 8)
+    served = server.app.served[name]
+    found = read_studies(server.store, served, 0.2, folder)
+    sections = {"training": found.train, "validation": found.validation}
+    write_datalist(tmp_path / "list.json", sections, served.classes or served.mask_classes, synthetic=found.synthetic)
+    places = {"output_dir": str(tmp_path / "run"), "ckpt_dir": str(tmp_path / "run" / "models"), "device": "cpu"}
+    chosen = {"labels": None, "rounds": 1, "epochs_per_round": 2, "on_bad_file": "skip", "query::budget": 0}
+    chosen |= {"query::cold_start": 0, "query::annotator": "@annotators::nobody", "bundle_root": str(served.folder)}
+    values = {**served.overrides, **places, **chosen}
+    begun = workflow(served.files, logging_file=False, datalist=str(tmp_path / "list.json"), **values)
+    begun.initialize()
+
+    def stop(engine):
+        raise KeyboardInterrupt
+
+    part(begun, "train::trainer").add_event_handler(Events.ITERATION_STARTED(once=4), stop)
+    with pytest.raises(KeyboardInterrupt):
+        begun.run()
+    run = served.run(found.train, found.validation, found.synthetic, epochs_per_round=2, **places)
+    run.run()
+    assert "Continuing" in logged.text and "after epoch 1" in logged.text
+    assert part(run, "train::trainer").state.epoch == 2 and part(run, "method").steps_done == 6

@@ -301,3 +301,14 @@ def test_a_segmentation_network_for_other_data_is_refused():
         prepare_network(unet(3), num_classes=3, channels=3)
     network = unet(3)
     assert prepare_network(network, num_classes=3, channels=1) is network
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_the_name_of_their_file(tmp_path, bad):
+    network = small_resnet(2)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    spoilt = {**before, "head.bias": torch.full((2,), bad)}
+    torch.save(spoilt, tmp_path / "spoilt.pt")
+    with pytest.raises(ValueError, match=r"spoilt\.pt holds weights that are not finite .* the first is head\.bias"):
+        prepare_network(network, pretrained=tmp_path / "spoilt.pt")
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

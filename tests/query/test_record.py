@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medssl_monai.data import Datalist, LabelPool
-from medssl_monai.data.pool import read_annotations
+from medssl_monai.data.annotations import annotate_from_table
 from medssl_monai.query import PoolOutputs, Query
 from medssl_monai.query.record import asked_for, query_record, read_query, write_query
 
@@ -60,30 +60,79 @@ def test_written_twice_as_json_and_as_a_table_to_fill_in(record, tmp_path):
     ]
 
 
-def test_the_table_comes_back_as_annotations(record, tmp_path):
+def test_the_table_comes_back_as_annotations(record, pool, tmp_path):
     write_query(tmp_path / "q.json", record)
     path = tmp_path / "q.csv"
     path.write_text(
         path.read_text(encoding="utf-8").replace("both,SYNTHETIC,\n", "both,SYNTHETIC,high\n"), encoding="utf-8"
     )
-    assert read_annotations(path, record["classes"]) == [(IDS[1], 1), (IDS[0], None)]
+    assert annotate_from_table(pool, path)["label"] == ([IDS[1]], [])
+    assert [pool.label(i) for i in range(3)] == [None, 1, None]
 
 
-def fill_in(path, order=1, encoding="utf-8"):
+def fill_in(path, order=1, encoding="utf-8", delimiter=","):
     rows = [{**row, "label": "low"} for row in table_of(path)][::order]
     with path.open("w", newline="", encoding=encoding) as file:
-        table = csv.DictWriter(file, rows[0])
+        table = csv.DictWriter(file, rows[0], delimiter=delimiter)
         table.writeheader()
         table.writerows(rows)
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_what_a_person_filled_in_is_not_overwritten(record, tmp_path, encoding):
+SAVED = [("utf-8", ","), ("utf-8-sig", ";"), ("cp1252", ";"), ("utf-16", "\t"), ("utf-16-le", ",")]
+
+
+@pytest.mark.parametrize(("encoding", "delimiter"), SAVED)
+def test_what_a_person_filled_in_is_not_overwritten(record, tmp_path, encoding, delimiter):
     write_query(tmp_path / "q.json", record)
-    filled = fill_in(tmp_path / "q.csv", encoding=encoding)
+    filled = fill_in(tmp_path / "q.csv", encoding=encoding, delimiter=delimiter)
     write_query(tmp_path / "q.json", record)
     assert (tmp_path / "q.csv").read_bytes() == filled
+
+
+@pytest.mark.parametrize(("encoding", "delimiter"), SAVED)
+def test_what_a_person_filled_in_for_another_query_is_moved_aside(record, tmp_path, encoding, delimiter):
+    write_query(tmp_path / "q.json", record)
+    filled = fill_in(tmp_path / "q.csv", encoding=encoding, delimiter=delimiter)
+    write_query(tmp_path / "q.json", {**record, "items": record["items"][:1]})
+    assert (tmp_path / "q.previous1.csv").read_bytes() == filled
+    assert [row["label"] for row in table_of(tmp_path / "q.csv")] == [""]
+
+
+UNREADABLE = [b"\0\1\2\xff", b"PK\3\4 a workbook", b"id,id,label\n", b'id,label\n"a,low\n', b"\n", b"anything\n"]
+
+
+@pytest.mark.parametrize("content", UNREADABLE)
+def test_a_table_that_cannot_be_read_is_moved_aside_and_never_overwritten(record, tmp_path, content):
+    (tmp_path / "q.csv").write_bytes(content)
+    write_query(tmp_path / "q.json", record)
+    assert (tmp_path / "q.previous1.csv").read_bytes() == content
+    assert len(table_of(tmp_path / "q.csv")) == 2
+
+
+def test_a_filled_table_with_a_bad_row_is_still_that_of_its_query(record, tmp_path):
+    write_query(tmp_path / "q.json", record)
+    filled = fill_in(tmp_path / "q.csv").replace(b"unstable,", b"unstable,,")
+    (tmp_path / "q.csv").write_bytes(filled)
+    write_query(tmp_path / "q.json", record)
+    assert (tmp_path / "q.csv").read_bytes() == filled
+
+
+def test_no_cell_is_computed_by_a_spreadsheet(tmp_path):
+    names = ["-1", "+", "-"]
+    pool = LabelPool(Datalist([{"image": f"{i}", "id": name} for i, name in enumerate(names)], classes=names))
+    outputs = PoolOutputs(torch.arange(3), torch.zeros(3, dtype=torch.bool), torch.rand(3, 3))
+    record = query_record(Query(torch.arange(3), ["=1+1", "@x", "-5"]), outputs, pool)
+    write_query(tmp_path / "q.json", record)
+    cells = [cell for row in table_of(tmp_path / "q.csv") for cell in row.values()]
+    assert not [cell for cell in cells if cell[:1] in tuple("=+-@")]
+    path = tmp_path / "q.csv"
+    path.write_text("".join(f"{line}\n" if "id" in line else f"{line}'-\n" for line in path.read_text().splitlines()))
+    assert annotate_from_table(pool, path)["label"] == (names, [])
+    assert [pool.label(i) for i in range(3)] == [2, 2, 2]
+    filled = path.read_text()
+    write_query(tmp_path / "q.json", record)
+    assert path.read_text() == filled
 
 
 def test_a_filled_table_that_was_sorted_in_a_spreadsheet_is_not_overwritten(record, tmp_path):
@@ -142,7 +191,8 @@ def test_the_table_of_findings_shows_what_to_write_and_is_read_back(findings, tm
     assert {row["choices"] for row in rows} == {"none; effusion; mass"}
     text = (tmp_path / "q.csv").read_text().replace("mass,\n", "mass,mass; ?effusion\n", 1)
     (tmp_path / "q.csv").write_text(text)
-    assert read_annotations(tmp_path / "q.csv", pool.classes, pool.task) == [("s0", [-1, 1]), ("s1", None)]
+    assert annotate_from_table(pool, tmp_path / "q.csv")["label"] == (["s0"], [])
+    assert pool.label(0) == [-1, 1]
     write_query(tmp_path / "q.json", record)
     assert (tmp_path / "q.csv").read_text() == text
 
@@ -224,9 +274,10 @@ def test_labels_and_masks_are_filled_into_one_table(joint, tmp_path):
     assert [(row["id"], row["ask"]) for row in rows] == [("s2", "label"), ("s0", "mask")]
     path = tmp_path / "q.csv"
     path.write_text(path.read_text().replace(",label,,", ",label,high,").replace(",mask,,", ",mask,,m/0.png"))
-    assert read_annotations(path, pool.classes, pool.task) == [("s2", 1), ("s0", None)]
-    masks = read_annotations(path, pool.beside.classes, pool.beside.task, "mask")
-    assert masks == [("s2", None), ("s0", str(tmp_path / "m/0.png"))]
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "0.png").write_bytes(b"")
+    assert annotate_from_table(pool, path) == {"label": (["s2"], []), "mask": (["s0"], [])}
+    assert (pool.label(2), pool.beside.label(0)) == (1, str(tmp_path / "m/0.png"))
     filled = path.read_text()
     write_query(tmp_path / "q.json", record)
     assert path.read_text() == filled
@@ -250,3 +301,51 @@ def test_an_empty_table_of_another_query_of_the_same_images_is_replaced(joint, t
     write_query(tmp_path / "q.json", query_record(joint_query(None), outputs, pool))
     assert list(table_of(tmp_path / "q.csv")[0]) == ["id", "rank", "reason", "label"]
     assert not (tmp_path / "q.previous1.csv").exists()
+
+
+# ---- files that others wrote or damaged -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"query_size": [1]},
+        {"query_size": "12"},
+        {"classes": ["low", "low"]},
+        {"classes": ["$open('x')", "high"]},
+        {"classes": [["low"], "high"]},
+        {"task": "queries"},
+        {"task": {}},
+        {"synthetic": "no"},
+        {"items": {}},
+        {"items": [[]]},
+        {"items": ["a"]},
+        {"item": {"id": 3}},
+        {"item": {"id": ""}},
+        {"item": {"id": "$open('x')"}},
+        {"item": {"rank": "1"}},
+        {"item": {"rank": True}},
+        {"item": {"reason": None}},
+        {"item": {"scores": [1]}},
+        {"item": {"scores": {"entropy": "high"}}},
+        {"item": {"predicted": 1}},
+        {"item": {"confidence": "high"}},
+        {"item": {"ask": "labels"}},
+        {"item": {"ask": []}},
+        {"item": {"findings": {"effusion": 0.5}}},
+        {"item": {"findings": {"effusion": 0.5, "mass": None}}},
+    ],
+)
+def test_a_damaged_query_is_refused_by_name(findings, tmp_path, changes):
+    _, record = findings
+    items = [{**record["items"][0], **changes.pop("item", {})}, record["items"][1]]
+    (tmp_path / "q.json").write_text(json.dumps({**record, "items": items, **changes}))
+    with pytest.raises(ValueError, match=r"q\.json"):
+        read_query(tmp_path / "q.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"items": [], "items": []}', "[" * 100_000])
+def test_what_is_no_query_is_refused_by_name(tmp_path, text):
+    (tmp_path / "q.json").write_text(text)
+    with pytest.raises(ValueError, match=r"q\.json"):
+        read_query(tmp_path / "q.json")

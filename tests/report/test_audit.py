@@ -100,6 +100,7 @@ def test_the_page_is_one_file_without_script(write):
 
 def test_names_from_outside_are_escaped(write):
     copies = counted(entry(EVIL, "b"), images=2)
+    copies["list"][0]["items"][1] |= {"section": EVIL, "label": EVIL, "group": EVIL}
     shared = make_result()["shared_groups"]
     shared["list"] = [{"name": EVIL, "items": {"training": 1}}]
     page, outline = write(
@@ -112,7 +113,8 @@ def test_names_from_outside_are_escaped(write):
         images={EVIL: np.zeros((8, 8), dtype=np.uint8)},
     )
     assert "<script>" not in page
-    assert outline.text.count(EVIL) >= 7
+    assert outline.text.count(EVIL) >= 10
+    assert not outline.all("a")
 
 
 def test_what_is_too_much_is_counted(write):

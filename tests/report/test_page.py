@@ -103,7 +103,7 @@ def test_the_page_needs_nothing_but_itself(render):
 
 def test_text_from_files_is_no_markup(render):
     trap = '<script>alert("1")</script>\'&'
-    item = make_item(id=trap, reason=trap, scores={trap: 0.5}, annotated=trap, predicted=trap)
+    item = make_item(id=trap, rank=trap, reason=trap, scores={trap: 0.5}, annotated=trap, predicted=trap, ask=trap)
     broken = {**evaluation(0.5), "undefined": {trap: trap}, "interval": trap, "per_class": {trap: {trap: 1}}}
     del broken["metrics"]["auroc"]
     page = render(
@@ -116,7 +116,8 @@ def test_text_from_files_is_no_markup(render):
         queries=[{"round": 0, "epoch": 1, "strategy": trap, "items": [item]}],
     )
     assert "<script" not in page
-    assert Outline(page).text.count(trap) >= 15
+    assert Outline(page).text.count(trap) >= 17
+    assert not {"a", "form", "base"} & {tag for tag, _ in Outline(page).tags}  # nothing to follow
     assert trap in Outline(page).all("img")[-1]["alt"]
 
 

@@ -57,13 +57,17 @@ def test_deep_volume_without_an_index_says_what_to_add(volume):
         TakeSliced("image")({"image": volume, "id": "scan 7"})
 
 
-@pytest.mark.parametrize("kind", [torch.as_tensor, MetaTensor])
+def colours(values):
+    """As a reader marks them."""
+    return MetaTensor(values, meta={"colour": True})
+
+
 @pytest.mark.parametrize("given", [1, 3, 4])
 @pytest.mark.parametrize("wanted", [1, 3])
-def test_channels_are_settled_and_the_type_kept(kind, given, wanted):
-    image = kind(torch.rand(given, 4, 5))
+def test_channels_are_settled_and_the_type_kept(given, wanted):
+    image = colours(torch.rand(given, 4, 5))
     result = Channelsd("image", wanted)({"image": image})["image"]
-    assert type(result) is type(image)
+    assert type(result) is MetaTensor
     assert result.shape == (wanted, 4, 5)
     if given == 1:
         assert torch.equal(torch.as_tensor(result), torch.as_tensor(image).expand(wanted, 4, 5))
@@ -73,7 +77,7 @@ def test_channels_are_settled_and_the_type_kept(kind, given, wanted):
 
 def test_luminance_of_grey_stored_as_colour_is_the_grey():
     grey = torch.arange(256.0).reshape(1, 16, 16)
-    result = Channelsd("image", 1)({"image": grey.repeat(3, 1, 1)})["image"]
+    result = Channelsd("image", 1)({"image": colours(grey.repeat(3, 1, 1))})["image"]
     assert torch.allclose(result, grey, atol=1e-4)
 
 
@@ -81,7 +85,7 @@ def test_luminance_is_that_of_pillow():
     from PIL import Image
 
     rgb = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
-    result = Channelsd("image", 1)({"image": torch.from_numpy(rgb).permute(2, 0, 1)})["image"]
+    result = Channelsd("image", 1)({"image": colours(torch.from_numpy(rgb).permute(2, 0, 1))})["image"]
     assert np.abs(result[0].numpy() - np.asarray(Image.fromarray(rgb).convert("L"))).max() <= 1
 
 
@@ -91,14 +95,23 @@ def test_affine_survives(volume):
 
 
 def test_channels_other_than_grey_and_colour_are_refused(volume):
-    with pytest.raises(ValueError, match="scan 7: 'image' has 2 channels"):
+    with pytest.raises(ValueError, match="scan 7: 'image' has 2 channels that are no colours, and 1 is wanted"):
         Channelsd("image", 1)({"image": volume, "id": "scan 7"})
+    with pytest.raises(ValueError, match="has 2 channels"):
+        Channelsd("image", 1)({"image": colours(torch.rand(2, 4, 5))})
     with pytest.raises(ValueError, match=r"must be 1 .* or 3 .*, got 2"):
         Channelsd("image", 2)
 
 
-GREY = torch.arange(12.0).reshape(1, 3, 4)
-COLOUR = torch.arange(36.0).reshape(3, 3, 4)
+@pytest.mark.parametrize("image", [torch.rand(4, 3, 3, 3), MetaTensor(torch.rand(3, 3, 3), meta={"colour": False})])
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_sequences_are_no_colours_however_many_they_are(image, wanted):
+    with pytest.raises(ValueError, match=rf"scan 7: .* has {len(image)} channels that are no colours, and {wanted}"):
+        Channelsd("image", wanted)({"image": image, "id": "scan 7"})
+
+
+GREY = colours(torch.arange(12.0).reshape(1, 3, 4))
+COLOUR = colours(torch.arange(36.0).reshape(3, 3, 4))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medssl_monai import limits
 from medssl_monai.data.datalist import Item, Key
 from medssl_monai.data.patients import as_written, same_patient
 from medssl_monai.data.pseudonym import load_key, pseudonym
@@ -33,6 +35,7 @@ EMPTY = {"", "na", "n/a", "nan", "none", "null", "?"}
 """Cells that say nothing, in lower case."""
 SUFFIX = re.compile(r"\.(png|jpe?g|dcm|dicom|ima|nii|nii\.gz)$", re.IGNORECASE)
 KERMANY = re.compile(r"(?P<patient>person\d+|(?:NORMAL2-)?IM-\d+)[_-]")
+LONGEST_NAME = 100
 EACH_ITS_OWN = "every file its own: nothing keeps images of one patient in one section"
 
 
@@ -108,9 +111,12 @@ class Found:
         copies: files to copy into the folder that is the item's ``image``, by that image: DICOM series that share
             their folder with others.
         files: names of the files for `pixels` without suffix, in lower case.
+        again: how often names of `pixels` came again.
         dropped: what is not in `items`, by reason.
         noted: what is, but not as the source says, by reason.
         quarantine: files that cannot be used: ``id``, ``image``, ``reason``.
+        passed_over: files below the source that are no images, relative to it, by reason.
+        rows: rows of the table, and how many of them are of images here.
         grouping: what the groups are.
         features: the items are rows of feature tables, not images.
         synthetic: the images are phantoms.
@@ -124,9 +130,12 @@ class Found:
     pixels: dict[str, Array] = field(default_factory=dict)
     copies: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
+    again: Counter[str] = field(default_factory=Counter)
     dropped: Findings = field(default_factory=dict)
     noted: Findings = field(default_factory=dict)
     quarantine: list[dict[str, str]] = field(default_factory=list)
+    passed_over: Findings = field(default_factory=dict)
+    rows: tuple[int, int] = (0, 0)
     grouping: str = EACH_ITS_OWN
     features: bool = False
     synthetic: bool = False
@@ -147,17 +156,17 @@ class Found:
         """Add an image that is no file yet; returns its id, which is `name`, with a number if that is taken.
 
         Args:
-            pixels: ``(H, W)`` or ``(H, W, 3)``, uint8.
+            pixels: ``(H, W)``, uint8 or uint16, or ``(H, W, 3)``, uint8.
             name: the publisher's name of it.
             group: patient, lesion or the name.
             label: class index (negative: unknown), multi-hot values, or None.
             section: the publisher's, or None.
         """
-        unique, again = name, 1
+        unique = name
         while unique in self.pixels:
-            again += 1
-            unique = f"{name}~{again}"
-        safe = re.sub(r"[^\w.~-]", "_", SUFFIX.sub("", unique))
+            self.again[name] += 1
+            unique = f"{name}~{self.again[name] + 1}"
+        safe = re.sub(r"[^\w.~-]", "_", SUFFIX.sub("", unique), flags=re.ASCII)[:LONGEST_NAME]
         if safe.lower() in self.files:  # ids may differ in what a file name cannot hold
             safe += "-" + hashlib.sha256(unique.encode()).hexdigest()[:8]
         self.files.add(safe.lower())
@@ -178,6 +187,7 @@ def numbered(items: Iterable[Item]) -> tuple[str, ...]:
     """Class names ``0``, ``1``, ... for labels that have no others."""
     labels = [item["label"] for item in items if not isinstance(item.get("label"), str | None)]
     count = max((len(label) if isinstance(label, list) else label + 1 for label in labels), default=0)
+    limits.check("max_classes", count, "the source")
     return tuple(str(k) for k in range(count))
 
 

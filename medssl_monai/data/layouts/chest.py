@@ -10,7 +10,7 @@ from pathlib import Path
 from medssl_monai.data.layouts.base import EMPTY, Found, Request
 from medssl_monai.data.layouts.files import image_files
 from medssl_monai.data.layouts.table import finding, join
-from medssl_monai.tables import Row, Table, header_of
+from medssl_monai.tables import Row, Table, header_of, lines_of
 
 CHEXPERT = (
     *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"),
@@ -47,7 +47,7 @@ def read_chexpert(request: Request) -> Found:
         ValueError: if a column is missing, or the request names columns.
     """
     wanted = _wanted(request, CHEXPERT)
-    images = image_files(request.source)
+    there = image_files(request.source)
     tables = [request.source / name for name in CHEXPERT_TABLES]
     total, named = Found(), set()
     for path in [request.table] if request.table else filter(Path.is_file, tables):
@@ -64,10 +64,10 @@ def read_chexpert(request: Request) -> Found:
             rows.append((number, _row(place.groupdict(), row, CHEXPERT_META, labels)))
         paths = {row["image"] for _, row in rows}
         named |= paths
-        files = [name for name in images if name in paths]
+        files = [name for name in there.images if name in paths]
         _add(total, path.name, problems, _join(rows, table.bad, files, wanted, request))
-    total.add("dropped", "file without a row", *(name for name in images if name not in named))
-    total.grouping = "patient, read from the path"
+    total.add("dropped", "file without a row", *(name for name in there.images if name not in named))
+    total.grouping, total.passed_over = "patient, read from the path", there.unused(CHEXPERT_TABLES)
     return total
 
 
@@ -100,16 +100,16 @@ def read_chestxray14(request: Request) -> Found:
         known = stated <= set(CHESTXRAY14)
         if not known and cell.lower() not in EMPTY:
             problems.add("noted", f"Finding Labels: none of the {len(CHESTXRAY14)} findings", f"row {number}")
-        patient = str(int(patient)) if patient.isdecimal() else patient  # NIH's files write it with and without zeros
+        patient = patient.lstrip("0") or patient  # NIH's files write it with and without zeros
         place = {"image": image, "id": image, "patient": patient, "split": split.get(image, "")}
         labels = {name: int(name in stated) if known else None for name in wanted}
         rows.append((number, _row(place, row, NIH_META, labels)))
     found, names = Found(), {row["image"] for _, row in rows}
-    images = image_files(request.source)
-    files = [name for name in images if Path(name).name in names]
+    there = image_files(request.source)
+    files = [name for name in there.images if Path(name).name in names]
     _add(found, path.name, problems, _join(rows, table.bad, files, wanted, request))
-    found.add("dropped", "file without a row", *(name for name in images if Path(name).name not in names))
-    found.grouping = "column 'Patient ID'"
+    found.add("dropped", "file without a row", *(name for name in there.images if Path(name).name not in names))
+    found.grouping, found.passed_over = "column 'Patient ID'", there.unused([path.name, *NIH_LISTS])
     return found
 
 
@@ -143,7 +143,8 @@ def _only_table(source: Path) -> Path:
 
 def _nih_split(source: Path) -> dict[str, str]:
     """``train`` or ``test`` by image; empty without the lists."""
-    lists = {name: set((source / name).read_text().split()) for name in NIH_LISTS if (source / name).is_file()}
+    there = [name for name in NIH_LISTS if (source / name).is_file()]
+    lists = {name: {image for line in lines_of(source / name) for image in line.split()} for name in there}
     if len(lists) == 1:
         raise ValueError(f"there is only {min(lists)} of {list(NIH_LISTS)}; put the other beside it, or take it away.")
     both = set.intersection(*lists.values()) if lists else set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,13 @@ from typing import Any
 import numpy as np
 
 from medssl_monai.data.layouts.base import Array, Found, Request
+from medssl_monai.data.layouts.mat import read_mat
+from medssl_monai.data.layouts.plain_pickle import ForbiddenError, read_pickle
 
 CIFAR10 = {**{f"data_batch_{k}": "training" for k in range(1, 6)}, "test_batch": "testing"}
 CIFAR100 = {"train": "training", "test": "testing"}
 SVHN = {"train_32x32.mat": "training", "test_32x32.mat": "testing"}
 SIDE = 32
-ARRAY_PARTS = {
-    *(("numpy", "ndarray"), ("numpy", "dtype")),
-    *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),  # before and since NumPy 2
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-}
-"""What pickles of arrays call."""
 
 
 def fits_cifar(source: Path) -> bool:
@@ -46,6 +41,8 @@ def read_cifar(request: Request) -> Found:
         if not isinstance(labels, list) or len(labels) != len(images):
             raise ValueError(f"{name} does not hold a label for each of its {len(images)} images.")
         names = batch.get("filenames") or [f"{name}_{k:05d}" for k in range(len(images))]
+        if not isinstance(names, list) or len(names) != len(images) or not all(map(_is_text, names)):
+            raise ValueError(f"{name} does not hold a file name for each of its {len(images)} images.")
         pixels = images.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
         _add(found, pixels, labels, [_text(one) for one in names], section, name, 100 if hundred else 10)
     return found
@@ -62,19 +59,13 @@ def read_svhn(request: Request) -> Found:
     Raises:
         ValueError: if a file is no MATLAB file with ``X`` and ``y``.
     """
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     found = Found(classes=request.classes or tuple(str(digit) for digit in range(10)))
     for name, section in _there(request.source, SVHN, found):
-        try:
-            content = loadmat(request.source / name, variable_names=("X", "y"))
-        except (MatReadError, NotImplementedError, TypeError, ValueError) as error:
-            raise ValueError(f"{name} is no MATLAB file of version 4 to 7: {error}; download it anew.") from error
+        content = read_mat(request.source / name, ("X", "y"))
         images, labels = content.get("X"), content.get("y")
         if images is None or labels is None or images.shape != (SIDE, SIDE, 3, labels.size) or images.dtype != np.uint8:
             raise ValueError(f"{name} does not hold uint8 images X ({SIDE}, {SIDE}, 3, N) and labels y (N, 1).")
-        digits = [0 if label == 10 else int(label) for label in labels.ravel()]
+        digits = [0 if label == 10 else int(label) if float(label).is_integer() else -1 for label in labels.ravel()]
         names = [f"{section}_{k:06d}" for k in range(labels.size)]
         _add(found, images.transpose(3, 0, 1, 2), digits, names, section, name, 10)
     return found
@@ -89,32 +80,22 @@ def load_batch(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it holds anything else, or is no pickle of a dictionary.
     """
-    with path.open("rb") as file:
-        try:
-            content = _ArraysOnly(file, encoding="bytes").load()
-        except _ForbiddenError as error:
-            raise ValueError(
-                f"{path.name} is a pickle that asks for {error}, which no CIFAR batch needs and which may do harm; it "
-                "was not loaded. Download the archive anew from its publisher."
-            ) from error
-        except Exception as error:  # a damaged pickle can raise nearly anything
-            raise ValueError(f"{path.name} is no readable pickle ({error}); unpack the archive anew.") from error
+    try:
+        content = read_pickle(path)
+    except ForbiddenError as error:
+        raise ValueError(
+            f"{path.name} is a pickle that asks for {error}, which no CIFAR batch needs and which may do harm; it was "
+            "not loaded. Download the archive anew from its publisher."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no readable pickle ({error}); unpack the archive anew.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} is a pickle of a {type(content).__name__}, not of a dictionary as CIFAR's are.")
     return {_text(key): value for key, value in content.items()}
 
 
-class _ForbiddenError(pickle.UnpicklingError):
-    """Names what a pickle asked for."""
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Finds nothing but what arrays are put together from."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ARRAY_PARTS:
-            raise _ForbiddenError(f"{module}.{name}")
-        return super().find_class(module, name)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | bytes)
 
 
 def _text(name: Any) -> str:
@@ -126,7 +107,10 @@ def _names(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise ValueError(f"{path.name}, which names the classes, is missing; unpack the archive anew.")
     content = load_batch(path)
-    return tuple(_text(name) for name in content.get("fine_label_names") or content.get("label_names") or ())
+    names = content.get("fine_label_names") or content.get("label_names")
+    if not isinstance(names, list) or not all(map(_is_text, names)):
+        raise ValueError(f"{path.name} holds no list of the names of the classes; unpack the archive anew.")
+    return tuple(_text(name) for name in names)
 
 
 def _there(source: Path, files: dict[str, str], found: Found) -> Iterable[tuple[str, str]]:

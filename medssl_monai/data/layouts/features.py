@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from medssl_monai import limits
 from medssl_monai.data.layouts.base import (
     EACH_ITS_OWN,
     SECTION_NAMES,
@@ -18,6 +20,8 @@ from medssl_monai.data.layouts.base import (
     numbered,
     relative,
 )
+from medssl_monai.data.layouts.npy import read_npy
+from medssl_monai.files import read_json
 from medssl_monai.tables import Table
 
 FEATURES, TARGETS, ITEMS, DESCRIPTION = "-features.npy", "-targets.npy", "-items.csv", "features.json"
@@ -59,33 +63,45 @@ def read(request: Request) -> Found:
             found.items.append(item)
             if section := SECTION_NAMES.get(stem.lower()):
                 found.sections[name] = section
+    name, count = next(iter(Counter(item["id"] for item in found.items).most_common(1)), ("", 0))
+    if count > 1:
+        raise ValueError(
+            f"the feature tables have {count} rows of the id {name!r}; ids must be unique, write them anew."
+        )
     if len(widths) > 1:
         raise ValueError(f"the feature tables differ in width: {sorted(widths)}; they must come from one network.")
     if len(found.sections) < len(found.items):
         found.sections = {}
     grouped = any(item["group"] != item["id"] for item in found.items)
     found.grouping = "as in NAME-items.csv" if grouped else EACH_ITS_OWN.replace("file", "row")
-    told = request.source / DESCRIPTION
-    content = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+    content = _description(request.source / DESCRIPTION)
     found.classes = request.classes or tuple(content.get("classes", ())) or numbered(found.items)
+    if beyond := [item["id"] for item in found.items if item.get("label", 0) >= len(found.classes)]:
+        raise ValueError(f"the target of {beyond[0]!r} is none of the {len(found.classes)} classes; name all of them.")
     found.synthetic = bool(content.get("synthetic", False))
     return found
 
 
-def _load(path: Path, ndim: int) -> Array:
-    try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path.name} cannot be read as an array of numbers ({error}).") from None
-    if array.ndim != ndim or not np.issubdtype(array.dtype, np.number):
-        raise ValueError(f"{path.name} must hold numbers in {ndim} dimensions, got {array.dtype} {array.shape}.")
+def _description(path: Path) -> dict[str, Any]:
+    content = read_json(path) if path.exists() else {}
+    names = content.get("classes", []) if isinstance(content, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path.name} must be an object with a list of texts as `classes`; write it anew.")
+    return dict(content)
+
+
+def _load(path: Path, *dimensions: int) -> Array:
+    array = read_npy(path)
+    if array.ndim not in dimensions or array.dtype.kind not in "biuf":
+        many = " or ".join(map(str, dimensions))
+        raise ValueError(f"{path.name} must hold numbers in {many} dimensions, got {array.dtype} {array.shape}.")
     return array
 
 
 def _targets(path: Path, count: int) -> list[int]:
     if not path.exists():
         return [-1] * count
-    targets = _load(path, np.load(path, mmap_mode="r", allow_pickle=False).ndim)
+    targets = _load(path, 1, 2)
     if targets.ndim == 2 and targets.shape[1] > 1:
         if not np.isin(targets, (0, 1)).all() or not (targets.sum(axis=1) == 1).all():
             raise ValueError(f"{path.name} has {targets.shape[1]} columns that are not one-hot; keep the one to learn.")
@@ -93,8 +109,12 @@ def _targets(path: Path, count: int) -> list[int]:
     targets = targets.reshape(-1)
     if len(targets) != count:
         raise ValueError(f"{path.name} has {len(targets)} targets for {count} rows of features.")
-    if (targets != np.round(targets)).any():
+    if targets.dtype.kind == "f" and not (np.isfinite(targets) & (targets == np.floor(targets))).all():
         raise ValueError(f"{path.name} must hold class indices, or -1 for unlabeled.")
+    if len(targets) and (targets.min() < -1 or targets.max() >= limits.limit("max_classes")):
+        raise ValueError(
+            f"{path.name} must hold class indices, or -1 for unlabeled, got {targets.min()} and {targets.max()}."
+        )
     return [int(target) for target in targets]
 
 
@@ -104,4 +124,7 @@ def _items(path: Path, stem: str, count: int) -> list[tuple[str, str]]:
     table = Table.read(path)
     if not {"id", "group"} <= set(table.header) or len(table.rows) != count:
         raise ValueError(f"{path.name} must have the columns id and group and {count} rows; write both files anew.")
+    empty = next((number for number, row in table.rows if not (row["id"] and row["group"])), None)
+    if empty is not None:
+        raise ValueError(f"{path.name}, line {empty}: there is no id or no group; write both files anew.")
     return [(row["id"], row["group"]) for _, row in table.rows]

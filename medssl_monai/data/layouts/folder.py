@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from medssl_monai.data.layouts.base import KERMANY, SECTION_NAMES, Found, Request
+from medssl_monai.data.layouts.base import KERMANY, SECTION_NAMES, Found, Request, relative
 from medssl_monai.data.layouts.files import image_files
 from medssl_monai.data.layouts.masks import MaskFinder
 from medssl_monai.data.layouts.table import join
@@ -14,20 +15,25 @@ from medssl_monai.tables import Table
 
 def read(request: Request) -> Found:
     """PNG, JPEG, NIfTI and DICOM files, wherever they lie below the folder."""
-    files = [
-        name
-        for name in image_files(request.source)
-        if not any(fnmatchcase(name, pattern) or fnmatchcase(Path(name).name, pattern) for pattern in request.ignore)
-    ]
+    there = image_files(request.source)
+    ignored = [name for name in there.images if _fits(name, request.ignore)]
+    files = [name for name in there.images if name not in set(ignored)]
     if request.class_folders:
         if request.table:
             raise ValueError("give either a `table` or `class_folders`, not both.")
         masks = MaskFinder(request.source, request.masks, Table(), files).files
-        table = _folders_as_table([name for name in files if name not in masks])
+        table, used = _folders_as_table([name for name in files if name not in masks]), list[str]()
     else:
         path = find_table(request)
+        used = [relative(path, request.source)] if path else []
         table = Table.read(path) if path else Table()
-    return join(table, request.source, files, request, request.names)
+    found = join(table, request.source, files, request, request.names)
+    found.passed_over = there.unused(used, {"fits a pattern to ignore": ignored})
+    return found
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) or fnmatchcase(Path(name).name, pattern) for pattern in patterns)
 
 
 def find_table(request: Request) -> Path | None:

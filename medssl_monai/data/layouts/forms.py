@@ -35,8 +35,7 @@ def check_rows(table: Table, found: Found, files: Sequence[Path], column: str, r
     Raises:
         ValueError: with what the column holds instead, if the headers of DICOM files tell.
     """
-    lost = sum(len(found.dropped.get(f"row {why}", ())) for why in ("whose file is missing", "that fits several files"))
-    if not files or not table.rows or lost < len(table.rows):
+    if not files or not table.rows or found.rows[1] or found.dropped.get("row whose file cannot be used"):
         return
     cells = {same_patient(row[column]): row[column] for _, row in table.rows}
     example = next(iter(cells.values()))

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.layouts.base import SECTION_NAMES, SUFFIX, Found, first, natural
-from medssl_monai.tables import Table
+from medssl_monai.tables import Table, lines_of
 
 PUBLISHED = {"tear350": 349, "tear600": 599, "tear800": 799, "tear1200": 1199, "tear2000": 2000}
 """How many lines the lists of TEAR (Yang et al., MICCAI 2022; github.com/CityU-AIM-Group/TEAR) have."""
@@ -129,7 +129,7 @@ def _lines(path: Path) -> list[tuple[int, str, Label]]:
             raise ValueError(f"{path.name} has no column 'image', only {table.header}; name the column of images so.")
         return [(number, row[image], (label and row[label]) or None) for number, row in table.rows]
     lines: list[tuple[int, str, Label]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         name, *rest = line.split() or [""]
         if rest and set(rest) <= {"0", "1"} and rest.count("1") == 1:
             lines.append((number, name, [int(value) for value in rest]))
@@ -146,7 +146,7 @@ def _index(label: Label, classes: Sequence[str]) -> int | None:
         return lower.index(ISIC2018[label.index(1)]) if known else None
     if label in classes:
         return classes.index(label or "")
-    return int(label) if label and label.isdecimal() and int(label) < len(classes) else None
+    return {str(k): k for k in range(len(classes))}.get(label or "")
 
 
 def _compare(items: Sequence[Item], index: int | None, labeled: bool, name: str, number: int, found: Found) -> None:
@@ -162,13 +162,16 @@ def _sections_beside(path: Path, by_name: dict[str, list[Item]]) -> dict[str, st
     if not all(file.is_file() for file in files):
         return {}
     files |= {path: "training", path.with_name(path.name.replace("Train", "Train_unl")): "training"}
-    return {
-        item["id"]: section
-        for file, section in files.items()
-        if file.is_file()
-        for _, name, _ in _lines(file)
-        for item in by_name.get(_stem(name), [])
-    }
+    sections: dict[str, str] = {}
+    for file, section in files.items():
+        for number, name, _ in _lines(file) if file.is_file() else ():
+            for item in by_name.get(_stem(name), []):
+                if sections.setdefault(item["id"], section) != section:
+                    raise ValueError(
+                        f"{file.name}, line {number}: the {section} image {name!r} is on the list of the "
+                        f"{sections[item['id']]} section as well; take it off one of them."
+                    )
+    return sections
 
 
 def _stem(name: str) -> str:

@@ -13,7 +13,7 @@ from medssl_monai.data.layouts.base import CONTRADICTION, EMPTY, Found, Request,
 from medssl_monai.data.layouts.files import image_files
 from medssl_monai.data.layouts.paths import Parts, Paths, pairs, parts_of, shared, stem
 from medssl_monai.data.load_mask import elsewhere
-from medssl_monai.data.mask_files import to_image_axes
+from medssl_monai.data.mask_files import mask_reader, to_image_axes
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
 from medssl_monai.tables import Row, Table
 from medssl_monai.transforms.masks import UNLABELED
@@ -83,7 +83,8 @@ class MaskFinder:
         """With a column of masks: files that no row names, below folders where all that rows name are masks."""
         if not self.column:
             return []
-        masks, images = ({folder for name in names for folder in Path(name).parents} for names in (self.files, self.images))
+        masks = {folder for name in self.files for folder in Path(name).parents}
+        images = {folder for name in self.images for folder in Path(name).parents}
         folders = masks - images - {Path()}
         return [name for name in files if name not in self.files and not folders.isdisjoint(Path(name).parents)]
 
@@ -100,12 +101,13 @@ class MaskFinder:
                 f"the folder of masks {folder} holds the images as well; name the one that has masks alone."
             )
         self.tree = folder
-        if own.is_relative_to(source):
-            below = f"{own.relative_to(source).as_posix()}/"
-            self.files = {name for name in files if name.startswith(below)}
-            self.names = [name.removeprefix(below) for name in sorted(self.files, key=natural)]
-        else:
-            self.names = image_files(folder)
+        for inner, outer in ((folder.absolute(), self.root.absolute()), (own, source)):  # links are followed once
+            if inner.is_relative_to(outer) and not self.files:
+                below = f"{inner.relative_to(outer).as_posix()}/"
+                self.files = {name for name in files if name.startswith(below)}
+                self.names = [name.removeprefix(below) for name in sorted(self.files, key=natural)]
+        if not self.files:
+            self.names = image_files(folder).images
 
     def of(self, images: Sequence[str], rows: Mapping[Place, tuple[int, Row]], found: Found) -> dict[Place, Path]:
         """The mask of each image or volume, or of a slice that has a row.
@@ -262,10 +264,9 @@ def _check(
     """
     if not mask.is_file() and not mask.is_dir():
         return "whose file is missing", [], set()
-    reader = ClinicalReader()
     try:
-        pixels, meta = reader.get_data([mask])
-        picture, grid = reader.get_data([image])
+        pixels, meta = mask_reader().get_data([mask])
+        picture, grid = ClinicalReader().get_data([image])
         pixels, ours, theirs = to_image_axes(pixels, mask, meta, image, grid)
         shape, own = picture.shape[1:], pixels.shape[1:]
         if whole and own != shape and not (one_slice and own == shape[:2]):

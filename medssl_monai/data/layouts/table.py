@@ -152,6 +152,8 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
     )
     refused = [Path(bad["image"]).relative_to(root).as_posix() for bad in found.quarantine]
     rows = _match(table, Paths([*images, *refused, *(unit.name for unit in units)], root), units, alias, columns, found)
+    lost = ("whose file is missing", "that fits several files", "whose file cannot be used")
+    found.rows = (len(table.rows), len(table.rows) - sum(len(found.dropped.get(f"row {why}", ())) for why in lost))
     check_rows(table, found, [root / name for name in images], columns.image, root)
     if columns.group:
         _note_other_patients(units, rows, columns.group, found, names)

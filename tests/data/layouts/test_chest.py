@@ -218,6 +218,22 @@ def test_chestxray14_findings_patients_and_published_test(nih):
     assert found.grouping == "column 'Patient ID'"
 
 
+def test_patients_of_many_digits_stay_apart(nih):
+    text = (nih / "Data_Entry_2017_v2020.csv").read_text()
+    changed = text.replace("png,No Finding,0,2,", f"png,No Finding,0,{'9' * 5000},").replace(",0,13,", ",0,0000,")
+    (nih / "Data_Entry_2017_v2020.csv").write_text(changed)
+    assert [item["group"] for item in chest.read_chestxray14(request(nih)).items] == ["1", "1", "9" * 5000, "0000"]
+
+
+def test_lists_of_the_split_in_other_encodings(nih):
+    text = (nih / "test_list.txt").read_text()
+    (nih / "test_list.txt").write_text(text, encoding="utf-16")
+    assert list(chest.read_chestxray14(request(nih)).sections.values()) == ["training"] * 3 + ["testing"]
+    (nih / "test_list.txt").write_bytes(b"\x81\0\x8d")
+    with pytest.raises(ValueError, match=r"test_list\.txt is no text"):
+        chest.read_chestxray14(request(nih))
+
+
 def test_order_of_the_findings_is_that_of_the_packaged_images(real_data):
     path = real_data / "nih_cxr14_64_trainval.npz"
     if not path.is_file():

@@ -50,6 +50,10 @@ def test_rows_that_are_not_finite_are_left_out(tmp_path):
     assert report["dropped"]["row with values that are not finite"]["items"] == ["train_000001"]
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-3])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -59,6 +63,21 @@ def test_rows_that_are_not_finite_are_left_out(tmp_path):
         (lambda folder: np.save(folder / "train-features.npy", np.zeros(3)), r"numbers in 2 dimensions, got .* \(3,\)"),
         (lambda folder: np.save(folder / "train-features.npy", np.array([["a"]])), "must hold numbers"),
         (lambda folder: np.save(folder / "train-features.npy", np.array([[{}]])), "cannot be read as an array"),
+        (lambda folder: np.save(folder / "train-features.npy", np.ones((3, 4), complex)), "cannot be read as an array"),
+        (lambda folder: cut(folder / "train-features.npy"), r"train-features\.npy is damaged"),
+        (lambda folder: cut(folder / "train-targets.npy"), r"train-targets\.npy is damaged"),
+        (lambda folder: np.save(folder / "train-targets.npy", np.array([0, np.nan, 1])), "must hold class indices"),
+        (lambda folder: np.save(folder / "train-targets.npy", np.array([0, np.inf, 1])), "must hold class indices"),
+        (lambda folder: np.save(folder / "train-targets.npy", np.array([0, 1e300, 1])), "must hold class indices"),
+        (lambda folder: np.save(folder / "train-targets.npy", np.array([0, -2, 1])), "must hold class indices"),
+        (lambda folder: np.save(folder / "train-targets.npy", np.zeros((3, 1, 1))), "1 or 2 dimensions"),
+        (lambda folder: (folder / "train-items.csv").write_text("id,group\na,b\na,c\nd,e\n"), "2 rows of the id 'a'"),
+        (lambda folder: (folder / "train-items.csv").write_text("id,group\na,b\n,c\nd,e\n"), "line 3: there is no id"),
+        (lambda folder: (folder / "features.json").write_text("[]"), r"features\.json must be an object"),
+        (lambda folder: (folder / "features.json").write_text("["), r"features\.json is no readable JSON"),
+        (lambda folder: (folder / "features.json").write_text('{"classes": "ab"}'), "a list of texts as `classes`"),
+        (lambda folder: (folder / "features.json").write_text('{"classes": [1, 2]}'), "a list of texts as `classes`"),
+        (lambda folder: (folder / "features.json").write_text('{"classes": ["a"]}'), "none of the 1 classes"),
         (lambda folder: (folder / "train-features.npy").write_bytes(b"x"), "cannot be read as an array"),
         (lambda folder: (folder / "train-items.csv").write_text("id,group\na,b\n"), "3 rows"),
         (lambda folder: write(folder, "val", 2, width=5), r"differ in width: \[4, 5\]"),
@@ -68,4 +87,20 @@ def test_tables_that_do_not_fit_together(tmp_path, change, message):
     write(tmp_path / "in", "train", 3, [0, 1, 0])
     change(tmp_path / "in")
     with pytest.raises(ValueError, match=message):
+        prepare(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("classes", [["a", "$open('EXECUTED', 'w')"], ["a", "A"], ["a", 5], ["a", "=1+1"], {"a": 1}])
+def test_names_of_classes_beside_features_are_checked(tmp_path, classes):
+    write(tmp_path / "in", "train", 6, [0, 1] * 3)
+    (tmp_path / "in" / "features.json").write_text(json.dumps({"classes": classes}))
+    with pytest.raises(ValueError, match="class"):
+        prepare(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out" / "datalist.json").exists()
+
+
+@pytest.mark.parametrize("row", ["=1+1,p", "a,@p", "-2+3,p"])
+def test_ids_and_groups_beside_features_are_checked(tmp_path, row):
+    write(tmp_path / "in", "train", 2, [0, 1], ["im0,p0", row])
+    with pytest.raises(ValueError, match="rename it"):
         prepare(tmp_path / "in", tmp_path / "out")

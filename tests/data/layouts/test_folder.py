@@ -10,7 +10,8 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medssl_monai.data.datalist import load_datalist
-from medssl_monai.data.prepare import list_images, prepare
+from medssl_monai.data.layouts.files import list_images
+from medssl_monai.data.prepare import prepare
 from medssl_monai.data.reader import ClinicalReader
 
 
@@ -178,7 +179,7 @@ def test_a_folder_to_predict_needs_no_table_and_writes_nothing(tmp_path):
     slices(tmp_path / "in", 1, "A")
     slices(tmp_path / "in", 2, "A", value=100)
     slices(tmp_path / "in" / "own", 3, "B", value=200)
-    items, unusable = list_images(tmp_path / "in")
+    items, unusable, _ = list_images(tmp_path / "in")
     assert sorted(greys(items)) == [0, 10, 20, 30, 100, 110, 120, 130, 200, 210, 220, 230]
     assert unusable == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]

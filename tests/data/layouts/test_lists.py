@@ -207,6 +207,22 @@ def test_split_beside_the_list_is_its_own(tmp_path):
     }
 
 
+def test_an_image_in_two_sections_of_a_list_is_refused(tmp_path):
+    path = write(tmp_path / "Train350.txt", "ISIC_0.jpg", "ISIC_2.jpg")
+    write(tmp_path / "Val.txt", "ISIC_1.jpg", "ISIC_2.jpg")
+    write(tmp_path / "Test.txt", "ISIC_3.jpg")
+    with pytest.raises(ValueError, match=r"Train350\.txt, line 2: .*'ISIC_2\.jpg' .* validation section as well"):
+        lists.read(path, lesions())
+
+
+def test_list_in_utf16_and_one_that_is_no_text(tmp_path):
+    (tmp_path / "few.txt").write_text("ISIC_0\r\nISIC_3\r\n", encoding="utf-16")
+    assert lists.read(str(tmp_path / "few.txt"), lesions()).ids == {"ISIC_0", "ISIC_3"}
+    (tmp_path / "few.txt").write_bytes(b"\x89PNG" + bytes(range(256)) * 4)
+    with pytest.raises(ValueError, match=r"few\.txt is no text"):
+        lists.read(str(tmp_path / "few.txt"), lesions())
+
+
 def test_list_of_another_data_set_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"none of the images on list\.txt is here"):
         lists.read(write(tmp_path / "list.txt", "person1_virus_6.jpeg"), lesions())
