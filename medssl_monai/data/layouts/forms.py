@@ -30,11 +30,18 @@ SAMPLE = 200
 
 
 def check_rows(table: Table, found: Found, files: Sequence[Path], column: str, root: Path) -> None:
-    """Refuse a table of which no row names a file.
+    """Refuse a table of which no row names a file, or of which rows are torn by more than a slip.
 
     Raises:
         ValueError: with what the column holds instead, if the headers of DICOM files tell.
     """
+    total = len(table.rows) + len(table.bad)
+    if _is_common(len(table.bad), total) or (table.bad and not table.rows):
+        raise ValueError(
+            f"{len(table.bad)} of {total} rows have another number of cells than the header, or an open quote; the "
+            f"first is row {table.bad[0]}. Put quotes around cells that hold the sign between cells, or save the table "
+            "with another one."
+        )
     if not files or not table.rows or found.rows[1] or found.dropped.get("row whose file cannot be used"):
         return
     cells = {same_patient(row[column]): row[column] for _, row in table.rows}
