@@ -195,7 +195,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if len(refused) > SHOWN:
         print(f"  and {len(refused) - SHOWN} more, under 'quarantine' in {path}", file=sys.stderr)
     if not any(section["labeled"] or section.get("masked") for section in report["sections"].values()):
-        why = "what was dropped or noted says why; else " * bool(report["dropped"] or report["noted"])
+        told = arguments.masks or (rows and arguments.label_column)
+        why = "what was dropped or noted says why; else " if told else ""
         print(f"no label: {why}name a table (--table), masks (--masks) or --class_folders, or let `medssl loop` ask")
     print(path)
     return 0

@@ -36,7 +36,7 @@ def check_rows(table: Table, found: Found, files: Sequence[Path], column: str, r
         ValueError: with what the column holds instead, if the headers of DICOM files tell.
     """
     total = len(table.rows) + len(table.bad)
-    if _is_common(len(table.bad), total) or (table.bad and not table.rows):
+    if (len(table.bad) > 2 and _is_common(len(table.bad), total)) or (table.bad and not table.rows):
         raise ValueError(
             f"{len(table.bad)} of {total} rows have another number of cells than the header, or an open quote; the "
             f"first is row {table.bad[0]}. Put quotes around cells that hold the sign between cells, or save the table "
