@@ -59,7 +59,7 @@ class Identity:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; to be asked for when the run starts, when everything is built."""
-        facts = {f"{name} section": _hash(dataset) for name, dataset in self.sections.items()}
+        facts = {f"{name} section": _hash(dataset)[:16] for name, dataset in self.sections.items()}
         return {
             "facts": {**facts, **self.own, **(choices(self.parser) if self.parser else {})},
             "images": {name: image_hashes(dataset) for name, dataset in self.sections.items()},
@@ -83,8 +83,8 @@ class Identity:
                 names = ", ".join(str(dataset.data[i].get("id", i)) for i in changed[:SHOWN])
                 more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
                 return (
-                    f"is of a run in which {len(changed)} images of the {name} section, or their masks, had another "
-                    f"content than their files have now: {names}{more}"
+                    f"was written by a run whose images of the {name} section, or masks of them, had another content "
+                    f"than the files have now: {names}{more}"
                 )
         if before["version"] != now["version"]:
             logger.warning(f"This run was begun with version {before['version']} and goes on with {now['version']}.")
@@ -110,6 +110,8 @@ def choices(parser: ConfigParser) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     seen: set[str] = set()
+    resolved = parser.ref_resolver.resolved_content
+    weights = getattr(resolved.get("validate::best_model"), "path", "")  # they may be what the run started from as well
     waiting = ["initialize", "run"]
     while waiting:
         key = waiting.pop()
@@ -119,7 +121,11 @@ def choices(parser: ConfigParser) -> dict[str, Any]:
                 names = _references(text)
                 waiting += names
                 if not _is_below(leaf, WIRING) and leaf not in LENGTH:
-                    found[leaf] = _value(leaf, text, names, parser.ref_resolver.resolved_content)
+                    value = _value(leaf, text, names, resolved)
+                    if _is_file(value):
+                        own = os.path.realpath(value) == os.path.realpath(weights)
+                        value = "the weights that it writes" if own else f"sha256 {sha256(value)[:16]}"
+                    found[leaf] = value
     return found
 
 
@@ -145,12 +151,11 @@ def _value(key: str, text: Any, names: Sequence[str], resolved: Mapping[str, Any
     value = text
     if isinstance(text, str) and text.startswith(("$", "@")):
         value = resolved.get(names[0] if text.startswith("@") and names else key, text)
-        if not _is_plain(value) or (text.startswith("@") and _is_below(names[0], DATA)):
+        if not _is_plain(value) or (text.startswith("@") and _is_below(names[0], DATA | PLACES)):
             return text
-        if set(names) & PLACES and not _is_file(value):
+        here = set(names) & PLACES  # a path, say; but classes may come from the bundle's metadata
+        if here and not _is_file(value) and (isinstance(value, str) or here & {"device", "rank"}):
             return text
-    if _is_file(value):
-        return f"sha256 {sha256(value)}"
     value = list(value) if isinstance(value, tuple) else value
     return value if _is_plain(value) else type(value).__name__
 

@@ -93,6 +93,13 @@ def test_places_titles_devices_workers_and_rounds_are_no_part_of_it(built, tmp_p
     assert built(**longer) == first
 
 
+@pytest.mark.parametrize("name", ["tear", "ssal", "multimix"])
+def test_what_comes_of_the_data_is_part_of_it_by_its_value(built, name):
+    known = built(name)
+    assert isinstance(known["channels"], int)
+    assert all(isinstance(known[key], list) for key in ("classes", *(["mask_classes"] if name == "multimix" else [])))
+
+
 def test_several_processes_make_no_other_run(built):
     assert built(overlays=("multi_gpu_train.yaml",), device="cpu", initialize=["$(@seed, @deterministic)"]) == built()
 
@@ -148,6 +155,19 @@ def test_a_file_counts_by_its_content(built, tmp_path, own_toys):
     assert str(tmp_path) not in json.dumps(first)
 
 
+def test_a_run_that_started_from_the_weights_that_it_overwrites_goes_on(run_bundle, tmp_path):
+    run_bundle(**SHORT)
+    shutil.copy(tmp_path / "run" / "models" / "model.pt", tmp_path / "before.pt")
+    (tmp_path / "again" / "models").mkdir(parents=True)
+    weights = tmp_path / "again" / "models" / "model.pt"
+    shutil.copy(tmp_path / "before.pt", weights)
+    run_bundle(folder="again", pretrained=str(weights), **SHORT)
+    assert weights.read_bytes() != (tmp_path / "before.pt").read_bytes()
+    run_bundle(folder="again", pretrained=str(weights), **SHORT)
+    other = refused(run_bundle, folder="again", pretrained=str(tmp_path / "before.pt"), **SHORT)
+    assert "pretrained 'the weights that it writes', this one has 'sha256 " in other
+
+
 def test_choices_without_a_configuration_are_those_that_are_given():
     assert Identity(seed=3).state()["facts"] == {"seed": 3}
     parser = ConfigParser({"initialize": [], "run": ["$@a + 1"], "a": 2, "b": 3, "_meta_": {}})
@@ -184,7 +204,6 @@ def test_many_changed_images_are_not_all_named():
     dataset = ImageDataset(Datalist([{"image": "x", "id": f"i{k}"} for k in range(12)]), lambda item: item)
     state = {"facts": {}, "images": {"training": torch.zeros(12)}, "version": "1"}
     text = Identity({"training": dataset}).refusal(state, {**state, "images": {"training": torch.ones(12)}})
-    assert "12 images of the training section" in text
     assert text.endswith("i8, i9 and 2 more")
 
 
@@ -229,8 +248,8 @@ def test_an_image_that_changed_is_named(run_bundle, own_toys, section):
     run_bundle(datalist=datalist, **SHORT)
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(own_toys / f"{section}_3.png")
     said = refused(run_bundle, datalist=datalist, **SHORT)
-    assert f"1 images of the {section} section" in said
-    assert f"files have now: {section}_3.png;" in said
+    assert f"images of the {section} section, or masks of them, had another content" in said
+    assert f"than the files have now: {section}_3.png;" in said
 
 
 def test_data_that_moved_are_the_same_data(run_bundle, own_toys, tmp_path):

@@ -206,7 +206,7 @@ def _read(image: str) -> Array:
     """``(C, x, y[, z])``, or a table of features as ``(1, 1, D, rows)``."""
     if image.endswith(".npy"):
         return np.load(image, mmap_mode="r", allow_pickle=False).T[None, None]
-    array, _ = ClinicalReader().get_data([Path(image)])
+    array, _ = ClinicalReader(nan="background").get_data([Path(image)])
     return array
 
 

@@ -243,9 +243,10 @@ def _names(told: Any, kind: str, where: str) -> list[str]:
 def _complete(item: Any, where: str, num_classes: int) -> Item:
     if not isinstance(item, Mapping):
         raise ValueError(f"{where} must be an object with at least the key 'image', got {names.shown(item)}.")
-    if unknown := [key for key in item if key not in KEYS]:
+    unknown = next((key for key in item if key not in KEYS), None)
+    if unknown is not None:
         raise ValueError(
-            f"{where} has the unknown key {names.shown(unknown[0])}; known are {sorted(KEYS)}, and columns of your own "
+            f"{where} has the unknown key {names.shown(unknown)}; known are {sorted(KEYS)}, and columns of your own "
             "go under 'meta'."
         )
     _check_path(item.get("image"), f"{where}: key 'image'")

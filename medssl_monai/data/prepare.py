@@ -263,7 +263,7 @@ def _arrays(items: Iterable[Item], root: Path) -> Iterator[tuple[Item, Array]]:
         of_file[item["image"]].append(item)
     for name, same in of_file.items():
         try:
-            array, _ = ClinicalReader().get_data([root / name])
+            array, _ = ClinicalReader(nan="background").get_data([root / name])
         except (OSError, ValueError):  # reported when the images are read for training
             continue
         yield from ((item, array[..., item["slice"]] if "slice" in item else array) for item in same)
@@ -609,7 +609,7 @@ def _modality(folder: Path, items: Iterable[Item], sample: int = 8) -> tuple[str
     """Names of the channels: colours if any of the first `sample` images has differing ones, else one."""
     for item in itertools.islice(items, sample):
         try:
-            array, meta = ClinicalReader().get_data([folder / item["image"]])
+            array, meta = ClinicalReader(nan="background").get_data([folder / item["image"]])
         except (OSError, ValueError):  # reported when the images are read for training
             continue
         if meta["colour"] and not (array[:3] == array[:1]).all():

@@ -30,10 +30,10 @@ from medssl_monai.data.dicom import (
     plane,
     read_dicom,
 )
+from medssl_monai.options import Nan
 
 nib, _ = optional_import("nibabel")  # MONAI has imported it already; its functions are untyped
 
-Nan = Literal["refuse", "background"]
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".dcm": "DICOM", ".dicom": "DICOM", ".ima": "DICOM"}
 PILLOW_MODES = {"1": "1", "L": "L", "LA": "L", "I": "I", "I;16": "I;16", "I;16B": "I;16B", "F": "F"}  # others: RGB
 COLOURED = (3, 4)

@@ -14,9 +14,10 @@ from medssl_monai.data.datalist import Item
 from medssl_monai.data.dicom import Array
 from medssl_monai.data.mask_files import _write_png, write_mask
 from medssl_monai.data.readable import ReadableImages
-from medssl_monai.data.reader import ClinicalReader, Nan
+from medssl_monai.data.reader import ClinicalReader
 from medssl_monai.files import write_atomically
 from medssl_monai.handlers.mask_writer import NOTE, file_name
+from medssl_monai.options import Nan
 from medssl_monai.transforms.load import Channelsd, TakeSliced
 
 FULL = 99.5

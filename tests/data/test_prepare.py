@@ -916,3 +916,33 @@ def test_colour_images_have_three_channels_and_grey_ones_one(tmp_path):
         name: load_datalist(prepare(tmp_path / f"{name}.npz", tmp_path / name)).modality for name in ("colour", "grey")
     }
     assert found == {"colour": ("red", "green", "blue"), "grey": ("image",)}
+
+
+@pytest.fixture
+def holes(tmp_path):
+    """Volumes with NaN around them, NaN inside, infinity, and none of these, with a mask each."""
+    (tmp_path / "in").mkdir()
+    for name in ("around", "inside", "infinite", "whole"):
+        voxels = np.arange(210, dtype=np.float32).reshape(5, 6, 7) + len(name)
+        place, value = {"around": (0, np.nan), "inside": ((2, 2, 2), np.nan), "infinite": (0, np.inf)}.get(name, (0, 1))
+        voxels[place] = value
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "in" / f"{name}.nii.gz")
+        mask = (voxels > 100).astype(np.uint8)
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "in" / f"{name}_seg.nii.gz")
+    return tmp_path / "in"
+
+
+def test_images_with_values_that_are_no_numbers_are_left_out_and_listed(holes, tmp_path):
+    options = {"masks": "_seg", "split": (1, 0, 0), "clear_names": True, "volumes": True}
+    path = prepare(holes, tmp_path / "out", **options)
+    assert list(section(path)) == ["whole.nii.gz"]
+    aside = {bad["id"]: bad["reason"] for bad in json.loads(path.read_text())["quarantine"]}
+    assert set(aside) == {"around.nii.gz", "inside.nii.gz", "infinite.nii.gz"}
+    assert "42 NaN" in aside["around.nii.gz"] and "nan: background" in aside["around.nii.gz"]
+    path = prepare(holes, tmp_path / "again", **options, nan="background")
+    assert {name: bool(item["label"]) for name, item in section(path).items()} == {
+        "around.nii.gz": True,
+        "whole.nii.gz": True,
+    }
+    noted = json.loads((path.parent / "prepare_report.json").read_text())["noted"]
+    assert noted["NaN around an image, read as background"]["items"] == ["around.nii.gz: 20.00% of its voxels"]

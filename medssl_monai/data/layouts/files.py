@@ -25,7 +25,9 @@ from medssl_monai.data.reader import (
     header_notes,
     image_format,
     nifti_cut_short,
+    nonfinite,
 )
+from medssl_monai.options import Nan
 
 FEW = 5
 """Names that stand for all files passed over for one reason."""
@@ -251,6 +253,7 @@ def find_units(
     named: Collection[str],
     found: Found,
     keep_copies: bool = True,
+    nan: Nan | None = None,
 ) -> tuple[list[Unit], dict[str, str]]:
     """Images and volumes of files below a folder.
 
@@ -266,6 +269,7 @@ def find_units(
         named: files that a table names.
         found: takes down what cannot be used.
         keep_copies: whether files with the SOPInstanceUID of another file are images of their own.
+        nan: what NaN in an image means; None: pixels are not looked at.
 
     Returns:
         Units in the order of `files`, and the unit's name for each file that stands for a series.
@@ -333,10 +337,28 @@ def find_units(
             continue
         group = _owner(known[path], names) if path in known else own
         units.append((name, Unit(name, path, own, group, None if volumes else slices, notes=notes)))
+    units = [(name, unit) for name, unit in units if nan is None or _is_finite(unit, nan, found)]
     for _, unit in units:
         for note in unit.notes:
             found.add("noted", note, unit.id)
     return [unit for _, unit in sorted(units, key=lambda pair: natural(pair[0]))], alias
+
+
+def _is_finite(unit: Unit, nan: Nan, found: Found) -> bool:
+    """Whether an image holds nothing but numbers, or what may be read as background; else it is quarantined."""
+    for path in unit.copies or (unit.path,):
+        try:
+            bad = nonfinite(path)
+            problem = bad.problem(nan) if bad else None
+        except UnreadableImageError as error:
+            bad, problem = None, error.reason
+        if problem:
+            _quarantine(found, unit.id, path, problem)
+            return False
+        if bad:
+            share = f"{bad.nan / bad.total:.2%}"
+            found.add("noted", "NaN around an image, read as background", f"{unit.id}: {share} of its voxels")
+    return True
 
 
 def _dicom_in(folder: Path) -> set[Path]:

@@ -15,6 +15,7 @@ from medssl_monai.data.layouts.paths import Parts, Paths, pairs, parts_of, share
 from medssl_monai.data.load_mask import elsewhere
 from medssl_monai.data.mask_files import mask_reader, to_image_axes
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
+from medssl_monai.options import Nan
 from medssl_monai.tables import Row, Table
 from medssl_monai.transforms.masks import UNLABELED
 
@@ -218,7 +219,7 @@ def read_masks(found: Found, request: Request) -> None:
         if path not in problems:
             slices = found.copies.get(item["image"])
             image = slices[0] if slices else request.out_dir / item["image"]
-            check = _check(image, Path(path), users[path] == 1, len(classes), whole=not slices)
+            check = _check(image, Path(path), users[path] == 1, len(classes), not slices, request.nan)
             problems[path], held, blank[path] = check
             values.update(held)
         if problems[path]:
@@ -251,7 +252,7 @@ def classes_of(values: set[int]) -> tuple[str, ...]:
 
 
 def _check(
-    image: Path, mask: Path, one_slice: bool, classes: int, whole: bool
+    image: Path, mask: Path, one_slice: bool, classes: int, whole: bool, nan: Nan
 ) -> tuple[str | None, list[int], set[int]]:
     """What is wrong with a mask, its values, and the slices of a volume of which nobody labeled anything.
 
@@ -261,12 +262,13 @@ def _check(
         one_slice: the mask may be that of one slice of the image, as no other slice has it.
         classes: how many there are; 0: not known.
         whole: or `image` is the first slice of a series that is still to be put together, which tells its axes.
+        nan: what NaN in the image means.
     """
     if not mask.is_file() and not mask.is_dir():
         return "whose file is missing", [], set()
     try:
         pixels, meta = mask_reader().get_data([mask])
-        picture, grid = ClinicalReader().get_data([image])
+        picture, grid = ClinicalReader(nan=nan).get_data([image])
         pixels, ours, theirs = to_image_axes(pixels, mask, meta, image, grid)
         shape, own = picture.shape[1:], pixels.shape[1:]
         if whole and own != shape and not (one_slice and own == shape[:2]):

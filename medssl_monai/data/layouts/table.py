@@ -148,7 +148,7 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
     paths = Paths(images, root)
     named = {fits[0] for _, row in table.rows if len(fits := paths.fitting(row[columns.image])) == 1}
     units, alias = find_units(
-        root, images, request.out_dir, names, request.volumes, named, found, request.keep_duplicates
+        root, images, request.out_dir, names, request.volumes, named, found, request.keep_duplicates, request.nan
     )
     refused = [Path(bad["image"]).relative_to(root).as_posix() for bad in found.quarantine]
     rows = _match(table, Paths([*images, *refused, *(unit.name for unit in units)], root), units, alias, columns, found)
