@@ -147,6 +147,7 @@ def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
         "unlabeled_sha256": _source_sha256(second) if second else None,
         **({"masked_sha256": _source_sha256(third)} if third else {}),
         "seed": seed,
+        "rows": dict(zip(("of the table", "of images here"), found.rows, strict=True)),
         "groups": found.grouping,
         "merged_groups": merged,
         "split": how,
