@@ -73,8 +73,7 @@ class Columns:
         for flag, name in [*wanted.items(), *(("label", name) for name in columns.labels)]:
             if name and name not in table.header:
                 raise ValueError(
-                    f"the table has no column {name!r}, only {table.header}; say which one is meant with "
-                    f"`{flag}_column`."
+                    f"there is no column {name!r}, only {table.header}; say which one is meant with `{flag}_column`."
                 )
         return columns
 
@@ -138,7 +137,8 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
     if request.masks is None and not request.mask_classes and holds_paths(table, request.label_column):
         request = replace(request, masks=request.label_column)
     found = Found()
-    columns = Columns.of(table, request, found) if table.header else Columns(request.image_column)
+    with table.named():
+        columns = Columns.of(table, request, found) if table.header else Columns(request.image_column)
     if not table.header and any((request.id_column, request.group_column, request.split_column)):
         raise ValueError(f"there is no CSV file in {root} for the columns that were named; pass one as `table`.")
     found.add("dropped", "row with another number of cells than the header, or an open quote", *_rows(table.bad))
@@ -154,12 +154,14 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
     rows = _match(table, Paths([*images, *refused, *(unit.name for unit in units)], root), units, alias, columns, found)
     lost = ("whose file is missing", "that fits several files", "whose file cannot be used")
     found.rows = (len(table.rows), len(table.rows) - sum(len(found.dropped.get(f"row {why}", ())) for why in lost))
-    check_rows(table, found, [root / name for name in images], columns.image, root)
+    with table.named():
+        check_rows(table, found, [root / name for name in images], columns.image, root)
     if columns.group:
         _note_other_patients(units, rows, columns.group, found, names)
     labels = [row for _, row in rows.values()]
-    check_labels(labels, columns.labels, request, found)
-    labeler = _Labeler(labels, columns, request)
+    with table.named():
+        check_labels(labels, columns.labels, request, found)
+        labeler = _Labeler(labels, columns, request)
     found.classes = labeler.classes
     mask_of = masks.of([*(unit.name for unit in units), *refused], rows, found)
     if columns.group:
@@ -182,7 +184,9 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
         read_masks(found, request)
     twice = [name for name, count in Counter(item["id"] for item in found.items).items() if count > 1]
     if twice:
-        raise ValueError(f"column {columns.id!r} has {twice[0]!r} for several images; ids must be unique.")
+        raise ValueError(
+            f"{table.name}: the column {columns.id!r} has {twice[0]!r} for several images; ids must be unique."
+        )
     if columns.group:
         found.grouping = f"column {columns.group!r}"
     elif any(unit.group != unit.id for unit in units):
