@@ -179,6 +179,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
         labels = f"{section['labeled']} labeled" + (f" ({counts} in all)" if counts else "")
         labels += f", {section['masked']} masked" if "masked" in section else ""
         print(f"{name}: {section['items']} images, {section['groups']} groups, {labels}")
+    rows, used = report["rows"].values()
+    if used < rows:
+        print(f"table: only {used} of its {rows} rows are of images here; the others are under 'dropped'")
     print(f"groups: {report['groups']}; split: {report['split']}")
     if report["label_list"]:
         print(report["label_list"])
@@ -192,7 +195,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if len(refused) > SHOWN:
         print(f"  and {len(refused) - SHOWN} more, under 'quarantine' in {path}", file=sys.stderr)
     if not any(section["labeled"] or section.get("masked") for section in report["sections"].values()):
-        print("no label: name a table (--table), masks (--masks) or --class_folders, or let `medssl loop` ask for them")
+        told = arguments.masks or (rows and arguments.label_column)
+        why = "what was dropped or noted says why; else " if told else ""
+        print(f"no label: {why}name a table (--table), masks (--masks) or --class_folders, or let `medssl loop` ask")
     print(path)
     return 0
 

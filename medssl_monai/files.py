@@ -136,7 +136,7 @@ def parse_json(content: bytes, name: str) -> Any:
         text = content.decode(json.detect_encoding(content))
     except UnicodeDecodeError:
         raise ValueError(f"{name} is not valid JSON: it is no text in UTF-8; save it as UTF-8.") from None
-    limits.check("max_values", sum(text.count(sign) for sign in ",[{"), name)
+    limits.check("max_values", sum(text.count(sign) for sign in ",:[{"), name)
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
@@ -152,8 +152,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         count = Counter(key for key, _ in pairs)
         twice = next(key for key in count if count[key] > 1)
-        told = next((f", of {key!r} {value!r}," for key, value in pairs if isinstance(value, str)), "")
-        raise ValueError(f"one object{told} has the key {twice!r} {count[twice]} times; leave the one that is meant.")
+        told = next((f", of {key[:80]!r} {value[:80]!r}," for key, value in pairs if isinstance(value, str)), "")
+        raise ValueError(
+            f"one object{told} has the key {twice[:80]!r} {count[twice]} times; leave the one that is meant."
+        )
     return result
 
 

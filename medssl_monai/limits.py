@@ -25,8 +25,8 @@ LIMITS = {
     "max_classes": Limit(1_000, "classes"),
     "max_rows": Limit(5_000_000, "rows"),
     "max_table_bytes": Limit(2**28, "bytes of text"),
-    "max_json_bytes": Limit(2**28, "bytes of JSON"),
-    "max_values": Limit(10_000_000, "values of JSON"),
+    "max_json_bytes": Limit(2**27, "bytes of JSON"),
+    "max_values": Limit(10_000_000, "keys and values of JSON"),
     "max_voxels": Limit(2**29, "pixels or voxels"),  # a CT of 512 x 512 x 2,048
     "max_bytes": Limit(2**33, "bytes unpacked"),
     "max_files": Limit(300_000, "files"),

@@ -40,11 +40,13 @@ class Table:
         header: names of the columns; those without a name are left out.
         rows: cells by column, without blanks around them, in Unicode's NFC, with the number of their first line.
         bad: numbers of lines that cannot be read: another number of cells than the header, an open quote.
+        name: of its file, for messages.
     """
 
     header: list[str] = field(default_factory=list)
     rows: list[tuple[int, Row]] = field(default_factory=list)
     bad: list[int] = field(default_factory=list)
+    name: str = "the table"
 
     @classmethod
     def read(cls, path: str | Path) -> Table:
@@ -52,8 +54,11 @@ class Table:
 
         Raises:
             FileNotFoundError: if there is none.
+            ValueError: see `parse`; or if it is a folder, a device or a pipe.
         """
         path = Path(path)
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is no file; name a table.")
         limits.check("max_table_bytes", path.stat().st_size, path.name)
         return cls.parse(path.read_bytes(), path.name)
 
@@ -86,7 +91,7 @@ class Table:
             raise ValueError(
                 f"{name} has {header.count(twice)} columns with the same name {twice!r}; rename or remove all but one."
             )
-        table = cls([column for column in header if column], [], [])
+        table = cls([column for column in header if column], [], [], name)
         position = top + 1
         while position < len(lines):
             number, end = position + 1, position + 1
@@ -115,6 +120,8 @@ def lines_of(path: Path) -> list[str]:
 
 def header_of(path: Path) -> list[str]:
     """Names of a file's columns, to tell layouts apart by; none if it is no table."""
+    if not path.is_file():
+        return []
     try:
         with path.open("rb") as file:
             return Table.parse(file.readline(2**16), path.name).header

@@ -272,7 +272,7 @@ def test_json_that_is_damaged_or_says_two_things_at_once(tmp_path, content, prob
 def test_json_is_bounded_before_it_is_parsed(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("[[], {}, 1]")
     monkeypatch.setenv("MEDSSL_MAX_VALUES", "4")
-    with pytest.raises(ValueError, match=r"a.json holds 5 values of JSON, and 4 are the most"):
+    with pytest.raises(ValueError, match=r"a.json holds 5 keys and values of JSON, and 4 are the most"):
         read_json(tmp_path / "a.json")
     monkeypatch.setenv("MEDSSL_MAX_JSON_BYTES", "10")
     with pytest.raises(ValueError, match=r"a.json holds 11 bytes of JSON, and 10 are the most"):

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import os
 
 import pytest
 
@@ -108,3 +109,15 @@ def test_a_header_tells_layouts_apart(tmp_path):
     (tmp_path / "twice.csv").write_text("a,a\n")
     assert header_of(tmp_path / "t.csv") == ["Path", "Sex"]
     assert header_of(tmp_path / "empty.csv") == header_of(tmp_path / "twice.csv") == header_of(tmp_path / "none") == []
+
+
+def test_a_folder_a_device_or_a_pipe_is_no_table(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("pipe.csv", "zero.csv", "folder.csv"):
+        with pytest.raises(ValueError, match=rf"{name} is no file; name a table"):
+            Table.read(tmp_path / name)
+        assert header_of(tmp_path / name) == []
+    with pytest.raises(FileNotFoundError):
+        Table.read(tmp_path / "none.csv")

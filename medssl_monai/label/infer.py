@@ -61,16 +61,6 @@ class _BundleInfer(BundleInferTask):  # type: ignore[misc]  # MONAI Label is unt
             raise ValueError(f"the image has {slices} slice(s), and {self.served.name} takes {takes}.")
         return super().__call__(request, callbacks)
 
-    def pre_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
-        load, *others = super().pre_transforms(data)
-        return [load, self._check_finite, *others]
-
-    def _check_finite(self, data: Any) -> Any:
-        """Refuse what a network would make anything of."""
-        if not torch.isfinite(torch.as_tensor(data[self.input_key])).all():
-            raise ValueError("the image holds NaN or infinite values; export it anew.")
-        return data
-
     def info(self) -> dict[str, Any]:
         return {**super().info(), "weights": self.served.version}
 

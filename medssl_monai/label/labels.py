@@ -120,7 +120,7 @@ def read_class(file: str | Path, classes: Sequence[str], task: Task | None = Non
         raise ValueError(f"the file has no 'label'; {how}.")
     label = content["label"]
     if task != "multilabel" and isinstance(label, str):
-        label = parse_label(find(label, classes) or label, classes)
+        label = parse_label(label, classes)
     if task == "multilabel" or (task is None and not isinstance(label, int)):
         label = _findings(label, classes)
     if isinstance(label, list) and task != "multiclass" and any(value != UNKNOWN for value in label):
@@ -151,20 +151,10 @@ def _text(file: Path) -> str:
     return content.decode("utf-8")
 
 
-def _as_named(text: str, classes: Sequence[str]) -> str:
-    """A name, or names of findings, in the spelling of the classes; what is none of them stays."""
-    if name := find(text, classes):
-        return name
-    parts = [part.strip() for part in text.split(";")]
-    marks = ["?" if part.startswith("?") and not find(part, classes) else "" for part in parts]
-    names = [part.removeprefix(mark).strip() for mark, part in zip(marks, parts, strict=True)]
-    return "; ".join(mark + (find(name, classes) or name) for mark, name in zip(marks, names, strict=True))
-
-
 def _findings(value: Any, classes: Sequence[str]) -> list[int] | None:
     """A multi-hot list; None if `value` says none."""
     if isinstance(value, str):
-        value = parse_label(NOTHING if fold(value) == NOTHING else _as_named(value, classes), classes, "multilabel")
+        value = parse_label(value, classes, "multilabel")
     if isinstance(value, list) and value and all(type(state) is int for state in value):
         return value if len(value) == len(classes) and set(value) <= {-1, 0, 1} else None
     if isinstance(value, list):

@@ -12,7 +12,9 @@ import pytest
 from medssl_monai.bundle import classes_of, metadata_of, workflow
 from medssl_monai.data import load_datalist
 from medssl_monai.data.prepare import prepare
+from medssl_monai.engines import SSLTrainer
 from medssl_monai.features import write_features
+from medssl_monai.files import read_json
 from medssl_monai.label import write_app
 from medssl_monai.label.served import ServedBundle
 from medssl_monai.networks import weights_metadata
@@ -22,10 +24,10 @@ from medssl_monai.tables import Table
 
 pytestmark = pytest.mark.slow
 
-TINY = {"rounds": 1, "epochs_per_round": 1, "epoch_length": 1, "labels": 14, "query::budget": 2}
+TINY = {"rounds": 2, "epochs_per_round": 1, "epoch_length": 1, "labels": 14, "query::budget": 2}
 ODD = ["a $b", "50%", "x@y", "risk: @1", "a::b", "a#b", "_target_", "-", "+", "-1", "<b>&", "none", "?;"]
 """Names of classes, each of which looks like somebody's syntax."""
-ODD_IDS = ["-{}", "a $b{}", "x@y#{}", "50%/{}", "<b>{}", "a::{}", 'läsion, "{}"']
+ODD_IDS = ["-{}", "'=1+{}", "a $b{}", "x@y#{}", "50%/{}", "<b>{}", "a::{}", 'läsion, "{}"']
 
 
 @pytest.fixture
@@ -43,6 +45,27 @@ def listed(toy_datalist: Path, tmp_path: Path) -> Callable[..., Path]:
     return _listed
 
 
+@pytest.fixture
+def broken_off(run_bundle: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a bundle until its second step, which never ends."""
+
+    def _broken_off(**values: Any) -> None:
+        iteration, steps = SSLTrainer._iteration, []
+
+        def stop(self, engine, batch):
+            steps.append(1)
+            if len(steps) == 2:
+                raise InterruptedError("power cut")
+            return iteration(self, engine, batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SSLTrainer, "_iteration", stop)
+            with pytest.raises(RuntimeError, match="train::trainer"):
+                run_bundle(**values)
+
+    return _broken_off
+
+
 def places(name: str) -> Iterator[tuple[str, Callable[[dict[str, Any]], object]]]:
     """Where in a datalist a name may stand."""
     yield "labels", lambda content: content["labels"].update({"1": name})
@@ -53,10 +76,12 @@ def places(name: str) -> Iterator[tuple[str, Callable[[dict[str, Any]], object]]
         yield key, lambda content, key=key: content["training"][3].update({key: name})
 
 
-def test_no_road_takes_a_name_that_would_be_evaluated(run_bundle, own_bundle, tiny, listed, infer, tmp_path):
+def test_no_road_takes_a_name_that_would_be_evaluated(
+    run_bundle, broken_off, own_bundle, tiny, listed, infer, tmp_path
+):
     bundle, weights = own_bundle("boostmis"), tmp_path / "run" / "models" / "model.pt"
     good = listed(lambda content: None)
-    run_bundle(datalist=str(good), **TINY)
+    broken_off(datalist=str(good), **TINY)
     metadata = (bundle / "configs" / "metadata.json").read_bytes()
     values = {k: v for k, v in tiny(**TINY).items() if k not in ("output_dir", "ckpt_dir", "rounds")}
 
@@ -64,7 +89,7 @@ def test_no_road_takes_a_name_that_would_be_evaluated(run_bundle, own_bundle, ti
         run_bundle(folder="new", datalist=path, **TINY)
 
     def resume(path):
-        run_bundle(datalist=path, **{**TINY, "rounds": 2})
+        run_bundle(datalist=path, **TINY)
 
     def evaluate(path):
         run_bundle(folder="new", overlays=("evaluate.yaml",), datalist=path, weights=str(weights), **TINY)
@@ -101,10 +126,13 @@ def test_no_road_takes_a_name_that_would_be_evaluated(run_bundle, own_bundle, ti
     made = {path.name for path in tmp_path.iterdir()}
     assert made.isdisjoint({"new", "features", "predicted"})
     assert not any((tmp_path / "loop").glob("*/*.json"))
-    resume(str(good))  # the run that was there is as it was
+    resume(str(good))  # the run that was there goes on as it was
+    assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_names_that_only_look_odd_arrive_everywhere_as_they_are(run_bundle, own_bundle, tiny, listed, tmp_path):
+def test_names_that_only_look_odd_arrive_everywhere_as_they_are(
+    run_bundle, broken_off, own_bundle, tiny, listed, tmp_path
+):
     def odd(content):
         content["labels"] = {str(index): name for index, name in enumerate(ODD)}
         content["modality"] = {"0": "T1 $w"}
@@ -122,22 +150,22 @@ def test_names_that_only_look_odd_arrive_everywhere_as_they_are(run_bundle, own_
     models = bundle / "models"
     weights = models / "model.pt"
     values = {**TINY, "datalist": str(path), "ckpt_dir": str(models)}
+    broken_off(**values)
     run_bundle(**values)
-    run_bundle(**{**values, "rounds": 2})  # goes on
     run_bundle(overlays=("evaluate.yaml",), folder="measured", weights=str(weights), **values)
 
     channels = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
     assert list(channels["outputs"]["pred"]["channel_def"].values()) == ODD
     assert weights_metadata(weights)["classes"] == ODD
     run = tmp_path / "run"
-    assert read_query(run / "pool.json")["classes"] == ODD
-    assert set(read_query(run / "pool.json")["labels"]) <= set(ids)
+    assert read_json(run / "pool.json")["classes"] == ODD
+    assert set(read_json(run / "pool.json")["labels"]) <= set(ids)
     asked = read_query(run / "queries" / "round_00.json")
     table = Table.read(run / "queries" / "round_00.csv")
     assert asked["classes"] == ODD and {item["id"] for item in asked["items"]} <= set(ids)
     assert {item["predicted"] for item in asked["items"]} <= set(ODD)
     assert [row["id"] for _, row in table.rows] == [item["id"] for item in asked["items"]]
-    assert list(read_query(tmp_path / "measured" / "metrics.json")["per_class"]) == ODD
+    assert list(read_json(tmp_path / "measured" / "metrics.json")["per_class"]) == ODD
     page = (run / "report.html").read_text()
     assert "&lt;b&gt;&amp;" in page and "a $set &lt;of&gt; 50%" in page and "<b>" not in page
 
@@ -161,7 +189,7 @@ def test_names_that_only_look_odd_arrive_everywhere_as_they_are(run_bundle, own_
     own = {k: v for k, v in tiny(**values).items() if k not in ("output_dir", "ckpt_dir", "rounds")}
     for folder in ("$loop", "@loop"):  # a person's own folder, which the configuration gets as a value
         assert run_loop(bundle, tmp_path / folder, rounds=2, overrides=own)
-        assert read_query(tmp_path / folder / "round_01" / "labels.json")["classes"] == ODD
+        assert read_json(tmp_path / folder / "round_01" / "labels.json")["classes"] == ODD
     with pytest.raises(ValueError, match="holds '#', which MONAI's configurations replace; give the folder another"):
         run_loop(bundle, tmp_path / "a#b", rounds=1, overrides=own)
 

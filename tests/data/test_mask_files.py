@@ -10,7 +10,7 @@ import SimpleITK
 from PIL import Image
 
 from medssl_monai.data import ClinicalReader, LoadMaskd, load_datalist
-from medssl_monai.data.mask_files import write_mask
+from medssl_monai.data.mask_files import to_file_axes, write_mask
 from medssl_monai.data.phantom.files import write_dicom
 from medssl_monai.data.prepare import prepare
 from medssl_monai.transforms import TakeSliced
@@ -251,3 +251,27 @@ class TestPrepare:
         report = json.loads((path.parent / "prepare_report.json").read_text())
         assert labeled == [0, 2, 3, 4, 5], report["noted"]
         assert report["noted"]["slice that nobody labeled"]["count"] == 1
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 7])
+def test_the_mask_of_a_turned_photograph_is_written_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.zeros((10, 16, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    array, _ = ClinicalReader().get_data([tmp_path / "a.jpg"])
+    mask = np.zeros(array.shape[1:], np.uint8)
+    mask[:4, :2] = 1
+    file = write_mask(tmp_path / "mask", to_file_axes(mask, tmp_path / "a.jpg"), tmp_path / "a.jpg", 2)
+    with Image.open(file.path) as written:
+        assert 274 not in written.getexif()
+        np.testing.assert_array_equal(np.asarray(written) > 0, mask.T > 0)
+    assert elsewhere_of(tmp_path / "a.jpg", file.path) is None
+
+
+def elsewhere_of(image, mask):
+    """What `LoadMaskd` says of a mask; None: it fits."""
+    try:
+        LoadMaskd("label", ClinicalReader(), 2)({"image": str(image), "label": str(mask), "id": "a"})
+    except ValueError as error:
+        return str(error)
+    return None

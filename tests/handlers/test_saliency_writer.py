@@ -155,3 +155,14 @@ def test_a_network_without_saliency_is_told_once(dataset, tmp_path, caplog):
     write(SaliencyWriter(tmp_path / "out", dataset), [{"pred": torch.zeros(1, 6, 4)}] * 2)
     assert caplog.text.count("no saliency (`bridge: none`)") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_image_is_read_as_it_was_for_the_network(tmp_path):
+    pixels = np.random.default_rng(0).random((6, 4, 1)).astype(np.float32)
+    pixels[:, 0] = np.nan
+    nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), tmp_path / "a.nii")
+    dataset = ReadableImages([{"image": str(tmp_path / "a.nii"), "id": "a"}], lambda item: item)
+    found = [{"saliency": torch.zeros(1, 6, 4), "pred": torch.zeros(1, 6, 4)}]
+    write(SaliencyWriter(tmp_path / "out", dataset, nan="background"), found)
+    with Image.open(tmp_path / "out" / "saliency" / "a.png") as image:
+        assert image.size == (6, 4)

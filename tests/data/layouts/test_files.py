@@ -1,5 +1,7 @@
 """What lies below a folder: images, what is passed over and why, and series that share folders."""
 
+import gzip
+import json
 import os
 from pathlib import Path
 
@@ -10,8 +12,10 @@ from PIL import Image
 from pydicom.uid import MRImageStorage, generate_uid
 from support import save_dicom
 
+from medssl_monai.data.datalist import load_datalist
 from medssl_monai.data.layouts import files
 from medssl_monai.data.layouts.files import by_suffix, image_files, in_words, list_images, put_series
+from medssl_monai.data.prepare import prepare
 from medssl_monai.data.reader import ClinicalReader
 
 AXIAL = [1, 0, 0, 0, 1, 0]
@@ -163,8 +167,6 @@ def test_bytes_after_a_picture_are_no_damage_and_missing_ones_are(tmp_path, kind
 
 
 def test_a_compressed_volume_is_unpacked_no_further_than_its_voxels(tmp_path, monkeypatch):
-    import gzip
-
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4)), tmp_path / "a.nii")
     content = (tmp_path / "a.nii").read_bytes()
     (tmp_path / "a.nii").unlink()
@@ -177,8 +179,6 @@ def test_a_compressed_volume_is_unpacked_no_further_than_its_voxels(tmp_path, mo
 
 
 def test_notes_on_the_geometry_of_files_are_told(tmp_path):
-    from medssl_monai.data.prepare import prepare
-
     image = nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4))
     image.set_qform(np.diag([1, 1, 9, 1]), 1)
     image.set_sform(np.eye(4), 1)
@@ -232,9 +232,6 @@ def test_a_series_with_a_gap_in_a_shared_folder_is_not_read_as_something_else(tm
 
 
 def test_a_folder_with_ignored_slices_of_another_series_is_not_taken_as_a_whole(tmp_path):
-    from medssl_monai.data.datalist import load_datalist
-    from medssl_monai.data.prepare import prepare
-
     for z in range(3):
         mr(tmp_path / "in" / f"a{z}", z, z)
         mr(tmp_path / "in" / f"skip{z}", 50 + z, z, series="1.2.3.2")
@@ -255,9 +252,6 @@ def test_what_was_gathered_before_gives_way(tmp_path):
 
 
 def test_images_of_one_uid_are_all_kept_with_a_word(tmp_path):
-    from medssl_monai.data.datalist import load_datalist
-    from medssl_monai.data.prepare import prepare
-
     for k in range(5):
         mr(tmp_path / "in" / f"{k}.dcm", k, instance="1.2.3.4")
     (tmp_path / "in" / "copy.dcm").write_bytes((tmp_path / "in" / "3.dcm").read_bytes())
@@ -268,10 +262,6 @@ def test_images_of_one_uid_are_all_kept_with_a_word(tmp_path):
 
 
 def test_all_that_was_not_used_is_in_the_report_and_in_what_is_said_of_nothing(tmp_path):
-    import json
-
-    from medssl_monai.data.prepare import prepare
-
     (tmp_path / "in").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "in" / "a.tiff")
     with pytest.raises(ValueError, match=r"holds no usable image.*1 x .tiff: not a format that is read \(a.tiff\)"):
@@ -281,3 +271,32 @@ def test_all_that_was_not_used_is_in_the_report_and_in_what_is_said_of_nothing(t
     prepare(tmp_path / "in", tmp_path / "out", split=(1, 0, 0))
     report = json.loads((tmp_path / "out" / "prepare_report.json").read_text())
     assert report["unused"] == {".tiff": {"not a format that is read": {"count": 1, "items": ["a.tiff"]}}}
+
+
+def test_four_sequences_of_the_decathlon_are_refused_with_a_word_on_them(tmp_path):
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 4), np.float32), np.eye(4)), tmp_path / "in/imagesTr/a.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4)), tmp_path / "in/labelsTr/a.nii.gz")
+    about = {"labels": {"0": "background", "1": "x"}, "tensorImageSize": "4D"}
+    pair = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
+    (tmp_path / "in" / "dataset.json").write_text(json.dumps({**about, "training": [pair]}))
+    with pytest.raises(ValueError, match=r"a\.nii\.gz .*4 sequences, channels or points in time"):
+        prepare(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_series_with_gaps_that_is_all_there_is_says_where(tmp_path):
+    for z in (0, 1, 2, 4, 5, 6, 9):
+        mr(tmp_path / "in" / f"{z}", z, z)
+    with pytest.raises(ValueError, match=r"between 2\.0 and 4\.0 mm.*and 2 between 6\.0 and 9\.0 mm"):
+        prepare(tmp_path / "in", tmp_path / "out")
+
+
+def test_masks_behind_a_link_are_masks_and_no_images(tmp_path):
+    for k in range(3):
+        paint(tmp_path / "in" / f"{k}.png", 10 * k)
+        paint(tmp_path / "elsewhere" / f"{k}.png", 1)
+    (tmp_path / "in" / "labels").symlink_to(tmp_path / "elsewhere")
+    options = {"masks": "labels", "classes": ["background", "x"], "split": (1, 0, 0)}
+    data = load_datalist(prepare(tmp_path / "in", tmp_path / "out", **options))
+    assert len(data) == 3 and all(item["label"] for item in data)
