@@ -136,7 +136,7 @@ def parse_overrides(flags: Sequence[str]) -> dict[str, Any]:
     """``--key value`` pairs as values, read as YAML.
 
     Raises:
-        ValueError: if a flag has no value.
+        ValueError: if a flag has no value, or one that is no YAML.
     """
     import yaml
 
@@ -148,7 +148,10 @@ def parse_overrides(flags: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"{name!r} must be a flag with a value, as in `--labels 20`.")
         text = flags[position + 1]
         refers = text.startswith(("@", "%", "$"))  # references, macros and expressions of MONAI are no YAML
-        values[name[2:]] = text if refers else None if text == "None" else yaml.safe_load(text)
+        try:
+            values[name[2:]] = text if refers else None if text == "None" else yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise ValueError(f"the value of {name}, {text[:80]!r}, is no YAML; put quotes around a text.") from None
     return values
 
 
