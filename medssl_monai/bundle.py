@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-import json
 import logging
 import os
 import re
@@ -192,22 +191,23 @@ def image_size_of(metadata: Mapping[str, Any]) -> list[int]:
     return _counts(_told(metadata, "inputs", "image", "spatial_shape"))
 
 
-def metadata_of(bundle_root: str | Path, metadata: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def metadata_of(bundle_root: str | Path) -> dict[str, Any]:
     """The bundle's metadata as its file has them; nothing without one.
 
-    Args:
-        bundle_root: folder of the bundle.
-        metadata: as MONAI has read them, which replaces ``#`` in texts; those of another file count as they are.
+    Configurations ask for them here and not by MONAI's ``@_meta_``, which evaluates what the file says before anybody
+    can look at it, and replaces ``#``.
 
     Raises:
         ValueError: if the file is damaged, or MONAI would evaluate something in it, see `write_metadata`.
     """
     path = Path(bundle_root) / "configs" / METADATA
     if not path.is_file():
-        return dict(metadata or {})
+        return {}
     content = read_json(path)
-    if metadata and metadata != json.loads(json.dumps(content).replace("#", "::")):
-        return dict(metadata)
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not in UTF-8, which MONAI reads alone; save it so.") from None
     names.check_inert(content, str(path))
     return content
 
@@ -263,14 +263,21 @@ def describe_data(
         return
     before = metadata_of(bundle_root)
     metadata = copy.deepcopy(before)
-    image, outputs = _told(metadata, "inputs"), _told(metadata, "outputs")
-    image["image"] |= {"num_channels": channels, "spatial_shape": list(image_size)}
-    image["image"]["channel_def"] = {str(i): "image" if channels == 1 else f"channel {i}" for i in range(channels)}
-    if outputs["pred"].get("format") == "segmentation":
-        outputs["pred"]["spatial_shape"] = list(image_size)
     told = {"pred": mask_classes, "classes": classes} if mask_classes else {"pred": classes}
-    for key, own in told.items():
-        outputs[key] |= {"num_channels": len(own), "channel_def": {str(i): name for i, name in enumerate(own)}}
+    image, pred, *outputs = (
+        _told(metadata, "inputs", "image"),
+        *(_told(metadata, "outputs", k) for k in ("pred", *told)),
+    )
+    if not all(isinstance(part, dict) for part in (image, pred, *outputs)):
+        raise ValueError(
+            f"{path} does not describe its network's images and outputs; take it from the bundle as it was."
+        )
+    image |= {"num_channels": channels, "spatial_shape": list(image_size)}
+    image["channel_def"] = {str(i): "image" if channels == 1 else f"channel {i}" for i in range(channels)}
+    if pred.get("format") == "segmentation":
+        pred["spatial_shape"] = list(image_size)
+    for output, own in zip(outputs, told.values(), strict=True):
+        output |= {"num_channels": len(own), "channel_def": {str(i): name for i, name in enumerate(own)}}
     metadata["data_type"] = "SYNTHETIC phantoms" if synthetic else "images named by a datalist"
     if metadata != before:
         write_metadata(path, metadata)

@@ -136,7 +136,7 @@ def parse_overrides(flags: Sequence[str]) -> dict[str, Any]:
     """``--key value`` pairs as values, read as YAML.
 
     Raises:
-        ValueError: if a flag has no value.
+        ValueError: if a flag has no value, or one that is no YAML.
     """
     import yaml
 
@@ -148,7 +148,10 @@ def parse_overrides(flags: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"{name!r} must be a flag with a value, as in `--labels 20`.")
         text = flags[position + 1]
         refers = text.startswith(("@", "%", "$"))  # references, macros and expressions of MONAI are no YAML
-        values[name[2:]] = text if refers else None if text == "None" else yaml.safe_load(text)
+        try:
+            values[name[2:]] = text if refers else None if text == "None" else yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise ValueError(f"the value of {name}, {text[:80]!r}, is no YAML; put quotes around a text.") from None
     return values
 
 
@@ -179,6 +182,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
         labels = f"{section['labeled']} labeled" + (f" ({counts} in all)" if counts else "")
         labels += f", {section['masked']} masked" if "masked" in section else ""
         print(f"{name}: {section['items']} images, {section['groups']} groups, {labels}")
+    rows, used = report["rows"].values()
+    if used < rows:
+        print(f"table: only {used} of its {rows} rows are of images here; the others are under 'dropped'")
     print(f"groups: {report['groups']}; split: {report['split']}")
     if report["label_list"]:
         print(report["label_list"])
@@ -192,7 +198,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if len(refused) > SHOWN:
         print(f"  and {len(refused) - SHOWN} more, under 'quarantine' in {path}", file=sys.stderr)
     if not any(section["labeled"] or section.get("masked") for section in report["sections"].values()):
-        print("no label: name a table (--table), masks (--masks) or --class_folders, or let `medssl loop` ask for them")
+        told = arguments.masks or (rows and arguments.label_column)
+        why = "what was dropped or noted says why; else " if told else ""
+        print(f"no label: {why}name a table (--table), masks (--masks) or --class_folders, or let `medssl loop` ask")
     print(path)
     return 0
 

@@ -7,7 +7,8 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,14 @@ class Table:
     rows: list[tuple[int, Row]] = field(default_factory=list)
     bad: list[int] = field(default_factory=list)
     name: str = "the table"
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Let what is said against the content begin with the file's name."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
 
     @classmethod
     def read(cls, path: str | Path) -> Table:

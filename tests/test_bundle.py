@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from support import BUNDLES
 
 from medssl_monai.bundle import (
     channels_of,
@@ -217,9 +218,36 @@ def test_metadata_of_several_channels(bundle):
     assert image["spatial_shape"] == image_size_of(metadata_of(bundle)) == [32, 32, 16]
 
 
-def test_metadata_that_were_read_from_another_file_count(bundle):
-    assert metadata_of(bundle, {"name": "read"}) == {"name": "read"}
-    assert metadata_of(bundle, {}) == metadata_of(bundle) == METADATA
+def test_metadata_are_those_of_the_bundle(bundle, tmp_path):
+    assert metadata_of(bundle) == METADATA
+    assert metadata_of(tmp_path / "none") == {}
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(METADATA), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"metadata.json is not in UTF-8"):
+        metadata_of(bundle)
+
+
+@pytest.mark.parametrize(
+    "network", [{}, {"inputs": {"image": 3}, "outputs": {"pred": {}}}, {"inputs": [], "outputs": 1}]
+)
+def test_metadata_that_describe_no_network_are_named(bundle, network):
+    (bundle / "configs" / "metadata.json").write_text(json.dumps({"network_data_format": network}))
+    with pytest.raises(ValueError, match=r"metadata.json does not"):
+        describe_data(bundle, ["a", "b"], 1, [32, 48], synthetic=True)
+
+
+def test_a_run_that_monai_starts_evaluates_nothing_of_the_metadata(bundle, tmp_path):
+    """As `python -m monai.bundle run` does it: without `workflow`, which looks at them first."""
+    from monai.bundle import ConfigWorkflow
+
+    names = {"0": "a", "1": f"$open({str(tmp_path / 'EXECUTED')!r}, 'w')"}
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata_of_pred(names)))
+    for file in ("inference.json", "train.yaml"):
+        shutil.copy(BUNDLES / "boostmis" / "configs" / file, bundle / "configs")
+        run = ConfigWorkflow([str(bundle / "configs" / file)], logging_file=False, bundle_root=str(bundle))
+        with pytest.raises((ValueError, RuntimeError)):
+            run.parser.get_parsed_content("classes" if file == "inference.json" else "channels")
+        run.parser.get_parsed_content("device")
+    assert not (tmp_path / "EXECUTED").exists()
 
 
 def test_names_are_as_the_file_has_them_and_not_as_monai_reads_it(bundle):
@@ -229,7 +257,7 @@ def test_names_are_as_the_file_has_them_and_not_as_monai_reads_it(bundle):
     run = workflow([bundle / "configs" / "inference.json"], "infer", logging_file=False)
     read = run.parser.get_parsed_content("_meta_")
     assert classes_of([], read) == ["a::b", "c::d"]
-    assert classes_of([], metadata_of(bundle, read)) == ["a#b", "c::d"]
+    assert classes_of([], metadata_of(bundle)) == ["a#b", "c::d"]
 
 
 EVALUATED = ["$open('EXECUTED', 'w')", "$import this", "@risk", "%x", "a @##b"]

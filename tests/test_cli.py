@@ -85,6 +85,12 @@ def test_overrides_are_read_as_yaml():
         parse_overrides(["--labels"])
 
 
+@pytest.mark.parametrize("text", ["{a: b", "!!python/name:os.system", "- a: b: c", "[" * 5000])
+def test_a_value_that_is_no_yaml_is_named(text):
+    with pytest.raises(ValueError, match=r"the value of --labels, .* is no YAML"):
+        parse_overrides(["--labels", text])
+
+
 def test_a_misspelt_override_of_the_loop_is_named(own_bundle, tmp_path, capsys):
     assert main(["loop", str(own_bundle("boostmis")), str(tmp_path / "out"), "--datalsit", "x.json"]) == 1
     assert "did you mean `--datalist`?" in capsys.readouterr().err

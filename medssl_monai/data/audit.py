@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from medssl_monai import __version__
 from medssl_monai.data.copies import Picture, near_copies, picture
-from medssl_monai.data.datalist import FLAGS, SECTIONS, Datalist, Item, load_datalist
-from medssl_monai.data.patients import listed, same_patient, several_spellings
+from medssl_monai.data.datalist import FLAGS, SECTIONS, Datalist, Item, load_datalist, patient_of
+from medssl_monai.data.patients import listed
 from medssl_monai.data.reader import ClinicalReader, UnreadableImageError
 from medssl_monai.data.shift import intensity_shift, label_shift
 from medssl_monai.files import read_json, sha256, write_json
@@ -224,21 +224,24 @@ def _set_aside(datalist: str | Path) -> list[dict[str, Any]]:
 # what is in several sections
 
 
-def _spellings(sections: Sections) -> dict[str, list[str]]:
-    """Of groups that are spelled in several ways, unless these are to be kept apart."""
-    groups = dict.fromkeys(str(item["group"]) for items in sections.values() for item in items)
-    return {} if any(items.groups_as_written for items in sections.values()) else several_spellings(groups)
+def _spellings(sections: Sections) -> dict[str, dict[str, None]]:
+    """How each patient is spelled, in the order in which the spellings come, unless groups are to be kept apart."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for items in sections.values():
+        for item in items:
+            found[patient_of(item, items.groups_as_written)][str(item["group"])] = None
+    return found
 
 
 def _merged(sections: Sections) -> list[str]:
-    images = Counter(same_patient(item["group"]) for items in sections.values() for item in items)
+    images = Counter(patient_of(item, items.groups_as_written) for items in sections.values() for item in items)
     return listed(_spellings(sections), images)
 
 
 def _patients(sections: Sections) -> Callable[[Item], str]:
     """Who an item is of: one name for all spellings of a patient."""
     names = {text: " = ".join(texts) for texts in _spellings(sections).values() for text in texts}
-    return lambda item: names.get(str(item["group"]), str(item["group"]))
+    return lambda item: names[str(item["group"])]
 
 
 def _volume(item: Item) -> str | None:

@@ -7,7 +7,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -212,7 +212,7 @@ def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: b
             raise ValueError(f"{source}, quarantine[{position}] must have 'id', 'image' and 'reason', each a text.")
     _check_ids(result, source)
     if not allow_leaks:
-        _check_groups(result, source, as_written if flags["groups_as_written"] else same_patient)
+        _check_groups(result, source, flags["groups_as_written"])
     return result
 
 
@@ -320,6 +320,14 @@ def check_label(label: Any, num_classes: int, where: str) -> None:
         limits.check("max_classes", label + 1, where)
 
 
+def patient_of(item: Mapping[str, Any], groups_as_written: bool = False) -> str:
+    """Who an item is of, equal for all spellings of a patient; a group that is a file's own names none."""
+    group = str(item["group"])
+    if groups_as_written:
+        return as_written(group)
+    return group if group in (item["id"], str(item["id"]).partition("#")[0]) else same_patient(group)
+
+
 def _check_ids(content: Mapping[str, Any], source: str) -> None:
     count = Counter(item["id"] for section in SECTIONS for item in content.get(section, ()))
     twice = [name for name, times in count.items() if times > 1]
@@ -327,16 +335,17 @@ def _check_ids(content: Mapping[str, Any], source: str) -> None:
         raise ValueError(f"{source}: the id {twice[0]!r} occurs {count[twice[0]]} times; every item needs its own id.")
 
 
-def _check_groups(content: Mapping[str, Any], source: str, patient: Callable[[str], str]) -> None:
+def _check_groups(content: Mapping[str, Any], source: str, groups_as_written: bool) -> None:
     seen: dict[str, tuple[str, str]] = {}
     for section in SECTIONS:
+        patients = {item["group"]: patient_of(item, groups_as_written) for item in content.get(section, ())}
         of_section = Counter(item["group"] for item in content.get(section, ()))
         for group, shared in of_section.items():
-            place, other = seen.get(patient(group), (section, group))
+            place, other = seen.get(patients[group], (section, group))
             if place != section:
                 spelled = "" if other == group else f", there as {other!r},"
                 raise ValueError(
                     f"{source}: group {group!r}{spelled} is in both {place!r} and {section!r} ({shared} items there); "
                     "figures from such a split are too good. Split by group, or pass `allow_leaks` to go on regardless."
                 )
-        seen |= {patient(group): (section, group) for group in of_section}
+        seen |= {patients[group]: (section, group) for group in of_section}

@@ -98,6 +98,15 @@ NO_IMAGES = {
     **dict.fromkeys(("ECG", "EEG", "EMG", "EOG", "EPS", "HD", "RESP", "AU"), "a waveform"),
 }
 """What objects of a modality hold that are no images, although some have pixels."""
+CLASSES = {
+    "Media": "an index of other files (DICOMDIR)",
+    "Segmentation": "a segmentation",
+    " SR": "a report",
+    "Presentation State": "a presentation state",
+    "RT ": "a treatment",
+    "Waveform": "a waveform",
+}
+"""What objects hold that are no images, by a part of their class's name."""
 IMAGE_CLASS = re.compile(r"\bImage\b|US Volume|Parametric Map")
 """In the name of a class of storage that holds images; RT images (taken with the beam) are images."""
 
@@ -380,8 +389,8 @@ def _no_image(ds: Dataset) -> str | None:
         return f"it holds {held}{NOT_AN_IMAGE}"
     if "Storage" in name and not IMAGE_CLASS.search(name):
         name = name.partition(" Storage")[0]
-        held = "an index of other files (DICOMDIR)" if name == "Media" else f"an object of the class {name}"
-        return f"it holds {held}{NOT_AN_IMAGE}"
+        known = (held for part, held in CLASSES.items() if part in name)
+        return f"it holds {next(known, 'an object')} (class {name}){NOT_AN_IMAGE}"
     if "Rows" not in ds or "Columns" not in ds:
         return NO_PIXELS if ds.preamble else NOT_DICOM
     return None

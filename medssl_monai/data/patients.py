@@ -35,21 +35,16 @@ def same_patient(text: str) -> str:
     return ZEROS.sub("", shown, count=1) if ZEROS.match(shown) else shown
 
 
-def several_spellings(groups: Iterable[str]) -> dict[str, list[str]]:
-    """Of each patient who is spelled in more than one way the spellings, in the order in which they come."""
-    found: dict[str, dict[str, None]] = {}
-    for text in groups:
-        found.setdefault(same_patient(text), {})[text] = None
-    return {key: list(spellings) for key, spellings in found.items() if len(spellings) > 1}
-
-
 def looks_like_date(text: str) -> bool:
     """Whether a cell is a date, which spreadsheets make of numbers such as ``1-2``."""
     return bool(DATE.fullmatch(text.strip()))
 
 
 def listed(spellings: Mapping[str, Iterable[str]], images: Mapping[str, int]) -> list[str]:
-    """A line for each patient of several spellings, by group, with the number of images."""
+    """A line for each patient of several spellings, by group, with the number of images.
+
+    As everywhere in a datalist, each slice of a volume that is cut into slices is an image.
+    """
     return [
         f"{' = '.join(map(repr, of))} ({images.get(group, 0)} images)"
         for group, texts in spellings.items()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import logging
 import math
 from collections import Counter, defaultdict
@@ -23,12 +22,12 @@ from medssl_monai import limits
 from medssl_monai.data.copies import near_copies, picture
 from medssl_monai.data.datalist import FLAGS, SECTIONS, Item, Key, write_datalist
 from medssl_monai.data.layouts import LAYOUTS, Layout, lists
-from medssl_monai.data.layouts.base import Array, Findings, Found, Names, Request, relative
+from medssl_monai.data.layouts.base import Array, Findings, Found, Names, Request, relative, write_png
 from medssl_monai.data.layouts.files import by_suffix, in_words, put_series
 from medssl_monai.data.patients import listed
 from medssl_monai.data.pool import balanced_draw, is_known, seed_of
 from medssl_monai.data.reader import ClinicalReader
-from medssl_monai.files import sha256, write_json
+from medssl_monai.files import read_json, sha256, write_json
 from medssl_monai.names import check_classes
 from medssl_monai.options import LabelsBy, Options
 
@@ -148,6 +147,7 @@ def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
         "unlabeled_sha256": _source_sha256(second) if second else None,
         **({"masked_sha256": _source_sha256(third)} if third else {}),
         "seed": seed,
+        "rows": dict(zip(("of the table", "of images here"), found.rows, strict=True)),
         "groups": found.grouping,
         "merged_groups": merged,
         "split": how,
@@ -577,7 +577,7 @@ def _spread(items: Sequence[Item], seed: int, choice: int = 32) -> list[str]:
 def is_synthetic(source: Path) -> bool:
     """Whether a folder is one of phantoms; what is made of them must say so as well."""
     path = source / "datalist.json"
-    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("synthetic", False))
+    return path.is_file() and bool(read_json(path).get("synthetic", False))
 
 
 def _class(item: Item) -> int | list[int]:
@@ -621,16 +621,9 @@ def _write_images(found: Found, folder: Path) -> None:
     for item in found.items:
         path = folder / item["image"]
         if item["id"] in found.pixels:
-            _write_png(path, found.pixels[item["id"]])
+            write_png(path, found.pixels[item["id"]])
     for image in found.copies.keys() & {item["image"] for item in found.items}:
         put_series(folder / image, found.copies[image])
-
-
-def _write_png(path: Path, pixels: Array) -> None:
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, format="PNG", compress_level=1)
 
 
 def _summary(items: Sequence[Item], classes: Sequence[str], beside: bool) -> dict[str, Any]:

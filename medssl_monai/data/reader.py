@@ -238,7 +238,7 @@ class NonFinite(NamedTuple):
         kinds = {"NaN": self.nan, "NaN inside": self.inside, "infinite": self.infinite}
         told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
         hint = ", or read NaN at the border as background (`nan: background`)" if self.background else ""
-        return f"holds voxels that are no numbers ({told}, of {self.total:,}); mend it{hint}."
+        return f"holds NaN or infinite voxels ({told}, of {self.total:,}); mend it{hint}."
 
     @property
     def background(self) -> bool:

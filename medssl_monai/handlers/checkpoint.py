@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ignite.engine import Engine, Events
 from torch import nn
@@ -75,16 +75,22 @@ class TrainingCheckpoint:
             )
         try:
             self._check(engine, state, identity)
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            self._refuse(error)
+        try:
             max_epochs = engine.state.max_epochs  # the configuration decides how long to train, not the file
             for name, item in self.objects.items():
                 item.load_state_dict(state[name])
-        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            raise ValueError(
-                f"{self.path} does not fit this run ({reason}); restore it from a copy, or choose another `output_dir`."
-            ) from error
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            self._refuse(error)
         engine.state.max_epochs = max_epochs
         engine.logger.info(f"Continuing {self.path} after epoch {engine.state.epoch}.")
+
+    def _refuse(self, error: Exception) -> NoReturn:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ValueError(
+            f"{self.path} does not fit this run ({reason}); restore it from a copy, or choose another `output_dir`."
+        ) from error
 
     def _check(self, engine: Engine, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Refuse the file of another run, before anything of it is loaded."""

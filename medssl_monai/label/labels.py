@@ -17,7 +17,7 @@ from PIL import Image
 from medssl_monai.data import LoadMaskd
 from medssl_monai.data.annotations import parse_label
 from medssl_monai.data.dicom import Array
-from medssl_monai.data.mask_files import in_patient
+from medssl_monai.data.mask_files import in_patient, mask_reader
 from medssl_monai.data.pool import Label
 from medssl_monai.data.reader import ClinicalReader, image_format
 from medssl_monai.names import NOTHING, find, fold
@@ -246,9 +246,8 @@ def _renumbered(file: Path, table: Mapping[int, int], folder: Path) -> Path:
 
 def _uncropped(file: Path, image: Path, folder: Path) -> Path:
     """The mask on the whole grid of its image, if it is a part of that; else as it is, for `LoadMaskd` to judge."""
-    reader = ClinicalReader()
     try:
-        (mask, meta), (pixels, grid) = (reader.get_data(reader.read(path)) for path in (file, image))
+        (mask, meta), (pixels, grid) = mask_reader().get_data([file]), ClinicalReader().get_data([image])
     except ValueError:
         return file
     own, wanted = in_patient(file, meta), in_patient(image, grid)

@@ -84,8 +84,8 @@ class TestConfig:
         for path in (BUNDLES / name / "configs").glob("*.*"):
             assert "$from medssl_monai import" not in path.read_text(), path
 
-    def test_checkpoint_is_the_last_handler(self, name):
-        assert config(name)["train::handlers"][-1]["_target_"].endswith("TrainingCheckpoint")
+    def test_checkpoint_is_the_first_handler(self, name):
+        assert config(name)["train::handlers"][0]["_target_"].endswith("TrainingCheckpoint")
 
     def test_initialize_touches_neither_data_nor_trainer(self, name):
         """`monai.bundle.load` runs it."""

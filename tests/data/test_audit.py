@@ -110,7 +110,10 @@ def test_spellings_of_a_patient_are_one_and_are_listed(folder, tmp_path):
         check_leaks(path)
     path.write_text(path.read_text().replace('"name": "made"', '"name": "made", "groups_as_written": true'))
     result = audit(path)
-    assert result["merged_groups"] == [] and result["shared_groups"]["count"] == 0
+    assert result["merged_groups"] == ["'1' = '1.0' (2 images)"]  # .0 is none of the patient's
+    assert result["shared_groups"]["count"] == 1
+    path.write_text(path.read_text().replace('"1.0"', '"9"'))
+    assert audit(path)["merged_groups"] == []
     check_leaks(path)
 
 

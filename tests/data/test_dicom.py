@@ -364,7 +364,7 @@ def test_what_is_no_image_is_named_and_what_is_damaged_spoils_the_folder(tmp_pat
         "reportsi.dcm": "it holds a report, not an image",
         "liver_1frame.dcm": "it holds a segmentation, not an image",
         "rtdose.dcm": "it holds a dose distribution, not an image",
-        "DICOMDIR": "it holds an index of other files (DICOMDIR), not an image",
+        "DICOMDIR": "it holds an index of other files (DICOMDIR) (class Media), not an image",
         "Secret^Susan.txt": "it is not a DICOM file",
     }
     assert len(find_volume(tmp_path)[0]) == 3

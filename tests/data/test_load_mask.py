@@ -75,7 +75,7 @@ class TestLoadMaskd:
         with pytest.raises(ValueError, match=r"s1: the mask holds 0\.5, and a class is a whole number.*nearest"):
             load(item(mask))
         mask[1, 1, 1] = np.nan
-        with pytest.raises(ValueError, match="s1: its mask holds voxels that are no numbers"):
+        with pytest.raises(ValueError, match="s1: its mask holds NaN or infinite voxels"):
             load(item(mask))
 
     def test_of_a_palette_the_index_is_the_class(self, item):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medssl_monai.data.patients import as_written, listed, looks_like_date, same_patient, several_spellings
+from medssl_monai.data.patients import as_written, listed, looks_like_date, same_patient
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,5 @@ def test_what_is_no_date(text):
 
 
 def test_patients_of_several_spellings_are_listed_with_their_images():
-    assert several_spellings(["7", "8", "7.0", "7", "007"]) == {"7": ["7", "7.0", "007"]}
     lines = listed({"a": {"7": None, "007": None}, "b": {"8": None}}, {"a": 3, "b": 1})
     assert lines == ["'7' = '007' (3 images)"]

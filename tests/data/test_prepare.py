@@ -161,7 +161,7 @@ def test_bad_rows_cost_themselves_only_and_are_listed(folder, tmp_path):
     assert found(path, "dropped") == {
         "row with another number of cells than the header, or an open quote": ["row 3", "row 4"],
         "row whose file is missing": ["row 5"],
-        "no group": ["row 9"],
+        "no group in its row; fill it in": ["row 9"],
     }
     assert found(path, "noted") == {
         "rows of one file that contradict in label": ["rows 10 and 11"],

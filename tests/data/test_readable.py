@@ -57,7 +57,7 @@ def test_nan_is_an_error_of_the_row_or_background_with_a_word(tmp_path, caplog, 
     readable = ReadableImages(data, load)
     read = [data[item["index"]]["id"] for item in readable]
     assert read == (["whole"] if nan == "refuse" else ["whole", "around"])
-    assert all("no numbers" in reason for reason in readable.unreadable.values())
+    assert all("NaN or infinite voxels" in reason for reason in readable.unreadable.values())
     said = "around: NaN at its border, 25.0% of its voxels, is read as its smallest value"
     assert (said in caplog.text) == (nan == "background")
     dataset = ImageDataset(data, load, dtype="float32", on_bad_file="skip")

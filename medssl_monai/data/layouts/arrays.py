@@ -21,6 +21,7 @@ from medssl_monai.data.layouts.base import (
     Found,
     Request,
     numbered,
+    write_png,
 )
 from medssl_monai.data.layouts.masks import classes_of
 from medssl_monai.data.layouts.npy import read_member
@@ -116,20 +117,17 @@ def read_arrays(request: Request) -> Found:
 
 def _add_masks(found: Found, masks: Array, names: tuple[str, ...], request: Request) -> None:
     """Write a mask for each image as a PNG file; of two classes the second is 255 there, to be seen."""
-    from PIL import Image
-
     values = {int(value) for value in np.unique(masks)}
     classes, key = request.mask_classes or request.classes or classes_of(values), request.mask_key
     if key == "label":
         found.classes = classes
     visible = 255 if len(classes) == 2 and values <= {0, 1} else 1
-    (request.out_dir / "masks").mkdir(parents=True, exist_ok=True)
     for item, mask in zip(found.items, masks, strict=True):
         label = item.get("label")
         if isinstance(label, int) and key == "label":
             item["meta"] = {"label": names[label] if label < len(names) else str(label)}
         item[key] = item["image"].replace("images/", "masks/", 1)
-        Image.fromarray(mask * np.uint8(visible)).save(request.out_dir / item[key], compress_level=1)
+        write_png(request.out_dir / item[key], mask * np.uint8(visible))
 
 
 def _check_labels(found: Found, file: str) -> None:

@@ -19,6 +19,7 @@ from medssl_monai import limits
 from medssl_monai.data.datalist import Item, Key
 from medssl_monai.data.patients import as_written, same_patient
 from medssl_monai.data.pseudonym import load_key, pseudonym
+from medssl_monai.files import write_atomically
 from medssl_monai.options import Options
 
 Array = NDArray[Any]
@@ -116,6 +117,7 @@ class Found:
         noted: what is, but not as the source says, by reason.
         quarantine: files that cannot be used: ``id``, ``image``, ``reason``.
         passed_over: files below the source that are no images, relative to it, by reason.
+        rows: rows of the table, and how many of them are of images here.
         grouping: what the groups are.
         features: the items are rows of feature tables, not images.
         synthetic: the images are phantoms.
@@ -134,6 +136,7 @@ class Found:
     noted: Findings = field(default_factory=dict)
     quarantine: list[dict[str, str]] = field(default_factory=list)
     passed_over: Findings = field(default_factory=dict)
+    rows: tuple[int, int] = (0, 0)
     grouping: str = EACH_ITS_OWN
     features: bool = False
     synthetic: bool = False
@@ -181,6 +184,15 @@ class Found:
         return unique
 
 
+def write_png(path: Path, pixels: Array) -> None:
+    """Write an image that came as an array."""
+    from PIL import Image
+
+    write_atomically(
+        path, lambda file: Image.fromarray(pixels).save(file, format="PNG", compress_level=1), synced=False
+    )
+
+
 def numbered(items: Iterable[Item]) -> tuple[str, ...]:
     """Class names ``0``, ``1``, ... for labels that have no others."""
     labels = [item["label"] for item in items if not isinstance(item.get("label"), str | None)]
@@ -195,9 +207,22 @@ def natural(text: str) -> list[tuple[int, int | str]]:
 
 
 def first(header: Sequence[str], *names: str) -> str | None:
-    """The first of the names that the header has, whatever its case."""
-    lower = {column.lower(): column for column in reversed(header)}
-    return next((lower[name] for name in names if name in lower), None)
+    """The first of the names that the header has, as it is or but for case, blanks, ``_`` and ``-``.
+
+    Raises:
+        ValueError: if several columns are called so but for these.
+    """
+    for name in names:
+        same = [column for column in header if _letters(column) == _letters(name)]
+        if len(same) > 1:
+            raise ValueError(f"the columns {same[0]!r} and {same[1]!r} may both be {name!r}; rename or remove one.")
+        if same:
+            return same[0]
+    return None
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
 
 
 def relative(path: Path, folder: Path) -> str:

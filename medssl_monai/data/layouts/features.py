@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def read(request: Request) -> Found:
     """
     if request.table or request.id_column or request.group_column or request.split_column:
         raise ValueError("feature tables bring ids and groups in NAME-items.csv; leave `table` and the columns out.")
-    found, widths = Found(features=True), set()
+    found, widths, names = Found(features=True), set(), replace(request.names, clear=True)
     for path in sorted(request.source.glob(f"*{FEATURES}"), key=lambda path: natural(path.name)):
         stem = path.name.removesuffix(FEATURES)
         features = _load(path, 2)
@@ -55,7 +56,8 @@ def read(request: Request) -> Found:
             if k in bad:
                 found.add("dropped", "row with values that are not finite", name)
                 continue
-            item = {"image": relative(path, request.out_dir), "id": name, "group": group, "slice": k}
+            owner = names.group(group) if group != name else group
+            item = {"image": relative(path, request.out_dir), "id": name, "group": owner, "slice": k}
             if target >= 0:
                 item["label"] = target
             found.items.append(item)

@@ -288,6 +288,12 @@ def find_units(
         chosen = [name for name in inside if name in named]
         if not one.volume or len(chosen) > 1 or (out_dir is None and not alone):
             known |= dict.fromkeys(one.files, one)
+            if one.volume and len(chosen) > 1:
+                found.add(
+                    "noted",
+                    "series of which rows name several files, each an image then",
+                    names.file(chosen[0]),
+                )
             continue
         path = one.files[0].parent if alone else one.files[0]
         name = path.relative_to(root).as_posix()

@@ -14,30 +14,46 @@ from medssl_monai.data.patients import looks_like_date, same_patient
 from medssl_monai.data.reader import image_format
 from medssl_monai.tables import Row, Table
 
-FRACTION = re.compile(r"-?\d*[.,]\d*[1-9]\d*([eE][+-]?\d+)?|-?\d+(\.\d*)?[eE]-\d+", re.ASCII)
+FRACTION = re.compile(
+    r"[+-]?(\d*[.,]\d*[1-9]\d*([eE][+-]?\d+)?|\d+(\.\d*)?[eE]-\d+|\d+([.,]\d*)?\s*%|\d*[.,]\d+\s*%)", re.ASCII
+)
+WHOLE_FLOAT = re.compile(r"^(-?\d+)\.0+$", re.ASCII)
 WHOLE = re.compile(r"-?\d+(\.0+)?", re.ASCII)
 FINDING = re.compile(r"[01](\.0+)?|-1(\.0+)?", re.ASCII)
 SEPARATORS = "|;\n"
 """Between values, whatever they are; other signs only where what they separate stands alone elsewhere."""
-DOUBTFUL = ",/+&"
+DOUBTFUL = re.compile(r"\s*([,/+&]|\band\b)\s*|\s+")
+LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
+NOTHING = re.compile(r"[\W_]+|unknown|unclear|missing|not (known|available|done)|tbd|#n/a", re.IGNORECASE)
+"""Texts that people write where nothing is to be said, but which may be classes."""
 SAMPLE = 200
 
 
 def check_rows(table: Table, found: Found, files: Sequence[Path], column: str, root: Path) -> None:
-    """Refuse a table of which no row names a file.
+    """Refuse a table of which no row names a file, or of which rows are torn by more than a slip.
 
     Raises:
         ValueError: with what the column holds instead, if the headers of DICOM files tell.
     """
-    lost = sum(len(found.dropped.get(f"row {why}", ())) for why in ("whose file is missing", "that fits several files"))
-    if not files or not table.rows or lost < len(table.rows):
+    total = len(table.rows) + len(table.bad)
+    if (len(table.bad) > 2 and _is_common(len(table.bad), total)) or (table.bad and not table.rows):
+        raise ValueError(
+            f"{len(table.bad)} of {total} rows have another number of cells than the header, or an open quote; the "
+            f"first is row {table.bad[0]}. Put quotes around cells that hold the sign between cells, or save the table "
+            "with another one."
+        )
+    if not files or not table.rows or found.rows[1] or found.dropped.get("row whose file cannot be used"):
         return
     cells = {same_patient(row[column]): row[column] for _, row in table.rows}
     example = next(iter(cells.values()))
     known: Counter[str] = Counter()
     for path in [path for path in files if image_format(path) == "DICOM"][:SAMPLE]:
         known.update(name for name, value in identifiers(path).items() if same_patient(value) in cells)
-    held = f"a {known.most_common(1)[0][0]} of DICOM files" if known else "which is the path of no file"
+    held = "which is the path of no file"
+    if len(found.dropped.get("row that fits several files", ())) == len(table.rows):
+        held = "which fits several files"
+    elif known:
+        held = f"the {known.most_common(1)[0][0]} of a DICOM file"
     raise ValueError(
         f"none of the {len(table.rows)} rows names a file below {root}: the column {column!r} holds {example!r}, "
         f"{held}; it must hold the path of the file, or of any file of the series, from there. Add a column of paths, "
@@ -68,7 +84,15 @@ def check_labels(rows: Sequence[Row], columns: Sequence[str], request: Request, 
         _check_findings(rows, columns, found)
     elif columns:
         texts = [row[columns[0]] for row in rows if row[columns[0]] != CONTRADICTION]
-        _check_classes([text for text in texts if text.lower() not in EMPTY], columns[0], request.classes)
+        texts = [text for text in texts if text.lower() not in EMPTY]
+        _check_classes(texts, columns[0], request.classes)
+        if not request.classes and not {"+", "-"}.issubset(texts):
+            odd = Counter(text for text in texts if NOTHING.fullmatch(text))
+            found.add(
+                "noted",
+                "class that may stand for no label; if so, empty its cells, and else name all with --classes",
+                *(f"{text!r} in {count} rows" for text, count in odd.items()),
+            )
 
 
 def check_dates(table: Table, column: str, found: Found) -> None:
@@ -102,11 +126,11 @@ def _check_classes(texts: Sequence[str], column: str, classes: Sequence[str]) ->
         if FRACTION.fullmatch(text):
             _refuse_fraction(text, column)
     alone = set(texts)
-    for text in unknown:
-        marks = [sign for sign in SEPARATORS if sign in text]
-        marks += [
-            sign for sign in DOUBTFUL if alone.issuperset(part.strip() for part in text.split(sign)) and sign in text
-        ]
+    for text in dict.fromkeys(unknown):
+        marks = [sign for sign in SEPARATORS if sign in text] + ["[]"] * bool(LIST.fullmatch(text))
+        if not marks and (found := DOUBTFUL.search(text)):
+            parts = DOUBTFUL.sub("\n", text).split("\n")
+            marks = [found[0].strip() or " "] * alone.issuperset(parts)
         if marks:
             raise ValueError(
                 f"the column {column!r} holds several values per image, such as {text!r} with {marks[0]!r} between "
@@ -115,12 +139,19 @@ def _check_classes(texts: Sequence[str], column: str, classes: Sequence[str]) ->
             )
     if classes:
         return
-    distinct = set(texts)
+    distinct = {WHOLE_FLOAT.sub(r"\1", text) for text in texts}
     if len(distinct) > max(20, len(texts) / 2):
         raise ValueError(
             f"the column {column!r} holds {len(distinct)} different texts in {len(texts)} rows, such as {texts[0]!r}, "
             "and classes are few; name their column with `label_column`, or the classes with `classes`."
         )
+    numbers: dict[int, str] = {}
+    for text in distinct:
+        if text.isdecimal() and (other := numbers.setdefault(int(text), text)) != text:
+            raise ValueError(
+                f"the column {column!r} holds {other!r} and {text!r}, which are one number; write it in one way, or "
+                "name such classes as they are with `classes`."
+            )
     slips = [text for text in texts if not WHOLE.fullmatch(text)]
     if len(slips) < len(texts) / 2 and _is_common(len(slips), len(texts)):
         raise ValueError(

@@ -33,15 +33,18 @@ class MaskFinder:
             no masks.
         table: the table.
         files: relative paths of images and masks.
+        image_column: of the table.
 
     Attributes:
         files: which of the files are masks.
 
     Raises:
-        ValueError: if `masks` is none of these.
+        ValueError: if `masks` is none of these, or a row's mask is the image of a row.
     """
 
-    def __init__(self, root: Path, masks: str | None, table: Table, files: Sequence[str]) -> None:
+    def __init__(
+        self, root: Path, masks: str | None, table: Table, files: Sequence[str], image_column: str = "image"
+    ) -> None:
         self.root, self.column = root, masks if masks is not None and masks in table.header else None
         self.files: set[str] = set()
         self.tree, self.names = root, list[str]()
@@ -50,7 +53,19 @@ class MaskFinder:
             return
         if self.column:
             self.paths = Paths(files, root)
-            self.files = {name for _, row in table.rows for name in self.paths.fitting(row[masks]) if row[masks]}
+            named = (self.paths.fitting(row[image_column]) for _, row in table.rows)
+            self.images = {fits[0] for fits in named if len(fits) == 1}
+            for number, row in table.rows:
+                there = self._named(row[masks])
+                if self.images.intersection(there):
+                    raise ValueError(
+                        f"row {number}: the mask {row[masks]!r} in the column {masks!r} is the image of a row; a file "
+                        "is one or the other."
+                    )
+                self.files.update(there)
+            paths = Paths((name for name in files if name not in self.files), root)  # names are unique among images
+            named = (paths.fitting(row[image_column]) for _, row in table.rows)
+            self.images = {fits[0] for fits in named if len(fits) == 1}
             return
         if folder := next((path for path in (root / masks, Path(masks)) if path.is_dir()), None):
             self._look_into(folder, files)
@@ -61,8 +76,23 @@ class MaskFinder:
         if not self.names:
             raise ValueError(
                 f"`masks` {masks!r} is no column of the table, no folder of images below the source or beside it, and "
-                "ends or begins the name of no file."
+                "ends or begins the name of no file. Masks that lie otherwise, as in a folder for each patient, are "
+                "named one by one, in a column of a table."
             )
+
+    def stray(self, files: Sequence[str]) -> list[str]:
+        """With a column of masks: files that no row names, below folders where all that rows name are masks."""
+        if not self.column:
+            return []
+        masks = {folder for name in self.files for folder in Path(name).parents}
+        images = {folder for name in self.images for folder in Path(name).parents}
+        folders = masks - images - {Path()}
+        return [name for name in files if name not in self.files and not folders.isdisjoint(Path(name).parents)]
+
+    def _named(self, text: str) -> list[str]:
+        """The files that the cell of a mask may mean; where it fits several, those that are no row's image."""
+        there = self.paths.fitting(text) if text.lower() not in EMPTY else []
+        return [name for name in there if name not in self.images] or there
 
     def _look_into(self, folder: Path, files: Sequence[str]) -> None:
         """Take the masks of a tree below the source, or of one beside it."""
@@ -91,7 +121,13 @@ class MaskFinder:
         if self.column:
             return self._of_rows(rows, found)
         images = [name for name in images if parts_of(name)]  # the source itself, as a series, has no name
-        fits = pairs(images, self.names) if self.affix is None else self._beside(images)
+        fits = pairs(images, self.names, self.root) if self.affix is None else self._beside(images)
+        if images and self.names and not fits:
+            raise ValueError(
+                f"none of the {len(self.names)} masks fits an image: masks are called like {self.names[0]!r}, images "
+                f"like {images[0]!r}. A mask has the path of its image, seen from the folder of masks, but for the "
+                "suffix and one ending or beginning that all masks have; else name each mask in a column of a table."
+            )
         result: dict[Place, Path] = {}
         several = shared(fits)
         for mask, names in several.items():
@@ -105,7 +141,7 @@ class MaskFinder:
                 result[image, None] = self.tree / masks[0]
         known = {mask for masks in fits.values() for mask in masks}
         found.add("noted", "mask that fits no image", *(name for name in self.names if name not in known))
-        return result
+        return _one_image_each(result, found)
 
     def _beside(self, images: Sequence[str]) -> dict[str, list[str]]:
         """Masks that lie where their image does, and are called as it is, with an ending or a beginning."""
@@ -118,24 +154,46 @@ class MaskFinder:
         return {name: masks for name in images if (masks := by_stem.get(stem(parts_of(name)), []))}
 
     def _of_rows(self, rows: Mapping[Place, tuple[int, Row]], found: Found) -> dict[Place, Path]:
-        users: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         result: dict[Place, Path] = {}
+        texts: list[str] = []
         for place, (number, row) in rows.items():
             text = row[str(self.column)]
             if text.lower() in EMPTY or text == CONTRADICTION:
                 continue
-            there = self.paths.fitting(text)
+            texts.append(text)
+            there = self._named(text)
             if len(there) > 1:
                 found.add("noted", "mask that fits several files, and is not used", f"row {number}: {', '.join(there)}")
                 continue
             path = self.root / (there[0] if there else Path(*parts_of(text)) if not text.startswith("/") else text)
-            users[os.path.realpath(path)][place[0]].append(number)
             result[place] = path
-        for names in [names for names in users.values() if len(names) > 1]:
-            numbers = ", ".join(str(number) for of_image in names.values() for number in of_image)
-            found.add("noted", "mask that several images have, and is given to none", f"rows {numbers}")
-            result = {place: path for place, path in result.items() if place[0] not in names}
-        return result
+        if result and not any(path.exists() for path in result.values()):
+            raise ValueError(
+                f"none of the {len(texts)} masks in the column {self.column!r} is there, such as {texts[0]!r}; their "
+                f"paths are from {self.root} on."
+            )
+        return _one_image_each(result, found)
+
+
+def _one_image_each(masks: dict[Place, Path], found: Found) -> dict[Place, Path]:
+    """Without files that would be the mask of several images, be it by links; slices of a volume may share one."""
+    users: dict[object, dict[str, str]] = defaultdict(dict)
+    for (image, _), path in masks.items():
+        users[_file(path)].setdefault(image, path.name)
+    several = {file: images for file, images in users.items() if len(images) > 1}
+    for images in several.values():
+        what = f"{', '.join(dict.fromkeys(images.values()))}: {', '.join(sorted(images, key=natural))}"
+        found.add("noted", "mask that would fit several images, and is given to none", what)
+    return {place: path for place, path in masks.items() if _file(path) not in several}
+
+
+def _file(path: Path) -> object:
+    """What is the same for all names and links of a file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
 
 
 def read_masks(found: Found, request: Request) -> None:

@@ -38,6 +38,11 @@ def suffix(parts: Parts) -> str:
     return found[0].lower().replace("jpeg", "jpg") if found else ""
 
 
+def folders_of(root: Path) -> set[Parts]:
+    """The folders that a folder lies in, and itself: as it was named, and where links lead."""
+    return {parts_of(str(path)) for path in (os.path.abspath(root), os.path.realpath(root))}
+
+
 class Paths:
     """Files below a folder, to be found by what a table calls them.
 
@@ -50,7 +55,7 @@ class Paths:
     """
 
     def __init__(self, names: Iterable[str], root: Path) -> None:
-        self.above = {parts_of(str(path)) for path in (os.path.abspath(root), os.path.realpath(root))}
+        self.above = folders_of(root)
         self.whole: dict[Parts, list[str]] = defaultdict(list)
         self.bare: dict[str, list[str]] = defaultdict(list)
         self.parts = {name: parts_of(name) for name in names}
@@ -75,46 +80,54 @@ class Paths:
         return len(parts_of(text)) == 1 < len(self.parts[name])
 
 
-def pairs(images: Sequence[str], masks: Sequence[str]) -> dict[str, list[str]]:
+def pairs(images: Sequence[str], masks: Sequence[str], root: Path) -> dict[str, list[str]]:
     """The masks that each image may have, by their paths below the folders of images and of masks.
 
-    A mask and an image fit if the whole path of one is the end of that of the other. If one of them lies in no folder,
-    its name must be the only such among the images, and among the masks. Suffixes do not count. Names may differ in one
-    ending or beginning, which is then that of all masks: ``case1_mask.png`` or ``seg_case1.png`` of ``case1.jpg``.
+    A mask fits if its whole path is the end of the image's; a name alone must be the only such among the images, and
+    among the masks. Folders of a mask that the image has not are those that the source lies in, or it is another's.
+    Suffixes do not count. Names may differ in one ending or beginning, which is then that of all masks:
+    ``case1_mask.png`` or ``seg_case1.png`` of ``case1.jpg``. What may be read in two ways fits both images.
 
     Args:
         images: relative paths below the source.
         masks: relative paths below the folder of masks.
+        root: the source.
     """
     ours = {name: stem(parts_of(name)) for name in images}
     theirs = {name: stem(parts_of(name)) for name in masks}
-    before, after = _affix({parts[-1] for parts in ours.values()}, [parts[-1] for parts in theirs.values()])
-    theirs = {
-        name: (*parts[:-1], parts[-1][len(before) : len(parts[-1]) - len(after)])
-        for name, parts in theirs.items()
-        if parts[-1].startswith(before) and parts[-1].endswith(after)
-    }
-    count = [Counter(parts[-1] for parts in side.values()) for side in (ours, theirs)]
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for name, parts in theirs.items():
-        by_name[parts[-1]].append(name)
-    found: dict[str, list[str]] = {}
-    for image, own in ours.items():
-        fits = []
-        for mask in by_name.get(own[-1], ()):
-            short, long = sorted((own, theirs[mask]), key=len)
-            alone = all(names[own[-1]] == 1 for names in count)
-            if long[-len(short) :] == short and (len(short) > 1 or len(long) == 1 or alone):
-                fits.append(mask)
-        if fits:
-            found[image] = fits
-    return found
+    above = folders_of(root)
+    found: dict[str, list[str]] = defaultdict(list)
+    for before, after in _affixes({parts[-1] for parts in ours.values()}, [parts[-1] for parts in theirs.values()]):
+        plain = {
+            name: (*parts[:-1], parts[-1][len(before) : len(parts[-1]) - len(after)])
+            for name, parts in theirs.items()
+            if parts[-1].startswith(before) and parts[-1].endswith(after)
+        }
+        count = [Counter(parts[-1] for parts in side.values()) for side in (ours, plain)]
+        by_name: dict[str, list[str]] = defaultdict(list)
+        for name, parts in plain.items():
+            by_name[parts[-1]].append(name)
+        for image, own in ours.items():
+            for mask in by_name.get(own[-1], ()):
+                parts = plain[mask]
+                more = len(parts) - len(own)
+                if more > 0:
+                    fits = parts[more:] == own and any(folders[-more:] == parts[:more] for folders in above)
+                else:
+                    alone = len(own) == 1 or all(names[own[-1]] == 1 for names in count)
+                    fits = own[-len(parts) :] == parts and (len(parts) > 1 or alone)
+                if fits:
+                    found[image].append(mask)
+    return {image: list(dict.fromkeys(found[image])) for image in ours if image in found}
 
 
-def _affix(images: set[str], masks: Sequence[str]) -> tuple[str, str]:
-    """What stands before or after the name of an image in that of every mask, without digits, which number patients."""
+def _affixes(images: set[str], masks: Sequence[str]) -> list[tuple[str, str]]:
+    """What may stand before or after the name of an image in that of every mask, without digits, which number patients.
+
+    Of ``_seg`` and ``_b_seg``, the shorter one: ``case_b_seg`` is of ``case_b``, if there is such an image.
+    """
     if images.intersection(masks):
-        return "", ""
+        return [("", "")]
     found: set[tuple[str, str]] = set()
     for mask in masks:
         for cut in (match.start() for match in re.finditer(r"[\W_]", mask)):
@@ -125,7 +138,9 @@ def _affix(images: set[str], masks: Sequence[str]) -> tuple[str, str]:
         for before, after in sorted(found)
         if not re.search(r"\d", before + after) and all(m.startswith(before) and m.endswith(after) for m in masks)
     ]
-    return max(common, key=lambda affix: len("".join(affix)), default=("", ""))
+    endings = sorted((after for before, after in common if after), key=len)[:1]  # all masks end so: one ends another
+    beginnings = sorted((before for before, after in common if before), key=len)[:1]
+    return [*(("", after) for after in endings), *((before, "") for before in beginnings)]
 
 
 def shared(found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medssl_monai import limits
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.layouts.base import (
     CONTRADICTION,
@@ -57,24 +58,31 @@ class Columns:
             _refuse_paths(table, labels)
         elif labels == (request.masks,) or (labels == ("label",) and request.masks):
             labels = ()
-        image = request.image_column
-        if image == "image" and image not in table.header:
-            image = first(table.header, "file", "path", "filename") or image
-        group = first(table.header, "patient", "patient_id", "patientid", "lesion_id", "group")
+        if labels == ("label",):
+            labels = (first(table.header, "label") or "label",)
         columns = cls(
-            image,
+            image_column(table, request),
             labels,
             request.id_column or _if_ids(table, first(table.header, "id"), found),
-            request.group_column or group,
+            request.group_column or first(table.header, "patient", "patient_id", "lesion_id", "group"),
             request.split_column or _if_sections(table, first(table.header, "split"), found),
-            first(table.header, "label_name") if labels == ("label",) else None,
+            _if_names(table, first(table.header, "label_name"), labels[0], found) if len(labels) == 1 else None,
             first(table.header, "slice"),
         )
-        wanted = [columns.image, *columns.labels, columns.id, columns.group, columns.split]
-        missing = [name for name in wanted if name and name not in table.header]
-        if missing:
-            raise ValueError(f"the table has no column {missing[0]!r}, only {table.header}; say which one is meant.")
+        wanted = {"image": columns.image, "id": columns.id, "group": columns.group, "split": columns.split}
+        for flag, name in [*wanted.items(), *(("label", name) for name in columns.labels)]:
+            if name and name not in table.header:
+                raise ValueError(
+                    f"there is no column {name!r}, only {table.header}; say which one is meant with `{flag}_column`."
+                )
         return columns
+
+
+def image_column(table: Table, request: Request) -> str:
+    """The column of the images' paths."""
+    if request.image_column != "image":
+        return request.image_column
+    return first(table.header, "image", "file", "path", "filename") or "image"
 
 
 def _if_ids(table: Table, column: str | None, found: Found) -> str | None:
@@ -102,6 +110,17 @@ def _if_sections(table: Table, column: str | None, found: Found) -> str | None:
     return column
 
 
+def _if_names(table: Table, column: str | None, labels: str, found: Found) -> str | None:
+    """The column, if it has one name for each label; it happens to be called so otherwise."""
+    if column is None or labels not in table.header:
+        return None
+    names = {(_tidy(row[labels]), row[column]) for _, row in table.rows if row[labels].lower() not in EMPTY}
+    if any(count > 1 for side in zip(*names, strict=True) for count in Counter(side).values()):
+        found.add("noted", "column that has not one name for each label, and is not used; rename or mend it", column)
+        return None
+    return column
+
+
 def join(table: Table, root: Path, files: Sequence[str], request: Request, names: Names) -> Found:
     """Bring rows and files together; nothing is lost without a line in the report.
 
@@ -118,12 +137,14 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
     if request.masks is None and not request.mask_classes and holds_paths(table, request.label_column):
         request = replace(request, masks=request.label_column)
     found = Found()
-    columns = Columns.of(table, request, found) if table.header else Columns(request.image_column)
+    with table.named():
+        columns = Columns.of(table, request, found) if table.header else Columns(request.image_column)
     if not table.header and any((request.id_column, request.group_column, request.split_column)):
         raise ValueError(f"there is no CSV file in {root} for the columns that were named; pass one as `table`.")
     found.add("dropped", "row with another number of cells than the header, or an open quote", *_rows(table.bad))
-    masks = MaskFinder(root, request.masks, table, files)
-    images = [name for name in files if name not in masks.files]
+    masks = MaskFinder(root, request.masks, table, files, columns.image)
+    found.add("dropped", "file in a folder of masks that no row names", *(stray := masks.stray(files)))
+    images = [name for name in files if name not in masks.files.union(stray)]
     paths = Paths(images, root)
     named = {fits[0] for _, row in table.rows if len(fits := paths.fitting(row[columns.image])) == 1}
     units, alias = find_units(
@@ -131,10 +152,16 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
     )
     refused = [Path(bad["image"]).relative_to(root).as_posix() for bad in found.quarantine]
     rows = _match(table, Paths([*images, *refused, *(unit.name for unit in units)], root), units, alias, columns, found)
-    check_rows(table, found, [root / name for name in images], columns.image, root)
+    lost = ("whose file is missing", "that fits several files", "whose file cannot be used")
+    found.rows = (len(table.rows), len(table.rows) - sum(len(found.dropped.get(f"row {why}", ())) for why in lost))
+    with table.named():
+        check_rows(table, found, [root / name for name in images], columns.image, root)
+    if columns.group:
+        _note_other_patients(units, rows, columns.group, found, names)
     labels = [row for _, row in rows.values()]
-    check_labels(labels, columns.labels, request, found)
-    labeler = _Labeler(labels, columns, request)
+    with table.named():
+        check_labels(labels, columns.labels, request, found)
+        labeler = _Labeler(labels, columns, request)
     found.classes = labeler.classes
     mask_of = masks.of([*(unit.name for unit in units), *refused], rows, found)
     if columns.group:
@@ -157,7 +184,9 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
         read_masks(found, request)
     twice = [name for name, count in Counter(item["id"] for item in found.items).items() if count > 1]
     if twice:
-        raise ValueError(f"column {columns.id!r} has {twice[0]!r} for several images; ids must be unique.")
+        raise ValueError(
+            f"{table.name}: the column {columns.id!r} has {twice[0]!r} for several images; ids must be unique."
+        )
     if columns.group:
         found.grouping = f"column {columns.group!r}"
     elif any(unit.group != unit.id for unit in units):
@@ -189,6 +218,7 @@ def _match(
     slices = {unit.name: unit.slices for unit in units}
     rows: dict[Place, tuple[int, Row]] = {}
     by_name: dict[Place, list[int]] = defaultdict(list)
+    past: list[int] = []
     for number, row in table.rows:
         fits = paths.fitting(row[columns.image])
         if len(fits) != 1:
@@ -211,6 +241,7 @@ def _match(
             continue
         if text and int(text) >= (slices[name] or 0):
             found.add("dropped", "row whose slice the volume does not have", f"row {number}")
+            past += [number] * (int(text) == slices[name])
             continue
         place = (name, int(text) if text else None)
         start, known = rows.setdefault(place, (number, dict(row)))
@@ -218,6 +249,11 @@ def _match(
             by_name[place].append(number)
         if start != number:
             _merge(known, row, columns, f"rows {start} and {number}", found)
+    if past and not any(k == 0 for _, k in rows):
+        raise ValueError(
+            f"row {past[0]} names the slice after the last of its volume, and no row a slice 0: the slices in the "
+            f"column {columns.slice!r} seem to be counted from 1; count them from 0."
+        )
     for place, numbers in by_name.items():
         if len(numbers) > 1 and CONTRADICTION in rows[place][1].values():
             found.add("dropped", "row with a file name alone, which others have too", *_rows(numbers))
@@ -250,6 +286,22 @@ def _with_group(unit: Unit, rows: dict[Place, tuple[int, Row]], column: str, fou
     return replace(unit, group=names.group(groups[0])) if groups else unit
 
 
+def _note_other_patients(
+    units: Sequence[Unit], rows: dict[Place, tuple[int, Row]], column: str, found: Found, names: Names
+) -> None:
+    """Take down rows of DICOM files that name a patient of other files: perhaps the rows have slipped."""
+    told = {place: (number, row[column]) for place, (number, row) in rows.items() if row[column].lower() not in EMPTY}
+    groups = {place: names.group(text) for place, (_, text) in told.items() if text != CONTRADICTION}
+    for unit in units:
+        own = groups.get((unit.name, None), unit.group)
+        if unit.group != unit.id and own != unit.group and unit.group in groups.values():
+            found.add(
+                "noted",
+                f"row whose {column} is not the PatientID of its DICOM file, which other rows have",
+                f"row {told[unit.name, None][0]}",
+            )
+
+
 def _complete(
     item: Item,
     unit: Unit,
@@ -271,7 +323,7 @@ def _complete(
     where = f"row {number}"
     for kind, column in (("id", columns.id), ("group", columns.group), ("split", columns.split)):
         if column and (row[column].lower() in EMPTY or row[column] == CONTRADICTION):
-            found.add_once("dropped", f"no {kind}", where)
+            found.add_once("dropped", f"no {kind} in its row; fill it in", where)
             return False
     if columns.split and row[columns.split].lower() not in SECTION_NAMES:
         found.add_once("dropped", "split that is neither train, val nor test", where)
@@ -289,7 +341,8 @@ def _complete(
         item["group"] = row[columns.id]
     if columns.split:
         found.sections[item["id"]] = SECTION_NAMES[row[columns.split].lower()]
-    used = {columns.image, *columns.labels, columns.id, columns.group, columns.split, columns.slice}
+    used = {columns.image, *columns.labels, columns.id, columns.group, columns.split}
+    used |= {columns.slice} if unit.slices else set()
     if meta := {key: text for key, text in row.items() if key not in used and text}:
         item["meta"] = meta
     return True
@@ -324,7 +377,9 @@ class _Labeler:
             return self.index[name], None
         if text == CONTRADICTION:
             return None, None
-        return None, "no label" if text.lower() in EMPTY else "label that is no class"
+        if text.lower() in EMPTY - {""}:
+            return None, f"{text!r}, which is read as no label; to have it as a class, name all with --classes"
+        return None, "label that is no class" if text else "no label"
 
 
 def finding(text: str, uncertain: Policy, blank: Policy) -> int | None:
@@ -351,6 +406,7 @@ def _classes(rows: Sequence[Row], columns: Columns, given: tuple[str, ...]) -> t
     whole = [text for text in texts if text.isdecimal()]
     if columns.class_name and not given:
         names = {_tidy(row[column]): row[columns.class_name] for row in rows}
+        limits.check("max_classes", 1 + max(map(int, whole), default=-1), f"the column {column!r}")
         given = tuple(names.get(str(k), str(k)) for k in range(1 + max(map(int, whole), default=-1)))
     if given:
         by_index = {} if any(name.isdecimal() for name in given) else {str(k): k for k in range(len(given))}

@@ -275,7 +275,7 @@ def test_bad_rows_of_chestxray14(nih):
     }
     assert found.dropped == {
         "Image Index: in neither list of the split": ["Data_Entry_2017_v2020.csv, row 6"],
-        "no group": ["Data_Entry_2017_v2020.csv, row 5"],
+        "no group in its row; fill it in": ["Data_Entry_2017_v2020.csv, row 5"],
         "file without a row": ["images_001/images/00000007_000.png"],
     }
 

@@ -43,6 +43,16 @@ def rows(cell, count=40):
         (rows(lambda k: "a|b" if k == 7 else "a"), r"several values per image, such as 'a\|b' with '\|' between"),
         (rows(lambda k: ["a", "b", '"a, b"'][k % 3]), r"several values per image, such as 'a, b' with ','"),
         (rows(lambda k: f"0.{k}7"), r"holds numbers such as '0\.07': probabilities"),
+        (rows(lambda k: f"{k + 5}%"), r"holds numbers such as '5%': probabilities"),
+        (rows(lambda k: ["a", "b", "a b"][k % 3]), r"several values per image, such as 'a b' with ' '"),
+        (rows(lambda k: ["a", "b", "b and a"][k % 3]), r"several values per image, such as 'b and a' with 'and'"),
+        (
+            rows(lambda k: "a" if k % 9 else "b, left"),
+            r"5 of 40 rows have another number of cells .* the first is row 2",
+        ),
+        (rows(lambda k: f"0,{k}"), r"40 of 40 rows have another number of cells than the header"),
+        (rows(lambda k: "['a']"), r"several values per image, such as \"\['a'\]\""),
+        (rows(lambda k: ["1", "01", "0"][k % 3]), r"holds '0?1' and '0?1', which are one number"),
         (rows(lambda k: f"1.{k}e-3"), r"holds numbers such as '1\.0e-3': probabilities"),
         (rows(lambda k: f"text {k}"), r"holds 40 different texts in 40 rows, such as 'text 0', and classes are few"),
         (rows(lambda k: "one" if k % 9 == 0 else k % 2), r"of 40 labels .* 5 are no numbers and the others are"),
@@ -119,7 +129,7 @@ def test_a_table_by_patient_or_uid_is_known_as_such(tmp_path, column, cell):
     (tmp_path / "in" / "t.csv").write_text("\n".join(lines))
     told = "PatientID" if column == "pid" else column
     with pytest.raises(
-        ValueError, match=rf"the column '{column}' holds .* a {told} of DICOM files; it must hold the path"
+        ValueError, match=rf"the column '{column}' holds .* the {told} of a DICOM file; it must hold the path"
     ):
         prepare(tmp_path / "in", tmp_path / "out", image_column=column, **KNOWN)
     assert not (tmp_path / "out" / "datalist.json").exists()
@@ -180,3 +190,60 @@ def test_spellings_of_a_patient_are_one_group_and_are_listed(make):
 def test_groups_that_look_like_dates_are_named(make):
     _, report = make(["image,label,patient", *rows(lambda k: f"{k % 2},{'1-Mar' if k == 4 else f'p{k}'}")])
     assert report["noted"]["group that looks like a date, as spreadsheets make of numbers"]["items"] == ["row 6"]
+
+
+@pytest.mark.parametrize("texts", [["T2", "T2 FLAIR", "T1"], ["left", "right", "left/lower"], ["00", "01"], ["+", "-"]])
+def test_classes_that_are_no_lists(make, texts):
+    data, report = make(["image,label", *rows(lambda k: texts[k % len(texts)])])
+    assert set(data.classes) == set(texts)
+    assert report["noted"] == {}
+
+
+def test_texts_that_may_mean_nothing_are_named(make):
+    data, report = make(["image,label", *rows(lambda k: ["ill", "well", "unknown", "None"][k % 4])])
+    assert data.classes == ("ill", "unknown", "well")
+    (odd,) = [entry["items"] for why, entry in report["noted"].items() if "may stand for no label" in why]
+    assert odd == ["'unknown' in 10 rows"]
+    (none,) = [entry["count"] for why, entry in report["noted"].items() if why.startswith("'None', which is read as")]
+    assert none == 10
+
+
+@pytest.mark.parametrize(
+    "header", ["image,Label,label", "image,label,LABEL ", "Image,image,label", "image,label,ID,id"]
+)
+def test_two_columns_that_differ_in_case_alone(make, header):
+    with pytest.raises(ValueError, match="may both be"):
+        make([header, *rows(lambda k: f"{'ab'[k % 2]},{k},x" if header.endswith("id") else f"{'ab'[k % 2]},x")])
+
+
+def test_columns_are_known_however_their_names_are_written(make):
+    data, _ = make(["Image,Label,Patient ID", *rows(lambda k: f"{'ab'[k % 2]},P{k // 2}")])
+    assert data.classes == ("a", "b")
+    assert len({item["group"] for item in data}) == 20
+
+
+def test_names_of_classes_that_contradict_each_other_are_not_used(make):
+    data, report = make(["image,label,label_name", *rows(lambda k: f"{k % 2},{['ill', 'well', 'odd'][k % 3]}")])
+    assert data.classes == ("0", "1")
+    assert report["noted"]["column that has not one name for each label, and is not used; rename or mend it"]
+    data, report = make(["image,label,label_name", *rows(lambda k: f"{k % 2},{['ill', 'well'][k % 2]}")])
+    assert data.classes == ("ill", "well") and report["noted"] == {}
+
+
+def test_an_index_beyond_all_classes_takes_no_memory(make):
+    with pytest.raises(ValueError, match="max_classes"):
+        make(["image,label,label_name", "0.png,0,a", f"1.png,{10**15},b"])
+
+
+def test_rows_of_patients_that_have_slipped_are_noted(tmp_path):
+    (tmp_path / "in").mkdir()
+    for k in range(4):
+        header = {"InstanceNumber": 1, "SeriesDescription": "x"}
+        pixels = np.full((4, 4), k, np.uint16)
+        write_dicom(tmp_path / "in" / f"{k}.dcm", pixels, "CR", "MONOCHROME2", header, f"P{k}", f"s{k}")
+    lines = ["image,patient,label", "0.dcm,p1,a", "1.dcm,P0,b", "2.dcm,P02,a", "3.dcm,other,b"]
+    (tmp_path / "in" / "t.csv").write_text("\n".join(lines))
+    path = prepare(tmp_path / "in", tmp_path / "out", **KNOWN)
+    noted = json.loads((path.parent / "prepare_report.json").read_text())["noted"]
+    reason = "row whose patient is not the PatientID of its DICOM file, which other rows have"
+    assert noted[reason]["items"] == ["row 2", "row 3"]

@@ -184,7 +184,7 @@ def test_a_mask_file_that_several_rows_name_is_given_to_none(tmp_path):
     (tmp_path / "in" / "t.csv").write_text("\n".join(rows))
     data, noted = run(tmp_path, masks="mask")
     assert names(data) == [("0.jpg", "m/0.png"), ("1.jpg", None), ("2.jpg", None)]
-    assert noted["mask that several images have, and is given to none"]["items"] == ["rows 3, 4"]
+    assert noted["mask that would fit several images, and is given to none"]["items"] == ["1.png: 1.jpg, 2.jpg"]
 
 
 def test_the_mask_of_a_slice_is_not_that_of_all(tmp_path):
@@ -376,3 +376,65 @@ def test_decathlon(pairs, tmp_path):
     (pairs / "dataset.json").write_text("{}")
     with pytest.raises(ValueError, match=r"no dataset\.json of the Decathlon"):
         prepare(pairs, tmp_path / "out")
+
+
+def test_the_mask_of_another_patient_is_not_that_of_the_one_folder_prepared(tmp_path):
+    for k in range(3):
+        paint(tmp_path / f"P{k}" / "scan.png", 40 + k)
+    paint(tmp_path / "masks" / "P2" / "scan.png", 1)
+    with pytest.raises(ValueError, match=r"none of the 1 masks fits an image: masks are called like 'P2/scan\.png'"):
+        prepare(tmp_path / "P1", tmp_path / "out", masks=str(tmp_path / "masks"))
+    data = load_datalist(prepare(tmp_path / "P2", tmp_path / "out", masks=str(tmp_path / "masks"), split=(1, 0, 0)))
+    assert data[0]["label"].endswith("masks/P2/scan.png")
+
+
+@pytest.mark.parametrize("link", ["hardlink_to", "symlink_to"])
+@pytest.mark.parametrize("column", [False, True])
+def test_links_to_a_mask_are_one_file(tmp_path, link, column):
+    for k in range(3):
+        paint(tmp_path / "in" / "images" / f"{k}.png", 40 + k)
+    paint(tmp_path / "in" / "m" / "0.png", 1)
+    paint(tmp_path / "in" / "m" / "2.png", 1)  # equal, but another file
+    getattr(tmp_path / "in" / "m" / "1.png", link)(tmp_path / "in" / "m" / "0.png")
+    if column:
+        (tmp_path / "in" / "t.csv").write_text("image,own\n" + "".join(f"images/{k}.png,m/{k}.png\n" for k in range(3)))
+    data, noted = run(tmp_path, masks="own" if column else "m")
+    assert [label for _, label in names(data)] == [None, None, "m/2.png"]
+    (line,) = noted["mask that would fit several images, and is given to none"]["items"]
+    assert line == "0.png, 1.png: images/0.png, images/1.png"
+
+
+def test_masks_that_no_row_names_are_no_images(tmp_path):
+    for k in range(3):
+        paint(tmp_path / "in" / "images" / f"P{k}" / "a.png", 40 + k)
+        paint(tmp_path / "in" / "m" / f"P{k}" / "a.png", 1)
+    (tmp_path / "in" / "t.csv").write_text("image,mask\nimages/P0/a.png,m/P0/a.png\n")
+    path = prepare(tmp_path / "in", tmp_path / "out", masks="mask", clear_names=True, split=(1, 0, 0))
+    assert [item["id"] for item in load_datalist(path)] == [f"images/P{k}/a.png" for k in range(3)]
+    dropped = json.loads((path.parent / "prepare_report.json").read_text())["dropped"]
+    assert dropped["file in a folder of masks that no row names"]["items"] == ["m/P1/a.png", "m/P2/a.png"]
+
+
+def test_a_mask_by_name_alone_takes_no_image_away(tmp_path):
+    for k in range(2):
+        paint(tmp_path / "in" / "images" / f"{k}.png", 40 + k)
+        paint(tmp_path / "in" / "m" / f"{k}.png", 1)
+    (tmp_path / "in" / "t.csv").write_text("image,mask\nimages/0.png,0.png\nimages/1.png,1.png\n")
+    data, _ = run(tmp_path, masks="mask")
+    assert names(data) == [(f"images/{k}.png", f"m/{k}.png") for k in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ("0.png,1.png\n1.png,0.png", {"masks": "mask"}, r"row 2: the mask '1\.png' .* is the image of a row"),
+        ("0.png,\n1.png,", {"label_column": "image"}, r"row 2: the mask '0\.png' in the column 'image'"),
+        ("0.png,m/0.png\n1.png,m/1.png", {"masks": "mask"}, r"none of the 2 masks in the column 'mask' is there"),
+    ],
+)
+def test_columns_that_name_no_masks(tmp_path, rows, options, message):
+    for k in range(2):
+        paint(tmp_path / "in" / f"{k}.png", 40 + k)
+    (tmp_path / "in" / "t.csv").write_text(f"image,mask\n{rows}\n")
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, **options)

@@ -80,24 +80,31 @@ def test_parts_of_a_path():
         (["images/P1/s.png", "images/P2/s.png"], ["P1/s.png"], {"images/P1/s.png": ["P1/s.png"]}),
         (["1.jpg", "2.jpg"], ["2.png"], {"2.jpg": ["2.png"]}),
         (["images/1.jpg"], ["1.nii.gz"], {"images/1.jpg": ["1.nii.gz"]}),
-        (["1.jpg"], ["P1/1.png"], {"1.jpg": ["P1/1.png"]}),
+        (["1.jpg"], ["P7/1.png"], {}),
+        (["s.png"], ["study/P1/s.png", "study/P2/s.png"], {"s.png": ["study/P1/s.png"]}),
+        (["s.png"], ["P1/s_seg.png", "P2/s_seg.png"], {"s.png": ["P1/s_seg.png"]}),
+        (["s.png"], ["P2/s.png"], {}),
+        (["t/s.png"], ["P1/t/s.png", "P2/t/s.png"], {"t/s.png": ["P1/t/s.png"]}),
         (["P1/s.png"], ["P2/s.png"], {}),
         (["P1/s.png", "P2/s.png"], ["s.png"], {}),
-        (["s.png"], ["P1/s.png", "P2/s.png"], {}),
+        (["s.png"], ["P1/s.png", "P2/s.png"], {"s.png": ["P1/s.png"]}),
         (["P1/1.png", "P2/2.png"], ["P1/2.png"], {}),
         (["1.jpg", "2.jpg"], ["1_mask.png", "2_mask.png"], {"1.jpg": ["1_mask.png"], "2.jpg": ["2_mask.png"]}),
         (["a/1.jpg", "a/10.jpg"], ["a/seg_10.png"], {"a/10.jpg": ["a/seg_10.png"]}),
         (["c_1.jpg", "c_1_2.jpg"], ["c_1_2_seg.png"], {"c_1_2.jpg": ["c_1_2_seg.png"]}),
+        (["c.jpg", "c_b.jpg"], ["c_b_seg.png"], {"c_b.jpg": ["c_b_seg.png"]}),
+        (["b.jpg", "a_b.jpg"], ["seg_a_b.png"], {"a_b.jpg": ["seg_a_b.png"]}),
+        (["a.jpg", "b.jpg"], ["a_b.png"], {"a.jpg": ["a_b.png"], "b.jpg": ["a_b.png"]}),
         (["1.png"], ["P01_1.png"], {}),
         (["1.png", "2.png"], ["1_seg.png", "2_mask.png"], {}),
     ],
 )
-def test_masks_and_images_fit_by_their_paths(images, masks, found):
-    assert pairs(images, masks) == found
+def test_masks_and_images_fit_by_their_paths(images, masks, found, tmp_path):
+    assert pairs(images, masks, tmp_path / "study" / "P1") == found
 
 
-def test_two_masks_of_an_image_and_two_images_of_a_mask_are_told():
-    assert pairs(["1.jpg"], ["1.png", "1.nii.gz"]) == {"1.jpg": ["1.png", "1.nii.gz"]}
-    found = pairs(["a/P1/s.png", "b/P1/s.png"], ["P1/s.png"])
+def test_two_masks_of_an_image_and_two_images_of_a_mask_are_told(tmp_path):
+    assert pairs(["1.jpg"], ["1.png", "1.nii.gz"], tmp_path) == {"1.jpg": ["1.png", "1.nii.gz"]}
+    found = pairs(["a/P1/s.png", "b/P1/s.png"], ["P1/s.png"], tmp_path)
     assert shared(found) == {"P1/s.png": ["a/P1/s.png", "b/P1/s.png"]}
     assert shared({"1.jpg": ["1.png"]}) == {}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medssl_monai.cli import main
 from medssl_monai.data.datalist import load_datalist
 from medssl_monai.data.layouts.table import finding
 from medssl_monai.data.prepare import prepare
@@ -90,3 +91,36 @@ def test_slices_of_a_volume_may_have_rows_of_their_own(tmp_path):
     report = json.loads((path.parent / "prepare_report.json").read_text())
     assert report["dropped"]["row whose slice is no number from 0"]["items"] == ["row 4"]
     assert report["noted"]["file without a row"]["items"] == ["v.nii.gz#1", "v.nii.gz#3"]
+
+
+def test_slices_that_are_counted_from_one_are_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 3), np.int16), np.eye(4)), tmp_path / "in" / "v.nii.gz")
+    table = tmp_path / "in" / "t.csv"
+    table.write_text("image,slice,label\n" + "".join(f"v.nii.gz,{k},{'ab'[k % 2]}\n" for k in (1, 2, 3)))
+    with pytest.raises(ValueError, match=r"row 4 names the slice after the last .* counted from 1"):
+        prepare(tmp_path / "in", tmp_path / "out", split=(1, 0, 0))
+    table.write_text(table.read_text() + "v.nii.gz,0,a\n")
+    assert [item["label"] for item in load_datalist(prepare(tmp_path / "in", tmp_path / "out", split=(1, 0, 0)))] == [
+        *(0, 1, 0),
+    ]
+
+
+def test_how_many_rows_are_of_images_here_is_told(tmp_path, capsys):
+    for k in range(2):
+        paint(tmp_path / "in" / f"{k}.png", k)
+    (tmp_path / "in" / "t.csv").write_text("image,label\n0.png,a\n1.png,b\n5.png,a\nx/1.png,b\n")
+    assert main(["prepare", str(tmp_path / "in"), str(tmp_path / "out"), "--split", "1", "0", "0"]) == 0
+    assert "table: only 2 of its 4 rows are of images here" in capsys.readouterr().out
+
+
+def test_files_that_look_like_spellings_of_one_name_are_no_patients(tmp_path):
+    names = ["1.png", "01.png", "001.png", "a b.png", "ab.png", "A b.png"]
+    for k, name in enumerate(names):
+        paint(tmp_path / "in" / name, k)
+    (tmp_path / "in" / "t.csv").write_text(
+        "image,label\n" + "".join(f"{name},{'xy'[k % 2]}\n" for k, name in enumerate(names))
+    )
+    path = prepare(tmp_path / "in", tmp_path / "out", split=(0.5, 0.5, 0), clear_names=True)
+    assert len(items_of(path)) + len(items_of(path, "validation")) == 6
+    assert json.loads((path.parent / "prepare_report.json").read_text())["merged_groups"] == []
