@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from containers import Member, archive, forged, npy, spoil_array, spoil_members
-from doors import Harm, Kind, prepare
+from doors import SOURCE, Harm, Kind, prepare
 from formats import Array, nifti, png
 from images import LPS, random
 from spoil import Chance, append, json_file, render, same_table, spoil_bytes, spoil_tree, spoiled_table
@@ -46,7 +46,7 @@ def prepared(places: Places, source: Path, *flags: object) -> dict[str, Any]:
 def doors(places: Places, source: Path, harm: Harm, truth: Any, names: tuple[str, ...], *flags: object) -> list[Door]:
     """`medssl prepare`; sound seeds, and those with bytes behind their end, must be understood."""
     expected: Any = {"none": "truth", "same": "truth or refusal", "spoiled": "anything"}[harm]
-    names = (*names, source.name, "`split`")
+    names = (*names, source.name, *SOURCE)
     return [Door("prepare", lambda: prepared(places, source, *flags), names, expected, truth)]
 
 
@@ -251,15 +251,7 @@ def make_features(chance: Chance, places: Places, harm: Harm) -> Input:
     json_file(places.source / "features.json", told, chance, what, harm == "same", victim == "classes")
     truth = {f"train-features.npy#{k}": None if t < 0 else CLASSES[t] for k, t in enumerate(targets)}
     expected: Any = {"none": "truth", "same": "truth", "spoiled": "anything"}[harm]
-    names = (
-        "train-features.npy",
-        "train-targets.npy",
-        "train-items.csv",
-        "features.json",
-        "datalist.json",
-        "source_folder",
-        "`split`",
-    )
+    names = ("train-features.npy", "train-targets.npy", "train-items.csv", "features.json", *SOURCE)
     call = Door("prepare", lambda: prepare(places.source, places.out, "--split", 1, 0, 0), names, expected, truth)
     return Input([call], what, places.source / f"train-{chance.choice(['features', 'targets'])}.npy")
 
@@ -278,7 +270,7 @@ def make_decathlon(chance: Chance, places: Places, harm: Harm) -> Input:
     json_file(places.source / "dataset.json", tree, chance, what, harm == "same", harm == "spoiled")
     truth = {f"case_{k}.nii.gz": [f"case_{k}.nii.gz"] for k in range(4)}
     expected: Any = "anything" if harm == "spoiled" else "truth"
-    names = ("dataset.json", "source_folder", "`split`")
+    names = ("dataset.json", *SOURCE)
     call = Door("prepare", lambda: prepare(places.source, places.out, "--split", 1, 0, 0), names, expected, truth)
     return Input([call], what, places.source / "dataset.json")
 

@@ -25,6 +25,10 @@ Harm = Literal["none", "same", "spoiled"]
 """A seed as it is, in another form that means the same, or spoiled."""
 
 
+SOURCE = ("source_folder", "datalist.json", "`split`", "`masks`")
+"""What a refusal of `medssl prepare` may name as well: the source, what it was to write, the option to change."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """Input of one kind: `make` writes one below `Places.source`."""

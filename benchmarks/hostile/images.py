@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import formats
 import numpy as np
-from doors import Harm, Kind, images_below, pixels_of, prepare, slices_of
+from doors import SOURCE, Harm, Kind, images_below, pixels_of, prepare, slices_of
 from formats import (
     IMPLICIT,
     JPEG_BASELINE,
@@ -183,9 +183,7 @@ def image_doors(path: Path, expected: Any, truth: Array | None, chance: Chance) 
         ),
     ]
     if chance.random() < 0.3:
-        doors.append(
-            Door("prepare", lambda: _beside(path), (path.name, "source_folder", "`split`"), "truth or refusal", BESIDE)
-        )
+        doors.append(Door("prepare", lambda: _beside(path), (path.name, *SOURCE), "truth or refusal", BESIDE))
     return doors
 
 
@@ -307,7 +305,7 @@ def make_series(chance: Chance, places: Places, harm: Harm) -> Input:
             Door(
                 "prepare",
                 lambda: prepare(places.source, places.out, "--split", 1, 0, 0),
-                (*named, "source_folder", "`split`"),
+                (*named, *SOURCE),
             )
         )
     return Input(doors, what)

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from doors import Harm, Kind, prepare
+from doors import SOURCE, Harm, Kind, prepare
 from formats import Array, dicom, nifti, picture, png, spoil_elements, spoil_nifti, spoil_png, voxels
 from images import LPS, RAS, random
 from spoil import Chance, append, cut, spoil_bytes
@@ -112,7 +112,7 @@ def make(chance: Chance, places: Places, harm: Harm) -> Input:
         return voxels(np.asarray(read["label"]))
 
     flags = ["--masks", "masks", "--volumes", "--split", 1, 0, 0, "--classes", *CLASSES[: 2 if binary else 3]]
-    names = (pair.image, pair.mask, "source_folder", "`split`", "`masks`")
+    names = (pair.image, pair.mask, *SOURCE)
     doors = [
         Door("LoadMaskd", loaded, ("case_7",), expected, voxels(truth)),
         Door(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from doors import Harm, Kind, command, groups, prepare
+from doors import SOURCE, Harm, Kind, command, groups, prepare
 from formats import png
 from images import random
 from spoil import Chance, Rows, json_file, render, same_table, spoiled_table
@@ -69,7 +69,7 @@ def make_table(chance: Chance, places: Places, harm: Harm) -> Input:
     def prepared() -> Any:
         return [prepare(places.source, places.out, *flags), groups(places.out / "datalist.json")]
 
-    named = (path.name, "source_folder", "`split`", *(Path(name).name for name in names))
+    named = (path.name, *SOURCE, *(Path(name).name for name in names))
     call = Door("prepare", prepared, named, EXPECTED[harm], [known, patients])
     return Input([call], [form, *what], path)
 
@@ -100,7 +100,7 @@ def make_chest(chance: Chance, places: Places, harm: Harm) -> Input:
         truth = {Path(name).name: cells[k % 3].split("|") for k, name in enumerate(names)}
         path = places.source / "Data_Entry_2017.csv"
     path.write_bytes(table_of(rows, chance, harm, what))
-    found = (path.name, "source_folder", "`split`", *(Path(name).name for name in names))
+    found = (path.name, *SOURCE, *(Path(name).name for name in names))
     call = Door("prepare", lambda: prepare(places.source, places.out, "--split", 1, 0, 0), found, EXPECTED[harm], truth)
     return Input([call], [path.name, *what], path)
 
@@ -131,7 +131,7 @@ def make_list(chance: Chance, places: Places, harm: Harm) -> Input:
         content = json.loads((places.out / "datalist.json").read_text(encoding="utf-8"))
         return sorted(Path(item["image"]).name for item in content["training"] if item.get("labeled", True))
 
-    found = (path.name, "source_folder", *names)
+    found = (path.name, *SOURCE, *names)
     return Input([Door("prepare", labeled, found, EXPECTED[harm], sorted(listed))], [path.name, *what], path)
 
 
