@@ -205,9 +205,11 @@ def metadata_of(bundle_root: str | Path) -> dict[str, Any]:
         return {}
     content = read_json(path)
     try:
-        path.read_text(encoding="utf-8")
+        marked = path.read_text(encoding="utf-8").startswith("\ufeff")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not in UTF-8, which MONAI reads alone; save it so.") from None
+        marked = True
+    if marked:
+        raise ValueError(f"{path} is not in UTF-8 without a mark, which MONAI reads alone; save it so.")
     names.check_inert(content, str(path))
     return content
 
@@ -374,7 +376,10 @@ def check_command_line(arguments: Sequence[str] | None = None) -> None:
     files = flags["config_file"]
     if isinstance(files, str):
         files = [part.strip(" '\"") for part in files.strip("[]()").split(",")]
-    config = nested(ConfigParser.load_config_files(files))
+    try:
+        config = nested(ConfigParser.load_config_files(files))
+    except ValueError as error:
+        raise ValueError(f"`--config_file` {files}: {error}; name files of a bundle's configuration.") from error
     check_overrides([name for name in flags if name not in own], config)
 
 

@@ -98,7 +98,11 @@ def private_mode() -> int:
 
 def write_text(path: str | Path, text: str, private: bool = True) -> None:
     """Write UTF-8 text atomically."""
-    write_atomically(path, lambda file: file.write(text.encode("utf-8")), private)
+    try:
+        content = text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"{path} would hold half a sign of Unicode, which no file can; mend the text.") from None
+    write_atomically(path, lambda file: file.write(content), private)
 
 
 def write_json(path: str | Path, content: Any, private: bool = True) -> None:
@@ -114,6 +118,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         ValueError: beginning with `path`, if it holds no JSON object.
     """
     path = Path(path)
+    check_file(path)
     limits.check("max_json_bytes", path.stat().st_size, str(path))
     content = parse_json(path.read_bytes(), str(path))
     if not isinstance(content, dict):
@@ -189,6 +194,7 @@ def load_tensors(path: str | Path) -> Any:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged or holds more than tensors and plain values.
     """
+    check_file(path)
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch writes the checksums, and does not look at them
@@ -197,14 +203,26 @@ def load_tensors(path: str | Path) -> Any:
                 if (bad := archive.testzip()) is not None:
                     raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ValueError(
             f"{path} cannot be read ({reason}). It is damaged or was not written by this package; restore it from a "
             "copy, or move it away to start anew."
         ) from error
+
+
+def check_file(path: str | Path) -> None:
+    """Refuse what is no file: devices and pipes never end.
+
+    Raises:
+        FileNotFoundError: if there is nothing of that name.
+        ValueError: if it is a folder, a device or a pipe.
+    """
+    path = Path(path)
+    if not path.is_file():
+        if path.exists():
+            raise ValueError(f"{path} is no file; name one.")
+        raise FileNotFoundError(f"there is no file {path}.")
 
 
 def sha256(path: str | Path) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medssl_monai import limits
+from medssl_monai.files import check_file
 
 Row = dict[str, str]
 
@@ -66,8 +67,7 @@ class Table:
             ValueError: see `parse`; or if it is a folder, a device or a pipe.
         """
         path = Path(path)
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path} is no file; name a table.")
+        check_file(path)
         limits.check("max_table_bytes", path.stat().st_size, path.name)
         return cls.parse(path.read_bytes(), path.name)
 
@@ -133,7 +133,8 @@ def header_of(path: Path) -> list[str]:
         return []
     try:
         with path.open("rb") as file:
-            return Table.parse(file.readline(2**16), path.name).header
+            text = _decode(file.read(2**16), path.name, whole=False)
+        return Table.parse(re.split(r"\r\n|\r|\n", text.lstrip("\ufeff"))[0].encode(), path.name).header
     except (OSError, ValueError):
         return []
 
@@ -156,14 +157,15 @@ def _plain(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and COMPUTED.match(cell) else cell
 
 
-def _decode(content: bytes, name: str) -> str:
+def _decode(content: bytes, name: str, whole: bool = True) -> str:
+    """The text of a file, or of its beginning."""
     encoding = next((own for mark, own in ENCODINGS.items() if content.startswith(mark)), None)
     if encoding is None and b"\0" in content[:400]:  # UTF-16 without a mark: every other byte of Latin text is 0
         zeros = [content[:400][start::2].count(0) for start in (0, 1)]
         encoding = "utf-16-be" if zeros[0] > 4 * zeros[1] else "utf-16-le" if zeros[1] > 4 * zeros[0] else None
     for candidate in [encoding] if encoding else ["utf-8", "cp1252"]:
         try:
-            text = content.decode(candidate)
+            text = codecs.getincrementaldecoder(candidate)().decode(content, final=whole)
         except UnicodeDecodeError:
             continue
         if "\0" not in text:

@@ -108,6 +108,9 @@ def test_a_header_tells_layouts_apart(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "twice.csv").write_text("a,a\n")
     assert header_of(tmp_path / "t.csv") == ["Path", "Sex"]
+    (tmp_path / "wide.csv").write_bytes("Path,größe\na,b\n".encode("utf-16"))
+    (tmp_path / "long.csv").write_bytes("Path,größe\n".encode() + "ä".encode() * 2**16)
+    assert header_of(tmp_path / "wide.csv") == header_of(tmp_path / "long.csv") == ["Path", "größe"]
     assert header_of(tmp_path / "empty.csv") == header_of(tmp_path / "twice.csv") == header_of(tmp_path / "none") == []
 
 
@@ -116,7 +119,7 @@ def test_a_folder_a_device_or_a_pipe_is_no_table(tmp_path):
     (tmp_path / "zero.csv").symlink_to("/dev/zero")
     (tmp_path / "folder.csv").mkdir()
     for name in ("pipe.csv", "zero.csv", "folder.csv"):
-        with pytest.raises(ValueError, match=rf"{name} is no file; name a table"):
+        with pytest.raises(ValueError, match=rf"{name} is no file; name one"):
             Table.read(tmp_path / name)
         assert header_of(tmp_path / name) == []
     with pytest.raises(FileNotFoundError):

@@ -39,7 +39,11 @@ def prepared(places: Places, source: Path, *flags: object) -> dict[str, Any]:
     content = json.loads((places.out / "datalist.json").read_text(encoding="utf-8"))
     for item in (item for section in ("training", "validation", "testing") for item in content.get(section, [])):
         with Image.open(places.out / item["image"]) as image:
-            found[str(zlib.crc32(np.asarray(image).tobytes()))] = told[Path(item["image"]).name]
+            try:
+                shown = str(zlib.crc32(np.asarray(image).tobytes()))
+            except OSError:  # spoiled behind its header, which is all that is read of it here
+                shown = item["image"]
+            found[shown] = told[Path(item["image"]).name]
     return found
 
 

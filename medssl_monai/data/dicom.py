@@ -115,6 +115,7 @@ NOT_DICOM = "it is not a DICOM file"
 NO_PIXELS = "it holds no image; it may be a report, a plan or a presentation state"
 NOT_AN_IMAGE = ", not an image"
 CUT_SHORT = "it is cut short; copy it anew from its source"
+HEADLESS = "its header is cut short: it does not say how large its image is; copy it anew from its source"
 COPY = "it is a copy of another file (equal SOPInstanceUID and pixels)"
 
 MOST_FRAMES = 2**16
@@ -195,7 +196,7 @@ def find_volume(folder: Path) -> tuple[tuple[Path, ...], Grid | None]:
     """
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     found, unusable = _find(files, SERIES_ELEMENTS)  # whose series it is, is nothing that a reader must know
-    damaged = [reason for reason in unusable.values() if not _is_harmless(reason)]
+    damaged = [reason for reason in unusable.values() if not is_harmless(reason)]
     if not found and not damaged:
         raise ValueError("the folder holds no DICOM image; name the folder of the series itself, or a file")
     if damaged:
@@ -391,12 +392,14 @@ def _no_image(ds: Dataset) -> str | None:
         name = name.partition(" Storage")[0]
         known = (held for part, held in CLASSES.items() if part in name)
         return f"it holds {next(known, 'an object')} (class {name}){NOT_AN_IMAGE}"
-    if "Rows" not in ds or "Columns" not in ds:
-        return NO_PIXELS if ds.preamble else NOT_DICOM
-    return None
+    if "Rows" in ds and "Columns" in ds:
+        return None
+    if not ds.preamble and not name:
+        return NOT_DICOM
+    return NO_PIXELS if name and not IMAGE_CLASS.search(name) else HEADLESS
 
 
-def _is_harmless(reason: str) -> bool:
+def is_harmless(reason: str) -> bool:
     """Whether a file is passed over for this reason without being damaged."""
     return reason in (NOT_DICOM, NO_PIXELS, COPY) or reason.endswith(NOT_AN_IMAGE)
 

@@ -79,7 +79,10 @@ class LoadMaskd(MapTransform):
             image, grid = _read(self.reader, result[self.image_key], f"{name}: its image")
             mask, own_grid = _read(self.mask_reader, result[key], f"{name}: its mask")
             mask_path, path = (Path(ensure_tuple(data[k])[0]) for k in (key, self.image_key))
-            mask, ours, theirs = to_image_axes(mask, mask_path, own_grid, path, grid)
+            try:
+                mask, ours, theirs = to_image_axes(mask, mask_path, own_grid, path, grid)
+            except ValueError as error:  # headers are read anew
+                raise ValueError(f"{name}: where its image or mask lies cannot be read: {error}") from error
             shape, own_shape = image.shape[1:], mask.shape[1:]
             one_slice = self.slice_key in result and own_shape == shape[:-1] and len(own_shape) == 2
             if own_shape != shape and not one_slice:

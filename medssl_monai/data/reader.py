@@ -179,14 +179,17 @@ def image_format(path: Path) -> str | None:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        UnreadableImageError: if it is a device or a pipe.
     """
     if path.is_dir():
         inside = (file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         return "DICOM" if any(image_format(file) == "DICOM" for file in inside) else None
+    if not path.is_file():
+        if path.exists():
+            raise UnreadableImageError(path, "is neither a file nor a folder; take it away.")
+        raise FileNotFoundError(f"there is no file {path}; {MEND}.")
     if path.name.lower().endswith((".nii", ".nii.gz")):
         return "NIfTI"
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; {MEND}.")
     with path.open("rb") as file:
         head = file.read(132)
     if head.startswith(b"\x89PNG"):

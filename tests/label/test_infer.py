@@ -293,7 +293,7 @@ class TestUnreadable:
         voxels[3, 3, 3] = value
         nibabel.save(nibabel.Nifti1Image(voxels, image.affine), folder / "odd.nii.gz")
         code, detail = refused(serve(["volumes"], folder).infer, "volumes", "odd")
-        assert code == 422 and detail.startswith("odd: ") and "voxels that are no numbers" in detail
+        assert code == 422 and detail.startswith("odd: ") and "NaN or infinite voxels" in detail
 
     @pytest.mark.parametrize("model", ["boostmis", "ssal", "volumes"])
     def test_dicom_that_is_no_image(self, serve, studies, refused, model):

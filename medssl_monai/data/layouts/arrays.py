@@ -118,7 +118,7 @@ def read_arrays(request: Request) -> Found:
 def _add_masks(found: Found, masks: Array, names: tuple[str, ...], request: Request) -> None:
     """Write a mask for each image as a PNG file; of two classes the second is 255 there, to be seen."""
     values = {int(value) for value in np.unique(masks)}
-    classes, key = request.mask_classes or request.classes or classes_of(values), request.mask_key
+    classes, key = request.mask_classes or request.classes or classes_of(values, request.source), request.mask_key
     if key == "label":
         found.classes = classes
     visible = 255 if len(classes) == 2 and values <= {0, 1} else 1

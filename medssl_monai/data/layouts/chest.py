@@ -65,7 +65,7 @@ def read_chexpert(request: Request) -> Found:
         paths = {row["image"] for _, row in rows}
         named |= paths
         files = [name for name in there.images if name in paths]
-        _add(total, path.name, problems, _join(rows, table.bad, files, wanted, request))
+        _add(total, path.name, problems, _join(rows, table, files, wanted, request))
     total.add("dropped", "file without a row", *(name for name in there.images if name not in named))
     total.grouping, total.passed_over = "patient, read from the path", there.unused(CHEXPERT_TABLES)
     return total
@@ -107,7 +107,7 @@ def read_chestxray14(request: Request) -> Found:
     found, names = Found(), {row["image"] for _, row in rows}
     there = image_files(request.source)
     files = [name for name in there.images if Path(name).name in names]
-    _add(found, path.name, problems, _join(rows, table.bad, files, wanted, request))
+    _add(found, path.name, problems, _join(rows, table, files, wanted, request))
     found.add("dropped", "file without a row", *(name for name in there.images if Path(name).name not in names))
     found.grouping, found.passed_over = "column 'Patient ID'", there.unused([path.name, *NIH_LISTS])
     return found
@@ -160,12 +160,12 @@ def _row(place: Row, row: Row, meta: Iterable[str], labels: dict[str, int | None
 
 
 def _join(
-    rows: list[tuple[int, Row]], bad: list[int], files: Sequence[str], wanted: tuple[str, ...], request: Request
+    rows: list[tuple[int, Row]], told: Table, files: Sequence[str], wanted: tuple[str, ...], request: Request
 ) -> Found:
     """Rows and files; an image of which no finding is known has no label."""
     split = any(row["split"] for _, row in rows)
     header = list(rows[0][1]) if rows else ["image", "patient", "split", *wanted]
-    table = Table([name for name in header if split or name != "split"], rows, bad)
+    table = Table([name for name in header if split or name != "split"], rows, told.bad, told.name)
     plain = Request(
         request.source, request.out_dir, label_column=",".join(wanted), group_column="patient", classes=wanted
     )

@@ -84,8 +84,8 @@ def load_batch(path: Path) -> dict[str, Any]:
         content = read_pickle(path)
     except ForbiddenError as error:
         raise ValueError(
-            f"{path.name} is a pickle that asks for {error}, which no CIFAR batch needs and which may do harm; it was "
-            "not loaded. Download the archive anew from its publisher."
+            f"{path.name} is a pickle that asks for {' '.join(str(error).split())}, which no CIFAR batch needs and "
+            "which may do harm; it was not loaded. Download the archive anew from its publisher."
         ) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is no readable pickle ({error}); unpack the archive anew.") from error

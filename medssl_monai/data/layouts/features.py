@@ -77,7 +77,9 @@ def read(request: Request) -> Found:
     content = _description(request.source / DESCRIPTION)
     found.classes = request.classes or tuple(content.get("classes", ())) or numbered(found.items)
     if beyond := [item["id"] for item in found.items if item.get("label", 0) >= len(found.classes)]:
-        raise ValueError(f"the target of {beyond[0]!r} is none of the {len(found.classes)} classes; name all of them.")
+        raise ValueError(
+            f"{request.source}: the target of {beyond[0]!r} is none of the {len(found.classes)} classes; name all."
+        )
     found.synthetic = bool(content.get("synthetic", False))
     return found
 

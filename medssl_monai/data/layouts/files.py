@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medssl_monai.data.datalist import Item
-from medssl_monai.data.dicom import DicomSeries, find_series, instance_uid
+from medssl_monai.data.dicom import DicomSeries, find_series, instance_uid, is_harmless
 from medssl_monai.data.layouts.base import Found, Names, natural, relative
 from medssl_monai.data.reader import (
     CUT_SHORT,
@@ -283,6 +283,9 @@ def find_units(
     series, unusable = find_series(dicom)
     whole = [in_folder[one.files[0].parent] == set(one.files) for one in series]
     used = Counter(one.uid for one in series if one.volume)  # careless anonymising may give many series one UID
+    damaged = Counter(
+        path.parent for path, why in unusable.items() if not (is_harmless(why) or why.endswith(CUT_SHORT))
+    )
     for one, alone in zip(series, whole, strict=True):
         inside = [path.relative_to(root).as_posix() for path in one.files]
         chosen = [name for name in inside if name in named]
@@ -301,8 +304,13 @@ def find_units(
         unit = Unit(name, path, own, _owner(one, names), notes=one.notes)
         if out_dir and not alone:
             unit = replace(unit, path=out_dir / "series" / _folder_name(own), copies=one.files)
-        if one.problem:
-            _quarantine(found, unit.id, path, f"a series of {len(one.files)} slices: {one.problem}")
+        problem = one.problem
+        if spoiled := damaged[one.files[0].parent]:
+            problem = (
+                f"{spoiled} files beside it are damaged, and may be slices of it; copy them anew, or take them away"
+            )
+        if problem:
+            _quarantine(found, unit.id, path, f"a series of {len(one.files)} slices: {problem}")
             continue
         alias |= dict.fromkeys(chosen, name)
         stands_for |= dict.fromkeys(inside, name)

@@ -63,8 +63,10 @@ class MaskFinder:
                         "is one or the other."
                     )
                 self.files.update(there)
-            paths = Paths((name for name in files if name not in self.files), root)  # names are unique among images
-            named = (paths.fitting(row[image_column]) for _, row in table.rows)
+            others = [name for name in files if name not in self.files]
+            paths = Paths(others, root)  # names are unique among images
+            folders = Paths({str(Path(name).parent) for name in others}, root)  # of series
+            named = (paths.fitting(row[image_column]) or folders.fitting(row[image_column]) for _, row in table.rows)
             self.images = {fits[0] for fits in named if len(fits) == 1}
             return
         if folder := next((path for path in (root / masks, Path(masks)) if path.is_dir()), None):
@@ -85,7 +87,7 @@ class MaskFinder:
         if not self.column:
             return []
         masks = {folder for name in self.files for folder in Path(name).parents}
-        images = {folder for name in self.images for folder in Path(name).parents}
+        images = {folder for name in self.images for folder in (Path(name), *Path(name).parents)}
         folders = masks - images - {Path()}
         return [name for name in files if name not in self.files and not folders.isdisjoint(Path(name).parents)]
 
@@ -231,11 +233,15 @@ def read_masks(found: Found, request: Request) -> None:
         else:
             item[key] = relative(Path(path), request.out_dir)
     if key == "label":
-        found.classes = classes or classes_of(values)
+        found.classes = classes or classes_of(values, request.source)
 
 
-def classes_of(values: set[int]) -> tuple[str, ...]:
+def classes_of(values: set[int], source: Path) -> tuple[str, ...]:
     """Names of the classes of masks that hold these values.
+
+    Args:
+        values: of all masks.
+        source: what they are of.
 
     Raises:
         ValueError: if they are too large to be classes.
@@ -245,8 +251,8 @@ def classes_of(values: set[int]) -> tuple[str, ...]:
         return ("background", "foreground")
     if max(known) >= UNLABELED:
         raise ValueError(
-            f"the masks hold the values {sorted(known)[:8]}, and classes are numbers from 0 to {UNLABELED - 2}, "
-            "without gaps; change the values, or leave these masks out."
+            f"{source}: the masks hold the values {sorted(known)[:8]}, and classes are numbers from 0 to "
+            f"{UNLABELED - 2}, without gaps; change the values, or leave these masks out."
         )
     return tuple(str(k) for k in range(max(known) + 1))
 

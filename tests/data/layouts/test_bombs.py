@@ -95,7 +95,7 @@ SOURCES = {
     npz_bomb: "bomb.npz would unpack to",
     npz_that_says_more: "more.npz: the array 'images'",
     pickle_bomb: "batches.meta is no readable pickle (it has more than",
-    json_bomb: "dataset.json: entry 1",
+    json_bomb: "dataset.json holds 10,000,004 keys and values",
 }
 
 
