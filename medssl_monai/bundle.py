@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from medssl_monai import limits, names
 from medssl_monai.data.datalist import Datalist, load_datalist, write_datalist
 from medssl_monai.distributed import is_first, wait_for_all
 from medssl_monai.files import read_json, sha256, write_json
+from medssl_monai.identity import building_parser
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ def image_size_of(metadata: Mapping[str, Any]) -> list[int]:
 
 
 def metadata_of(bundle_root: str | Path) -> dict[str, Any]:
-    """The bundle's metadata as its file has them; nothing without one.
+    """The bundle's metadata as its file has them; without that, as the configuration has them that asks, if any.
 
     Configurations ask for them here and not by MONAI's ``@_meta_``, which evaluates what the file says before anybody
     can look at it, and replaces ``#``.
@@ -202,7 +203,10 @@ def metadata_of(bundle_root: str | Path) -> dict[str, Any]:
     """
     path = Path(bundle_root) / "configs" / METADATA
     if not path.is_file():
-        return {}
+        parser = building_parser()
+        told = copy.deepcopy(cast(dict[str, Any], parser.get("_meta_", {}))) if parser else {}
+        names.check_inert(told, METADATA)
+        return told
     content = read_json(path)
     try:
         marked = path.read_text(encoding="utf-8").startswith("\ufeff")

@@ -55,7 +55,7 @@ class Identity:
 
     def __init__(self, sections: Mapping[str, ImageDataset] | None = None, **facts: Any) -> None:
         self.sections, self.own = dict(sections or {}), facts
-        self.parser = _parser()
+        self.parser = building_parser()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; to be asked for when the run starts, when everything is built."""
@@ -187,7 +187,7 @@ def _is_file(value: Any) -> bool:
     return isinstance(value, str) and bool({".", os.sep} & set(value)) and os.path.isfile(value)
 
 
-def _parser() -> ConfigParser | None:
+def building_parser() -> ConfigParser | None:
     """The parser that is just building this object, if one is: MONAI gives no component a way to its configuration."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:

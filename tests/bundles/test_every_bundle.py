@@ -75,7 +75,7 @@ class TestConfig:
 
     def test_uses_every_key_it_defines(self, name):
         text = (BUNDLES / name / "configs" / "train.yaml").read_text()
-        known = {"imports", "bundle_root", "initialize", "run", "finalize"}
+        known = {"imports", "bundle_root", "initialize", "run", "finalize", "_meta_"}
         keys = {key.split("::")[0] for key in config(name).config} - known
         assert [key for key in keys if f"@{key}" not in text] == []
 
