@@ -125,7 +125,7 @@ def _walk(root: Path, start: str, seen: set[str], found: ImageFiles) -> list[str
                 real = os.path.realpath(entry.path)
                 if real not in seen:
                     waiting.append((name, is_hidden))
-            elif entry.is_dir() and not is_hidden:
+            elif os.path.isdir(entry.path) and not is_hidden:  # `entry.is_dir` raises for a link to itself
                 links.append(name)
             elif reason := "hidden" if is_hidden else _not_an_image(Path(entry.path)):
                 found.passed_over.setdefault(reason, []).append(name)

@@ -300,3 +300,36 @@ def test_masks_behind_a_link_are_masks_and_no_images(tmp_path):
     options = {"masks": "labels", "classes": ["background", "x"], "split": (1, 0, 0)}
     data = load_datalist(prepare(tmp_path / "in", tmp_path / "out", **options))
     assert len(data) == 3 and all(item["label"] for item in data)
+
+
+# ---- what is damaged ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("lost", [0, 2, 4])
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_a_slice_that_is_cut_within_its_header_is_no_report(tmp_path, share, lost):
+    """Its class says image, or nothing; a volume without it would be a shorter one, and nobody would know."""
+    for z in range(5):
+        mr(tmp_path / "in" / f"{z}.dcm", 10 + z, z)
+    path = tmp_path / "in" / f"{lost}.dcm"
+    whole = path.read_bytes()
+    header = whole.index(b"\xe0\x7f\x10\x00")
+    path.write_bytes(whole[: 140 + int(share * (header - 140))])
+    found = list_images(tmp_path / "in", volumes=True, gather=tmp_path / "series")
+    assert found.items == []
+    assert any("1 files beside it are damaged, and may be slices of it" in bad["reason"] for bad in found.unusable)
+    path.write_bytes(whole)
+    assert len(list_images(tmp_path / "in", volumes=True).items) == 1
+
+
+def test_pipes_and_devices_are_no_images(tmp_path):
+    paint(tmp_path / "in" / "1.png")
+    for name in ("pipe.nii.gz", "pipe.png"):
+        os.mkfifo(tmp_path / "in" / name)
+    (tmp_path / "in" / "zero.nii").symlink_to("/dev/zero")
+    (tmp_path / "in" / "self.nii").symlink_to(tmp_path / "in" / "self.nii")
+    found = image_files(tmp_path / "in")
+    assert found.images == ["1.png"]
+    there = sorted(name for names in found.passed_over.values() for name in names)
+    assert there == ["pipe.nii.gz", "pipe.png", "self.nii", "zero.nii"]
+    for name in ("pipe.nii.gz", "pipe.png", "zero.nii", "self.nii"):
+        with pytest.raises((ValueError, FileNotFoundError), match=name):
+            ClinicalReader().get_data([tmp_path / "in" / name])
