@@ -100,6 +100,8 @@ class Table:
             raise ValueError(
                 f"{name} has {header.count(twice)} columns with the same name {twice!r}; rename or remove all but one."
             )
+        if not any(header):
+            raise ValueError(f"{name} names no column in its first line; write what each column holds there.")
         table = cls([column for column in header if column], [], [], name)
         position = top + 1
         while position < len(lines):

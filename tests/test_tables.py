@@ -64,6 +64,11 @@ def test_an_empty_file_is_refused(content):
         Table.parse(content, "t.csv")
 
 
+def test_a_table_must_name_its_columns():
+    with pytest.raises(ValueError, match=r"t\.csv names no column in its first line"):
+        Table.parse(b",,\na,b,c\n", "t.csv")
+
+
 @pytest.mark.parametrize("content", [b"PK\x03\x04\0\0\0\0", b"id,x\n\x81,\x8d\n", b"id,label\na,\0\n"])
 def test_what_is_no_text_is_refused_by_name(content):
     with pytest.raises(ValueError, match=r"t\.csv is no text in UTF-8, UTF-16 or Windows-1252; save the table as"):

@@ -312,11 +312,11 @@ def spoiled_table(rows: Rows, chance: Chance, what: list[str]) -> bytes:
             row.append(text(chance))
         elif way == 6:
             rows.append(list(row))
-        elif way == 7:
+        elif way == 7 and rows[0]:
             rows[0][min(column, len(rows[0]) - 1)] = chance.choice(
                 ["", rows[0][0], text(chance), "id", "split", "group"]
             )
-        elif way == 8:
+        elif way == 8 and rows[0]:
             rows[0].append(rows[0][0])
             for other in rows[1:]:
                 other.append(other[0] if other else "")

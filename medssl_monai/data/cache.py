@@ -228,6 +228,10 @@ class _Pack:
     @classmethod
     def open(cls, path: Path) -> _Pack | None:
         """None if there is none, or its size, header or table is damaged."""
+        if not path.is_file():
+            if path.exists():  # a pipe would never end
+                _discard(path)
+            return None
         try:
             mapped = np.lib.format.open_memmap(path, mode="c")  # copy-on-write: torch wants to be able to write
             with path.open("rb") as file:

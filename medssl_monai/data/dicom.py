@@ -115,6 +115,8 @@ NOT_DICOM = "it is not a DICOM file"
 NO_PIXELS = "it holds no image; it may be a report, a plan or a presentation state"
 NOT_AN_IMAGE = ", not an image"
 CUT_SHORT = "it is cut short; copy it anew from its source"
+STANDARD = "1.2.840.10008."
+"""Beginning of the UIDs of DICOM's own classes; those that are no images are known by name."""
 HEADLESS = "its header is cut short: it does not say how large its image is; copy it anew from its source"
 COPY = "it is a copy of another file (equal SOPInstanceUID and pixels)"
 
@@ -396,7 +398,8 @@ def _no_image(ds: Dataset) -> str | None:
         return None
     if not ds.preamble and not name:
         return NOT_DICOM
-    return NO_PIXELS if name and not IMAGE_CLASS.search(name) else HEADLESS
+    of_a_vendor = name and not name.startswith(STANDARD) and not STANDARD.startswith(name)  # the name may be cut, too
+    return NO_PIXELS if of_a_vendor and not IMAGE_CLASS.search(name) else HEADLESS
 
 
 def is_harmless(reason: str) -> bool:
