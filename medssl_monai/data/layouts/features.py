@@ -66,7 +66,7 @@ def read(request: Request) -> Found:
     name, count = next(iter(Counter(item["id"] for item in found.items).most_common(1)), ("", 0))
     if count > 1:
         raise ValueError(
-            f"{request.source}: the feature tables have {count} rows of the id {name!r}; ids must be unique, write anew."
+            f"{request.source}: the feature tables have {count} rows of the id {name!r}; ids must be unique."
         )
     if len(widths) > 1:
         raise ValueError(f"the feature tables differ in width: {sorted(widths)}; they must come from one network.")
