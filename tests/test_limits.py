@@ -51,3 +51,10 @@ def test_all_axes_of_an_image_count_and_none_overflows():
     for shape in [(512, 512, 2049), (2**62, 2**62), (32767,) * 7]:
         with pytest.raises(ValueError, match=r"x.nii holds .* pixels or voxels"):
             limits.check_voxels(shape, "x.nii")
+
+
+def test_prepare_has_a_flag_for_every_bound():
+    from medssl_monai.options import Options, option_names
+
+    assert Options().bounds == dict.fromkeys(limits.LIMITS)
+    assert [name for name in option_names() if name.startswith("max_")] == list(limits.LIMITS)
