@@ -115,6 +115,8 @@ NOT_DICOM = "it is not a DICOM file"
 NO_PIXELS = "it holds no image; it may be a report, a plan or a presentation state"
 NOT_AN_IMAGE = ", not an image"
 CUT_SHORT = "it is cut short; copy it anew from its source"
+SUFFIXES = (".dcm", ".dicom", ".ima")
+"""Of files that call themselves DICOM."""
 STANDARD = "1.2.840.10008."
 """Beginning of the UIDs of DICOM's own classes; those that are no images are known by name."""
 HEADLESS = "its header is cut short: it does not say how large its image is; copy it anew from its source"
@@ -454,7 +456,8 @@ def _read_header(path: Path, tags: list[Any]) -> _Header | str:
         ds = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
         left = path.stat().st_size - file.tell() - 8  # the pixels follow on a tag and their length
     if reason := _no_image(ds):
-        return reason if path.stat().st_size else EMPTY
+        cut = reason == NOT_DICOM and path.suffix.lower() in SUFFIXES  # before anything that tells
+        return EMPTY if not path.stat().st_size else HEADLESS if cut else reason
     frames, rows, columns, samples = _shape(ds)
     groups, syntax = _groups(ds), ds.file_meta.get("TransferSyntaxUID")
     wanted = frames * rows * columns * samples * int(ds.get("BitsAllocated") or 8) // 8

@@ -171,8 +171,8 @@ def _join(
     )
     found = join(table, request.source, files, plain, replace(request.names, clear=True))
     for item in found.items:
-        if set(item["label"]) == {-1}:
-            del item["label"]
+        if set(item.get("label", [-1])) == {-1}:  # rows of one image may have contradicted each other
+            item.pop("label", None)
             found.add("noted", "no label", item["id"])
     return found
 

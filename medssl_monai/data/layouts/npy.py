@@ -12,6 +12,7 @@ import numpy as np
 from medssl_monai import limits
 from medssl_monai.data.layouts.base import Array
 from medssl_monai.data.layouts.zips import Archive
+from medssl_monai.files import check_file
 
 HEAD = re.compile(
     rb"\{\s*'descr':\s*'(?P<type>[<>|=]?[biufSU][0-9]{1,9})',\s*'fortran_order':\s*(?P<fortran>True|False),"
@@ -35,6 +36,7 @@ def read_npy(path: Path) -> Array:
     Raises:
         ValueError: if it is no such file of numbers or texts, or is cut short.
     """
+    check_file(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         head = _header(file.read(LONGEST), size, path.name)

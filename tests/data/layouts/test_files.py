@@ -304,7 +304,7 @@ def test_masks_behind_a_link_are_masks_and_no_images(tmp_path):
 
 # ---- what is damaged ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("lost", [0, 2, 4])
-@pytest.mark.parametrize("share", [0.1, 0.15, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("share", [-0.2, 0.1, 0.15, 0.2, 0.3, 0.5])
 def test_a_slice_that_is_cut_within_its_header_is_no_report(tmp_path, share, lost):
     """Its class says image, or nothing; a volume without it would be a shorter one, and nobody would know."""
     for z in range(5):
