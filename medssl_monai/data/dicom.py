@@ -409,6 +409,13 @@ def is_harmless(reason: str) -> bool:
     return reason in (NOT_DICOM, NO_PIXELS, COPY) or reason.endswith(NOT_AN_IMAGE)
 
 
+def is_bare_preamble(path: Path) -> bool:
+    """Whether a file without a suffix holds nothing but the zeros that a DICOM file begins with: the rest is lost."""
+    if path.suffix or not 0 < path.stat().st_size < 132:
+        return False
+    return not path.read_bytes()[:128].strip(b"\0")
+
+
 def _shape(ds: Dataset) -> tuple[int, int, int, int]:
     """Frames, rows, columns and samples.
 
@@ -456,7 +463,7 @@ def _read_header(path: Path, tags: list[Any]) -> _Header | str:
         ds = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
         left = path.stat().st_size - file.tell() - 8  # the pixels follow on a tag and their length
     if reason := _no_image(ds):
-        cut = reason == NOT_DICOM and path.suffix.lower() in SUFFIXES  # before anything that tells
+        cut = reason == NOT_DICOM and (path.suffix.lower() in SUFFIXES or is_bare_preamble(path))
         return EMPTY if not path.stat().st_size else HEADLESS if cut else reason
     frames, rows, columns, samples = _shape(ds)
     groups, syntax = _groups(ds), ds.file_meta.get("TransferSyntaxUID")

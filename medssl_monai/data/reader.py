@@ -26,6 +26,7 @@ from medssl_monai.data.dicom import (
     _check_voxels,
     count_frames,
     find_volume,
+    is_bare_preamble,
     open_dicom,
     plane,
     read_dicom,
@@ -196,7 +197,9 @@ def image_format(path: Path) -> str | None:
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    return "DICOM" if head[128:] == b"DICM" or BARE_DICOM.match(head) else SUFFIXES.get(path.suffix.lower())
+    if head[128:] == b"DICM" or BARE_DICOM.match(head) or is_bare_preamble(path):
+        return "DICOM"
+    return SUFFIXES.get(path.suffix.lower())
 
 
 def count_slices(path: Path) -> int | None:

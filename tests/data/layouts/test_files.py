@@ -320,6 +320,15 @@ def test_a_slice_that_is_cut_within_its_header_is_no_report(tmp_path, share, los
     assert len(list_images(tmp_path / "in", volumes=True).items) == 1
 
 
+def test_a_slice_of_which_the_preamble_alone_is_left(tmp_path):
+    for z in range(5):
+        mr(tmp_path / "in" / f"IM{z}", 10 + z, z)
+    (tmp_path / "in" / "IM4").write_bytes(bytes(100))
+    with pytest.raises(ValueError, match="its header is cut short"):
+        ClinicalReader().get_data([tmp_path / "in"])
+    assert list_images(tmp_path / "in", volumes=True, gather=tmp_path / "series").items == []
+
+
 def test_pipes_and_devices_are_no_images(tmp_path):
     paint(tmp_path / "in" / "1.png")
     for name in ("pipe.nii.gz", "pipe.png"):
