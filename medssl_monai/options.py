@@ -41,7 +41,7 @@ def _bound(name: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `medssl_monai.data.prepare.prepare` and ``medssl prepare`` can be told; the fields say it themselves.
+    """What `medssl_monai.prepare.prepare.prepare` and ``medssl prepare`` can be told; the fields say it themselves.
 
     Raises:
         ValueError: if options contradict each other.

@@ -152,7 +152,7 @@ def own_bundle(tmp_path: Path) -> Callable[[str], Path]:
     """Copies a shipped bundle, since a run writes weights and metadata into its bundle."""
 
     def _copy(name: str) -> Path:
-        from medssl_monai.bundle import copy_bundle
+        from medssl_monai.bundle.run import copy_bundle
 
         target = tmp_path / "bundles" / name
         return target if target.exists() else copy_bundle(name, target)
@@ -165,7 +165,7 @@ def run_bundle(own_bundle: Callable[[str], Path], tiny: Callable[..., dict[str, 
     """Runs a bundle in this process, tiny, with further config files of the bundle; returns the workflow."""
 
     def _run(name: str = "boostmis", folder: str = "run", overlays: tuple[str, ...] = (), **overrides: Any) -> Any:
-        from medssl_monai.bundle import workflow
+        from medssl_monai.bundle.run import workflow
 
         bundle = own_bundle(name)
         files = [bundle / "configs" / file for file in ("train.yaml", *overlays)]

@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian
 
-from medssl_monai.bundle import workflow
+from medssl_monai.bundle.run import workflow
 from medssl_monai.cli import main
 
 SECRETS = ("Mustermann", "Erika", "MRN4711", "Hauptstrasse", "19670423")

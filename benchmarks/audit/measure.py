@@ -33,10 +33,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from medssl_monai.audit.audit import audit, check_leaks
 from medssl_monai.data import write_datalist
-from medssl_monai.data.audit import audit, check_leaks
-from medssl_monai.data.prepare import prepare
 from medssl_monai.files import write_json
+from medssl_monai.prepare.prepare import prepare
 
 Array = NDArray[Any]
 ROOT = Path(__file__).parents[2]

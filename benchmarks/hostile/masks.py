@@ -12,7 +12,7 @@ from images import LPS, RAS, random
 from spoil import Chance, append, cut, spoil_bytes
 from watch import Door, Input, Places
 
-from medssl_monai.data import ClinicalReader, LoadMaskd
+from medssl_monai.readers import ClinicalReader, LoadMaskd
 
 CLASSES = ["background", "liver", "lesion"]
 

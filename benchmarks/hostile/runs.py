@@ -23,9 +23,10 @@ from watch import Door, Input, Places
 
 from medssl_monai import bundle
 from medssl_monai.cli import parse_overrides
-from medssl_monai.data import ImageDataset, LabelPool
+from medssl_monai.data import ImageDataset
 from medssl_monai.handlers import TrainingCheckpoint
 from medssl_monai.networks.pretrained import load_weights
+from medssl_monai.pool import LabelPool
 
 CLASSES = ["mild", "severe"]
 BUNDLE = bundle.shipped_bundles() / "boostmis"
@@ -207,7 +208,7 @@ def make_cache(chance: Chance, places: Places, harm: Harm) -> Input:
     """A pack of decoded images; whatever is done to it, images are what their files hold."""
     from monai.transforms import Compose, LoadImaged, ScaleIntensityRanged
 
-    from medssl_monai.data import ClinicalReader
+    from medssl_monai.readers import ClinicalReader
 
     what: list[str] = []
     pictures, items = random(5, 8, 8), []

@@ -12,8 +12,9 @@ from images import random
 from spoil import Chance, Rows, json_file, render, same_table, spoiled_table
 from watch import Door, Input, Places
 
-from medssl_monai.data import LabelPool, load_datalist
-from medssl_monai.query.record import read_query
+from medssl_monai.asking.record import read_query
+from medssl_monai.data import load_datalist
+from medssl_monai.pool import LabelPool
 
 CLASSES = ["mild", "severe", "größer"]
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]
@@ -81,7 +82,7 @@ def make_chest(chance: Chance, places: Places, harm: Harm) -> Input:
         names = [f"patient0000{k}/study1/view1_frontal_{k}.png" for k in range(6)]
         pictures(places.source / "train", names)
         findings = ["No Finding", "Edema", "Fracture"]
-        from medssl_monai.data.layouts.chest import CHEXPERT
+        from medssl_monai.prepare.layouts.chest import CHEXPERT
 
         rows: Rows = [["Path", "Sex", *CHEXPERT]]
         for k, name in enumerate(names):

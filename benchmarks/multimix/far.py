@@ -19,7 +19,7 @@ import torch
 from scipy import stats
 
 from medssl_monai.benchmark import load_grid, plan
-from medssl_monai.bundle import workflow
+from medssl_monai.bundle.run import workflow
 from medssl_monai.data.datalist import SYNTHETIC
 from medssl_monai.engines import evaluate
 from medssl_monai.files import write_json

@@ -28,10 +28,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl_monai.data import phantom
+from medssl_monai import phantoms as phantom
 from medssl_monai.data.datalist import Datalist, load_datalist
-from medssl_monai.data.pool import balanced_draw
 from medssl_monai.files import write_json
+from medssl_monai.pool.pool import balanced_draw
 
 FEW = {"spine2": 24, "chest": 24, "lesion7": 70, "chest14": 140}
 SIZE = 64

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/s2mts2/shift.py [--data ../shared/data]
 
 Forty radiographs are in both files. That makes three questions: do brightness and contrast differ between the files
-(`medssl_monai.data.shift`); how much do the two copies of one radiograph differ; and can a classifier tell from the
+(`medssl_monai.audit.shift`); how much do the two copies of one radiograph differ; and can a classifier tell from the
 histogram, or from a thumbnail, which file an image is from. Writes ``shift.json`` beside this file.
 """
 
@@ -24,8 +24,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from torch import Tensor
 from torch.nn import functional as F
 
+from medssl_monai.audit.shift import intensity_shift
 from medssl_monai.data.copies import near_copies, picture
-from medssl_monai.data.shift import intensity_shift
 from medssl_monai.files import write_json
 from medssl_monai.transforms import RobustIntensityd
 

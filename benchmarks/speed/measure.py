@@ -27,10 +27,10 @@ from typing import Any
 import torch
 
 from medssl_monai.benchmark.run import environment
-from medssl_monai.bundle import shipped_bundles
+from medssl_monai.benchmark.speed import apart, as_text, cases_of, speed, step_of_bundle
+from medssl_monai.bundle.run import shipped_bundles
 from medssl_monai.files import write_json
 from medssl_monai.methods import IPH
-from medssl_monai.speed import apart, as_text, cases_of, speed, step_of_bundle
 
 
 def prototypes(rows: int, dim: int = 128, clusters: int = 7, steps: int = 200) -> dict[str, float]:

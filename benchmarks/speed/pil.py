@@ -4,7 +4,8 @@
 
 The peers' way, as in the public implementations of FixMatch: images in memory; worker processes make every view by
 itself, with PIL (a mirrored and shifted weak view; three operations of RandAugment and a grey box for the strong one);
-one pass with gradient of all views in one batch. Ours is `medssl_monai.speed.REFERENCE`: the same network and batch.
+one pass with gradient of all views in one batch. Ours is
+`medssl_monai.benchmark.speed.REFERENCE`: the same network and batch.
 Both in float32 and with float16 autocast. Without CUDA it says so and ends, unless a device is named.
 """
 
@@ -29,9 +30,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from medssl_monai.benchmark.run import environment
+from medssl_monai.benchmark.speed import REFERENCE, step_of_bundle
 from medssl_monai.files import write_json
 from medssl_monai.networks import EMATeacher, resnet18
-from medssl_monai.speed import REFERENCE, step_of_bundle
 
 SIZE, LABELED, UNLABELED = 64, 16, 7 * 16
 Picture = Image.Image

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import medssl_monai
-from medssl_monai.bundle import check_overrides, fingerprint, nested, shipped_bundles
+from medssl_monai.bundle.run import check_overrides, fingerprint, nested, shipped_bundles
 from medssl_monai.data.datalist import load_datalist
-from medssl_monai.data.phantom import make_phantom
-from medssl_monai.data.pool import LabelPool
-from medssl_monai.data.prepare import hide_labels, prepare
 from medssl_monai.files import sha256, write_json
 from medssl_monai.options import option_names
+from medssl_monai.phantoms import make_phantom
+from medssl_monai.pool.pool import LabelPool
+from medssl_monai.prepare.prepare import hide_labels, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -193,8 +193,8 @@ def load_grid(path: str | Path) -> Grid:
     - ``threads``: of each cell, default 1.
     - ``overrides``: values of the bundle's configuration for all cells.
     - ``data``: by name, one of ``datalist`` (a path), ``prepare`` (arguments of
-      `medssl_monai.data.prepare.prepare`, with ``source``), both relative to the file, and ``phantom`` (arguments of
-      `medssl_monai.data.phantom.make_phantom`); ``overrides``, for example of the
+      `medssl_monai.prepare.prepare.prepare`, with ``source``), both relative to the file, and ``phantom`` (arguments of
+      `medssl_monai.phantoms.make_phantom`); ``overrides``, for example of the
       views; ``note``, shown wherever figures are. With ``folds`` and ``fold: seed`` in a recipe, cells of seed k
       validate on fold k (modulo the number of folds), and all seeds draw the same folds.
     - ``pretrain``: by name, overrides of a run of the bundle's ``pretrain.yaml`` that comes first, once per data and

@@ -21,7 +21,7 @@ Item = dict[str, Any]
 multi-hot list of 1, 0 and -1 for unknown, or path of a mask), ``labeled`` (False hides the label from training),
 ``mask`` (path, of an image that has or may have a class too) and ``masked`` (likewise), ``slice`` (index along the last
 axis of a volume, or frame), ``source`` (name of the collection it is from, where there are several; see
-`medssl_monai.data.PoolSampler`) and ``meta`` (the user's own columns)."""
+`medssl_monai.pool.PoolSampler`) and ``meta`` (the user's own columns)."""
 
 Key = Literal["label", "mask"]
 FLAGS: dict[Key, str] = {"label": "labeled", "mask": "masked"}

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from medssl_monai.data.cache import HIDDEN, Array, ImageCache
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.fingerprint import NotCacheableError
-from medssl_monai.data.reader import UnreadableImageError
+from medssl_monai.readers.reader import UnreadableImageError
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         cache_dir: folder of decoded images, shared by all runs (`medssl_monai.data.cache.ImageCache`); None: each run
             decodes for itself, into memory.
         patch_size: of images that are too large for a network at once: it is trained on random patches of this size
-            (`medssl_monai.data.patches`), and windows of this size go over an image that it predicts; None: whole ones.
+            (`medssl_monai.pool.patches`), and windows of this size go over an image that it predicts; None: whole ones.
         spacing: of the voxels that `transform` ends with, in mm per axis, if that is the same for all; None: not known.
 
     Raises:
@@ -89,7 +89,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     @staticmethod
     def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch is whole already; see `medssl_monai.data.pool.batch_loader`."""
+        """The batch is whole already; see `medssl_monai.pool.pool.batch_loader`."""
         return batch
 
     @property
@@ -226,7 +226,7 @@ def _reason(error: BaseException, item: Item, position: int) -> str:
 
 
 def say_background(image: Any, item: Item, position: int) -> None:
-    """Log that NaN was read as background, once for a volume: see `medssl_monai.data.ClinicalReader`."""
+    """Log that NaN was read as background, once for a volume: see `medssl_monai.readers.ClinicalReader`."""
     share = getattr(image, "meta", {}).get("nan_share", 0.0)
     if share and not item.get("slice"):
         name = item.get("id", position)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from medssl_monai.data.datalist import SYNTHETIC
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import LabelPool, is_known
-from medssl_monai.engines.pool import as_whole, at_once, predict, weights_sha256
+from medssl_monai.engines.predict import as_whole, at_once, predict, weights_sha256
 from medssl_monai.files import write_json, write_text
 from medssl_monai.locks import holding
 from medssl_monai.losses.pseudo_label import Threshold, confident
 from medssl_monai.metrics.classification import evaluate_predictions
 from medssl_monai.metrics.segmentation import CaseScores, case_scores, class_names, evaluate_masks
 from medssl_monai.metrics.targets import pseudo_finding_accuracy, pseudo_label_accuracy
+from medssl_monai.pool.pool import LabelPool, is_known
 from medssl_monai.tables import text_of
 from medssl_monai.transforms.augment import to_unit
 

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from medssl_monai.data.datalist import Key
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import LabelPool
 from medssl_monai.engines.evaluate import evaluate
 from medssl_monai.locks import holding
 from medssl_monai.networks.embedding import EmbeddingClassifier
 from medssl_monai.networks.projection import ProjectionNetwork
+from medssl_monai.pool.pool import LabelPool
 from medssl_monai.task import UNKNOWN, Task
 from medssl_monai.transforms.augment import to_unit
 

@@ -14,9 +14,9 @@ from monai.engines import IterationEvents, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
-from medssl_monai.data.pool import LabelPool
 from medssl_monai.locks import holding
 from medssl_monai.methods.base import Batch, Output, SSLMethod
+from medssl_monai.pool.pool import LabelPool
 
 AmpDtype = Literal["float16", "bfloat16"]
 PrepareViews = Callable[[Mapping[str, Any], torch.Generator], dict[str, Any]]

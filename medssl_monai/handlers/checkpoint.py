@@ -10,8 +10,8 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from medssl_monai.distributed import from_first, is_first, wait_for_all
+from medssl_monai.engines.identity import Identity
 from medssl_monai.files import load_tensors, save_tensors
-from medssl_monai.identity import Identity
 from medssl_monai.networks.pretrained import check_finite
 
 

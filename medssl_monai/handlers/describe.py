@@ -8,7 +8,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from medssl_monai.bundle import describe_data
+from medssl_monai.bundle.run import describe_data
 from medssl_monai.distributed import is_first
 
 
@@ -20,7 +20,7 @@ class DescribeBundle:
 
     Args:
         bundle_root: folder of the bundle.
-        arguments: see `medssl_monai.bundle.describe_data`.
+        arguments: see `medssl_monai.bundle.run.describe_data`.
     """
 
     def __init__(self, bundle_root: str | Path, **arguments: Any) -> None:

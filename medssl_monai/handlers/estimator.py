@@ -12,12 +12,12 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import LabelPool
 from medssl_monai.distributed import is_first
 from medssl_monai.engines.evaluate import hidden_labels
 from medssl_monai.files import read_json, write_json
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.metrics.targets import judge_findings, judge_targets
+from medssl_monai.pool.pool import LabelPool
 from medssl_monai.transforms.augment import to_unit
 
 

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 from ignite.engine import Engine, Events
 
-from medssl_monai.data.dicom import Array
-from medssl_monai.data.mask_files import MaskFile, to_file_axes, write_mask
 from medssl_monai.data.readable import ReadableImages
-from medssl_monai.data.reader import count_slices
 from medssl_monai.files import write_text
+from medssl_monai.readers.dicom import Array
+from medssl_monai.readers.mask_files import MaskFile, to_file_axes, write_mask
+from medssl_monai.readers.reader import count_slices
 from medssl_monai.tables import text_of
 
 NOTE = "trained on SYNTHETIC data"
 
 
 class MaskWriter:
-    """Write the mask of every image by its id, in its geometry (`medssl_monai.data.mask_files`), and a table of all.
+    """Write the mask of every image by its id, in its geometry (`medssl_monai.readers.mask_files`), and a table of all.
 
     Slices of one volume become one mask; a slice that was not predicted holds K there, which is no class. The table,
     ``predictions.csv``, has a row per mask: ``id`` (of slices ``case1#0`` and so on, that of the volume, ``case1``),

@@ -11,17 +11,17 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from medssl_monai.asking.record import asked_for, pools_of, query_record, read_query, write_query
 from medssl_monai.data.datalist import FLAGS, Item, Key
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import Label, LabelPool, is_known
 from medssl_monai.distributed import from_first, is_first
-from medssl_monai.engines.pool import predict_pool, weights_sha256
+from medssl_monai.engines.predict import predict_pool, weights_sha256
 from medssl_monai.locks import holding
 from medssl_monai.losses.pseudo_label import Threshold
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.networks.pretrained import weights_metadata
+from medssl_monai.pool.pool import Label, LabelPool, is_known
 from medssl_monai.query.base import PoolOutputs, QueryStrategy, name_of
-from medssl_monai.query.record import asked_for, pools_of, query_record, read_query, write_query
 
 
 class Annotator(Protocol):
@@ -220,7 +220,7 @@ def ask(
     threshold: Threshold | None = None,
     learned: Sequence[Key] | None = None,
 ) -> dict[str, Any]:
-    """The record of one query, see `medssl_monai.query.record`; see `look` and `QueryHandler` for the arguments."""
+    """The record of one query, see `medssl_monai.asking.record`; see `look` and `QueryHandler` for the arguments."""
     outputs, pool = look(method, dataset, pool, device, batch_size, threshold, learned)
     return choose(outputs, pool, strategy, budget, generator, model_sha256=weights_sha256(method.inference_network))
 
@@ -266,7 +266,7 @@ def give_answers(pool: LabelPool, record: Mapping[str, Any], annotator: Annotato
 
     Args:
         pool: pool to change; items that do not say what they ``ask`` for ask for what it holds.
-        record: as from `medssl_monai.query.record.query_record`.
+        record: as from `medssl_monai.asking.record.query_record`.
         annotator: is asked for the labels, and then for the masks.
 
     Returns:

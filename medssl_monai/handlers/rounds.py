@@ -13,16 +13,16 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from medssl_monai.data.annotations import label_text
+from medssl_monai.asking.record import pools_of, read_query
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.data.pool import Label, LabelPool
 from medssl_monai.distributed import is_first
 from medssl_monai.engines.evaluate import check_pseudo_labels, evaluate
 from medssl_monai.files import read_json, write_json, write_text
 from medssl_monai.methods.base import SSLMethod
 from medssl_monai.metrics.classification import finding_figures
 from medssl_monai.names import check_classes
-from medssl_monai.query.record import pools_of, read_query
+from medssl_monai.pool.pool import Label, LabelPool
+from medssl_monai.pool.tables import label_text
 from medssl_monai.tables import text_of
 from medssl_monai.task import UNKNOWN
 
@@ -176,7 +176,7 @@ def write_report(
     Args:
         output_dir: folder to write to.
         rounds: records as `RoundReport.measure` writes them.
-        queries: records as from `medssl_monai.query.record`.
+        queries: records as from `medssl_monai.asking.record`.
         pool: training pool, for the labels that the queries got.
         dataset: its images.
         title: of the page.

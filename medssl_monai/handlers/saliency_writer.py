@@ -11,13 +11,13 @@ from monai.transforms import Compose, LoadImaged, ScaleIntensityRangePercentiles
 from scipy.ndimage import minimum_filter
 
 from medssl_monai.data.datalist import Item
-from medssl_monai.data.dicom import Array
-from medssl_monai.data.mask_files import _write_png, write_mask
 from medssl_monai.data.readable import ReadableImages
-from medssl_monai.data.reader import ClinicalReader
 from medssl_monai.files import write_atomically
 from medssl_monai.handlers.mask_writer import NOTE, file_name
 from medssl_monai.options import Nan
+from medssl_monai.readers.dicom import Array
+from medssl_monai.readers.mask_files import _write_png, write_mask
+from medssl_monai.readers.reader import ClinicalReader
 from medssl_monai.transforms.load import Channelsd, TakeSliced
 
 FULL = 99.5
@@ -48,7 +48,7 @@ class SaliencyWriter:
         dataset: what the evaluator reads.
         synthetic: whether the weights come from phantoms; every file says so.
         outline: key of the mask in the evaluator's output; None: of a network that tells none.
-        nan: as the images were read that the evaluator saw; see `medssl_monai.data.ClinicalReader`.
+        nan: as the images were read that the evaluator saw; see `medssl_monai.readers.ClinicalReader`.
     """
 
     def __init__(

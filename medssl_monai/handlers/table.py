@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ignite.engine import Engine, Events
 
-from medssl_monai.data.annotations import label_text
+from medssl_monai.asking.record import predicted_label
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.data.readable import ReadableImages
 from medssl_monai.files import write_text
 from medssl_monai.handlers.mask_writer import NOTE
-from medssl_monai.query.record import predicted_label
+from medssl_monai.pool.tables import label_text
 from medssl_monai.tables import text_of
 from medssl_monai.task import Task
 

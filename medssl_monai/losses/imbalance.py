@@ -1,4 +1,4 @@
-"""Class imbalance in the loss of the labeled images; sampling against it is in `medssl_monai.data.pool_loader`."""
+"""Class imbalance in the loss of the labeled images; sampling against it is in `medssl_monai.pool.pool_loader`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from medssl_monai.losses.multilabel import known_losses
 
 if TYPE_CHECKING:
-    from medssl_monai.data.pool import LabelPool
+    from medssl_monai.pool.pool import LabelPool
 
 
 def class_weights(count: Tensor, weighting: float) -> Tensor:

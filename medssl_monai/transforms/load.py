@@ -25,7 +25,7 @@ class TakeSliced(MapTransform):
         keys: images to cut.
         slice_key: key of the item that holds the index. An item without it must be an image, or one slice deep.
         axis: spatial axis to cut across, counted without the channel; -1 is z: axial slices of what
-            `medssl_monai.data.reader.ClinicalReader` reads, or frames.
+            `medssl_monai.readers.reader.ClinicalReader` reads, or frames.
 
     Raises:
         ValueError: if the index is out of range, or a deeper volume comes without one; it names the item's ``id``.

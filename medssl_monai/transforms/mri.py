@@ -27,7 +27,7 @@ class KnownSpacingd(Spacingd):
     """MONAI's `Spacingd`, but without inventing a spacing that the file does not state.
 
     An image without spacing has 1 mm in its affine, as MONAI needs one, and NaN in the ``spacing`` of its metadata
-    (`medssl_monai.data.reader.ClinicalReader`); resampling it would give it a size that means nothing. Axes with a
+    (`medssl_monai.readers.reader.ClinicalReader`); resampling it would give it a size that means nothing. Axes with a
     ``pixdim`` of 0 or less are left alone, known or not. Affines of readers that give no ``spacing`` are believed.
 
     Keys that merely begin like an image's (``image_path``, as MONAI Label adds) pass: `Spacingd` of MONAI 1.6 takes

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import listed_files
 
-from medssl_monai.bundle import workflow
+from medssl_monai.bundle.run import workflow
 
 STAGE_A = {"epoch_length": 3, "max_epochs": 2, "batch_size::unlabeled": 6}
 

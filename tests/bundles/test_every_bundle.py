@@ -275,7 +275,7 @@ def test_whole_volumes(own_bundle, tmp_path):
     """Three numbers in `image_size`: a 3-D network on whole volumes, volume views, no slices."""
     import nibabel
 
-    from medssl_monai.bundle import workflow
+    from medssl_monai.bundle.run import workflow
     from medssl_monai.data import write_datalist
 
     rng, sections = np.random.default_rng(0), {}

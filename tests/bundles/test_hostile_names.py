@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from medssl_monai.bundle import classes_of, metadata_of, workflow
+from medssl_monai.asking.record import read_query
+from medssl_monai.asking.rounds import run_loop
+from medssl_monai.bundle.features import write_features
+from medssl_monai.bundle.run import classes_of, metadata_of, workflow
 from medssl_monai.data import load_datalist
-from medssl_monai.data.prepare import prepare
 from medssl_monai.engines import SSLTrainer
-from medssl_monai.features import write_features
 from medssl_monai.files import read_json
-from medssl_monai.label import write_app
-from medssl_monai.label.served import ServedBundle
+from medssl_monai.monai_label import write_app
+from medssl_monai.monai_label.served import ServedBundle
 from medssl_monai.networks import weights_metadata
-from medssl_monai.query.record import read_query
-from medssl_monai.rounds import run_loop
+from medssl_monai.prepare.prepare import prepare
 from medssl_monai.tables import Table
 
 pytestmark = pytest.mark.slow

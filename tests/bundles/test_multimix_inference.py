@@ -18,10 +18,10 @@ from support import BUNDLES, listed_files
 from torch import nn
 
 from medssl_monai.data import write_datalist
-from medssl_monai.data.phantom.files import write_dicom
 from medssl_monai.files import save_tensors
 from medssl_monai.handlers.saliency_writer import OUTLINE
 from medssl_monai.networks import Joint, MultiMixNetwork, describe
+from medssl_monai.phantoms.files import write_dicom
 
 CONFIG = BUNDLES / "multimix" / "configs" / "inference.json"
 SECRETS = ("Mustermann", "Erika")

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.ndimage import zoom
 from support import assert_same_state, refused
 
-from medssl_monai.bundle import workflow
+from medssl_monai.bundle.run import workflow
 from medssl_monai.data import write_datalist
 from medssl_monai.networks import weights_metadata
 

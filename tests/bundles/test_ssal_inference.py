@@ -19,9 +19,9 @@ from support import BUNDLES, listed_files
 from torch import nn
 
 from medssl_monai.data import write_datalist
-from medssl_monai.data.phantom.files import write_dicom
 from medssl_monai.files import save_tensors
 from medssl_monai.networks.pretrained import describe
+from medssl_monai.phantoms.files import write_dicom
 
 CONFIG = BUNDLES / "ssal" / "configs" / "inference.json"
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from support import refused
 
-from medssl_monai.bundle import workflow
+from medssl_monai.bundle.run import workflow
 from medssl_monai.data import write_datalist
 
 SHORT = {"rounds": 1, "epochs_per_round": 1, "epoch_length": 2}

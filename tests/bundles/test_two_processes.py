@@ -11,7 +11,7 @@ from support import assert_same_state, torchrun
 NOTE = """
 import atexit, gc, os, torch
 def note():
-    from medssl_monai.data import LabelPool
+    from medssl_monai.pool import LabelPool
     from medssl_monai.methods.base import SSLMethod
     size = lambda pool: (len(pool), pool.key == "label")
     pools = [max((o for o in gc.get_objects() if type(o) is LabelPool), key=size).state_dict()]

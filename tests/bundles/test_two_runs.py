@@ -11,9 +11,9 @@ import sys
 import pytest
 from support import ROOT, in_use, refused
 
+from medssl_monai.asking.rounds import run_loop
 from medssl_monai.handlers import DescribeBundle
 from medssl_monai.locks import RUN_LOCK
-from medssl_monai.rounds import run_loop
 
 SHORT = {"rounds": 1, "epochs_per_round": 1, "epoch_length": 1}
 

@@ -18,9 +18,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Lambdad, OneOf, RandFlipd, Resized, ScaleIntensityd
 from support import ROOT
 
-from medssl_monai.data import ClinicalReader
 from medssl_monai.data import fingerprint as module
 from medssl_monai.data.fingerprint import NotCacheableError, fingerprint
+from medssl_monai.readers import ClinicalReader
 from medssl_monai.transforms import Channelsd
 
 LEVEL = 0.5
@@ -260,7 +260,7 @@ def test_an_installed_package_stands_for_itself_under_whatever_name():
     assert module._package("PIL.Image") is not None
     assert module._package("sklearn.metrics") is not None
     assert module._package("json") == ("python", "")
-    assert module._package("medssl_monai.data.reader") is None or "site-packages" in module.__file__
+    assert module._package("medssl_monai.readers.reader") is None or "site-packages" in module.__file__
 
 
 @pytest.mark.slow

@@ -6,9 +6,10 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from medssl_monai.data import ImageDataset, LabelPool, batch_loader, pool_loader
+from medssl_monai.data import ImageDataset
 from medssl_monai.data import images as images_module
-from medssl_monai.data.reader import ClinicalReader
+from medssl_monai.pool import LabelPool, batch_loader, pool_loader
+from medssl_monai.readers.reader import ClinicalReader
 
 
 class Reader:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from monai.transforms import LoadImaged
 
-from medssl_monai.data import ClinicalReader, ImageDataset, ReadableImages
+from medssl_monai.data import ImageDataset, ReadableImages
+from medssl_monai.readers import ClinicalReader
 
 
 def transform(item):

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from medssl_monai.data import Datalist, ImageDataset, LabelPool
-from medssl_monai.data.masks import Masks
+from medssl_monai.data import Datalist, ImageDataset
+from medssl_monai.data.mask_store import Masks
 from medssl_monai.engines.evaluate import (
     JoinLabels,
     check_pseudo_labels,
@@ -20,6 +20,7 @@ from medssl_monai.engines.evaluate import (
     hidden_labels,
     write_evaluation,
 )
+from medssl_monai.pool import LabelPool
 from medssl_monai.tables import Table
 
 
@@ -215,7 +216,7 @@ def test_distances_are_in_pixels_without_a_spacing():
 def test_large_images_with_masks_are_predicted_few_at_a_time(monkeypatch):
     dataset, pool = make_masks()
     whole, network = evaluate(ReadsMasks(), dataset, pool, "cpu"), ReadsMasks()
-    monkeypatch.setattr(sys.modules["medssl_monai.engines.pool"], "VOXELS", 2 * 4 * 6)
+    monkeypatch.setattr(sys.modules["medssl_monai.engines.predict"], "VOXELS", 2 * 4 * 6)
     network.eval()
     few = evaluate(network, dataset, pool, "cpu")
     assert network.seen == [2, 1]

@@ -8,7 +8,7 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import SlidingWindowInferer
 
 from medssl_monai.engines import JointStep
-from medssl_monai.engines.pool import ClassesAndMasks
+from medssl_monai.engines.predict import ClassesAndMasks
 from medssl_monai.networks import MultiMixNetwork
 
 IMAGES = torch.rand(3, 1, 16, 24, generator=torch.Generator().manual_seed(1))

@@ -12,11 +12,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from medssl_monai.data import Datalist, ImageDataset, LabelPool
+from medssl_monai.data import Datalist, ImageDataset
 from medssl_monai.engines import evaluate, evaluate_probe, knn_probe, linear_probe
 from medssl_monai.engines.probe import NearestNeighbours, Probe, ProbeTrainer
 from medssl_monai.handlers import RoundReport
 from medssl_monai.networks import EmbeddingClassifier, ProjectedClassifier, ProjectionNetwork, small_resnet
+from medssl_monai.pool import LabelPool
 from medssl_monai.task import probabilities
 
 DIM = 6

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from medssl_monai.data import Datalist, ImageDataset, LabelPool, MultiStreamLoader, pool_loader
+from medssl_monai.data import Datalist, ImageDataset
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.handlers import EpochSeed
 from medssl_monai.methods import FixMatch
+from medssl_monai.pool import LabelPool, MultiStreamLoader, pool_loader
 from medssl_monai.transforms import GaussianNoise, Views
 
 ITEMS = Datalist([{"image": str(i), "id": str(i), "label": i % 2, "labeled": i < 4} for i in range(12)], classes="ab")

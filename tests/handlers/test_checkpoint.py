@@ -10,9 +10,9 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 import medssl_monai
+from medssl_monai.engines.identity import Identity
 from medssl_monai.files import load_tensors, save_tensors
 from medssl_monai.handlers import TrainingCheckpoint
-from medssl_monai.identity import Identity
 
 
 class Counter:

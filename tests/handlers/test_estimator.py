@@ -10,11 +10,12 @@ from ignite.engine import Engine
 from support import assert_same_state, outputs_of
 from torch import Tensor, nn
 
-from medssl_monai.data import Datalist, ImageDataset, LabelPool, MultiStreamLoader, pool_loader
+from medssl_monai.data import Datalist, ImageDataset
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.handlers import EstimatorReport, RoundReport, TrainingCheckpoint
 from medssl_monai.methods import TEAR, AdaPL, FixMatch, Targets
 from medssl_monai.networks import EmbeddingClassifier
+from medssl_monai.pool import LabelPool, MultiStreamLoader, pool_loader
 from medssl_monai.transforms import GaussianNoise, Views
 
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from medssl_monai.data import Datalist, ImageDataset, LabelPool
+from medssl_monai.asking.record import read_query
+from medssl_monai.data import Datalist, ImageDataset
 from medssl_monai.handlers import Oracle, QueryHandler, write_one_query
 from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch, MultiMix
 from medssl_monai.networks import MultiMixNetwork, describe, small_resnet
+from medssl_monai.pool import LabelPool
 from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, JointQuery, entropy, random
-from medssl_monai.query.record import read_query
 
 N = 10
 

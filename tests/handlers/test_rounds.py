@@ -7,12 +7,13 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from medssl_monai.data import Datalist, ImageDataset, LabelPool
-from medssl_monai.data.annotations import label_text
+from medssl_monai.data import Datalist, ImageDataset
 from medssl_monai.handlers import Oracle, QueryHandler, RoundReport
 from medssl_monai.handlers.rounds import _differs, quarantine_lines, rounds_table, write_report
 from medssl_monai.methods import FixMatch
 from medssl_monai.networks import small_resnet
+from medssl_monai.pool import LabelPool
+from medssl_monai.pool.tables import label_text
 from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, entropy, random
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medssl_monai.data import LabelPool
 from medssl_monai.losses import BalancedCrossEntropy, MultiLabelCrossEntropy, class_weights
+from medssl_monai.pool import LabelPool
 
 COUNTS = [60, 12, 3, 0]  # one class has no label yet
 

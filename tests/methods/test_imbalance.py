@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from medssl_monai.data import LabelPool
 from medssl_monai.losses import BalancedCrossEntropy
 from medssl_monai.methods import IPH, TEAR, AdaPL, AdaptiveThreshold, BoostMIS, FixMatch, MeanTeacher, Supervised
 from medssl_monai.networks import small_resnet
+from medssl_monai.pool import LabelPool
 
 METHODS = {
     "supervised": Supervised,

@@ -4,12 +4,13 @@ import pytest
 import torch
 from support import in_two_processes
 
-from medssl_monai.data import ImageDataset, LabelPool, Masks, MultiStreamLoader, pool_loader
+from medssl_monai.data import ImageDataset, Masks
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.handlers import EpochSeed
 from medssl_monai.losses import MaskLoss
 from medssl_monai.methods import MultiMix
 from medssl_monai.networks import MultiMixNetwork
+from medssl_monai.pool import LabelPool, MultiStreamLoader, pool_loader
 from medssl_monai.transforms import Affine, GaussianNoise, JointViews, MaskViews, Views
 
 CONFIGURATIONS = {

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from medssl_monai.data import LabelPool
 from medssl_monai.losses import DistributionAlignment, pseudo_label_loss
 from medssl_monai.methods.boostmis import AdaptiveThreshold, adaptive_threshold
 from medssl_monai.methods.published import boostmis_batch_size_threshold, class_learning_status, class_threshold
 from medssl_monai.networks import EMATeacher
+from medssl_monai.pool import LabelPool
 from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, PoolOutputs
 from medssl_monai.query.boostmis import adversarial_instability, graph_degree, nearest_neighbors, unit_rows
 from medssl_monai.schedules import cosine_decay

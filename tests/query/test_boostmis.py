@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from medssl_monai.data import ImageDataset, LabelPool
+from medssl_monai.data import ImageDataset
 from medssl_monai.engines import predict_pool
 from medssl_monai.networks import EmbeddingClassifier, small_resnet
+from medssl_monai.pool import LabelPool
 from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, PoolOutputs
 from medssl_monai.query.boostmis import adversarial_instability, graph_degree, nearest_neighbors, unit_rows
 

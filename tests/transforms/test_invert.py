@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, LoadImaged, Orientationd, Resized
 from PIL import Image
 
-from medssl_monai.data import ClinicalReader
+from medssl_monai.readers import ClinicalReader
 from medssl_monai.transforms import InvertProbabilitiesd, ToFileAxesd
 
 

@@ -8,7 +8,7 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, Invertd, LoadImaged, Orientationd, Spacingd
 from scipy.ndimage import map_coordinates
 
-from medssl_monai.data.reader import ClinicalReader
+from medssl_monai.readers.reader import ClinicalReader
 from medssl_monai.transforms import KnownSpacingd, N4BiasFieldCorrectiond, RobustIntensityd
 
 LOAD = LoadImaged("image", reader=ClinicalReader(), image_only=True, ensure_channel_first=True)

@@ -1,0 +1,1 @@
+"""What would make figures wrong, and its page."""

@@ -1,0 +1,5 @@
+"""The command ``medssl``."""
+
+from medssl_monai.cli.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,6 @@
+"""Labels that are known, and what is drawn from them."""
+
+from medssl_monai.pool.patches import PatchDataset
+from medssl_monai.pool.pool import LabelPool, MultiStreamLoader, PoolSampler, batch_loader, pool_loader
+
+__all__ = ["LabelPool", "MultiStreamLoader", "PatchDataset", "PoolSampler", "batch_loader", "pool_loader"]

@@ -1,0 +1,1 @@
+"""From a folder, a table or an archive to a datalist."""

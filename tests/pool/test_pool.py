@@ -1,0 +1,1140 @@
+"""The labels and which of them are known, and loaders that follow it."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.transforms import RandomizableTransform
+from torch.utils.data import Dataset
+
+from medssl_monai.data import Datalist
+from medssl_monai.pool import LabelPool, MultiStreamLoader, PoolSampler, batch_loader, pool_loader
+from medssl_monai.pool.pool import balanced_draw, balanced_order, stratified_draw
+
+
+def items(*labels, **flags):
+    """Items "s0", "s1", ...; a label of None is left out."""
+    return [
+        {"image": f"{i}.png", "id": f"s{i}", **({} if label is None else {"label": label}), **flags}
+        for i, label in enumerate(labels)
+    ]
+
+
+def labels_of(pool):
+    return [pool.label(index) for index in range(len(pool))]
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+class Indices(Dataset):
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return {"index": index}
+
+
+# ---- which labels are known at the start ------------------------------------------------------------------------
+
+
+def test_without_a_flag_a_label_is_known():
+    pool = LabelPool(items(0, None, 1))
+    assert labels_of(pool) == [0, None, 1]
+    assert pool.mask.tolist() == [True, False, True]
+    assert pool.indices("labeled").tolist() == [0, 2]
+    assert pool.indices("unlabeled").tolist() == [1]
+    assert pool.indices("all").tolist() == [0, 1, 2]
+
+
+def test_a_hidden_label_is_not_in_the_pool_at_all(tmp_path):
+    pool = LabelPool(items(0, 1, labeled=False))
+    assert not pool.mask.any()
+    assert pool.targets(torch.arange(2)).tolist() == [-1, -1]
+    pool.save(tmp_path / "labels.json")
+    assert json.loads((tmp_path / "labels.json").read_text())["labels"] == {}
+    assert pool.state_dict()["labels"] == [None, None]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 9])
+def test_a_number_draws_so_many_of_all_labels(count):
+    pool = LabelPool(items(*[0, 1, 2] * 3, None), labels=count)
+    assert int(pool.mask.sum()) == count
+    assert not pool.mask[9]
+
+
+def test_a_fraction_is_of_the_items_that_have_a_label():
+    assert int(LabelPool(items(*[0, 1] * 10, *[None] * 20), labels=0.3).mask.sum()) == 6
+
+
+@pytest.mark.parametrize("labels", [-1, 4, -0.5])
+def test_more_or_fewer_labels_than_there_are_is_an_error(labels):
+    with pytest.raises(ValueError, match=r"`labels` asks for -?\d+ items, and the training section has 3 with a label"):
+        LabelPool(items(0, 1, 0, None), labels=labels)
+
+
+def test_the_draw_is_balanced_over_the_classes_of_an_unbalanced_list():
+    labels = [0] * 90 + [1] * 8 + [2] * 2
+    drawn = [labels[i] for i in balanced_draw(labels, 12, seed=0)]
+    assert [drawn.count(k) for k in range(3)] == [5, 5, 2]  # a class with too few gives all it has
+
+
+@settings(max_examples=30, deadline=None)
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=30), share=st.floats(0, 1), seed=st.integers(0, 9))
+def test_the_draw_is_as_even_as_it_can_be(labels, share, seed):
+    count = int(share * len(labels))
+    drawn = balanced_draw(labels, count, seed)
+    assert drawn == sorted(set(drawn)) == balanced_draw(labels, count, seed)
+    assert len(drawn) == count
+    chosen = [labels[i] for i in drawn]
+    open_classes = [chosen.count(k) for k in set(labels) if chosen.count(k) < labels.count(k)]
+    exhausted = [chosen.count(k) for k in set(labels) if chosen.count(k) == labels.count(k)]
+    assert max(open_classes, default=0) - min(open_classes, default=0) <= 1
+    assert not open_classes or max(exhausted, default=0) <= max(open_classes) + 1
+
+
+def test_the_draw_depends_on_the_seed():
+    assert len({tuple(balanced_draw([0, 1] * 20, 6, seed)) for seed in range(5)}) > 1
+
+
+def test_a_multi_hot_draw_serves_rare_findings_and_the_healthy():
+    labels = [[1, 0]] * 50 + [[0, 1]] * 2 + [[0, 0]] * 10
+    drawn = [tuple(labels[i]) for i in balanced_draw(labels, 6, seed=1)]
+    assert {found: drawn.count(found) for found in set(drawn)} == {(1, 0): 2, (0, 1): 2, (0, 0): 2}
+
+
+def test_a_stratified_draw_has_the_counts_of_the_published_list():
+    """Train350 of TEAR, from the classes of its 9,593 training images."""
+    counts = [38 + 1028, 234 + 6421, 18 + 486, 12 + 305, 38 + 1051, 4 + 101, 5 + 127]  # any pool of these shares
+    labels = [k for k, count in enumerate(counts) for _ in range(count)]
+    drawn = [labels[i] for i in stratified_draw(labels, 350, seed=0)]
+    shares = [350 * count / len(labels) for count in counts]
+    assert len(drawn) == 350
+    assert all(abs(drawn.count(k) - share) < 1 for k, share in enumerate(shares))
+
+
+@settings(max_examples=50, deadline=None)
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=40), share=st.floats(0, 1), seed=st.integers(0, 9))
+def test_a_stratified_draw_keeps_shares_and_every_class_if_it_can(labels, share, seed):
+    count = int(share * len(labels))
+    drawn = stratified_draw(labels, count, seed)
+    assert drawn == sorted(set(drawn)) == stratified_draw(labels, count, seed)
+    assert len(drawn) == count
+    classes, chosen = set(labels), [labels[i] for i in drawn]
+    if count >= len(classes):
+        assert set(chosen) == classes
+    wanted = {k: max(1, count * labels.count(k) / len(labels)) for k in classes}
+    assert all(chosen.count(k) < wanted[k] + 1 for k in classes)
+
+
+def test_a_pool_draws_at_the_frequency_of_the_classes():
+    labels = [0] * 80 + [1] * 20
+    pool = LabelPool(items(*labels), labels=10, draw="stratified")
+    assert pool.class_counts(2).tolist() == [8, 2]
+    with pytest.raises(ValueError, match=r"`draw` must be one of \('balanced', 'stratified'\), got 'even'"):
+        LabelPool(items(*labels), labels=10, draw="even")
+    with pytest.raises(ValueError, match="multi-hot; draw balanced"):
+        LabelPool(items([0, 1], [1, 0]), labels=1, draw="stratified")
+
+
+def test_labels_from_a_file_that_a_pool_wrote(tmp_path):
+    first = LabelPool(Datalist(items(0, 1, None), classes=["a", "b"], synthetic=True))
+    first.annotate([2], [1])
+    first.query_size = (3, 4)
+    first.save(tmp_path / "labels.json")
+    content = json.loads((tmp_path / "labels.json").read_text())
+    assert content["synthetic"] is True
+    assert content["labels"] == {"s0": 0, "s1": 1, "s2": 1}
+    assert content["datalist_sha256"] == first.datalist_sha256
+    second = LabelPool(items(*[None] * 3), labels=str(tmp_path / "labels.json"))
+    assert labels_of(second) == [0, 1, 1]
+    assert second.query_size == (3, 4)
+
+
+def test_a_file_of_labels_replaces_those_of_the_datalist(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,label\ns1,0\n")
+    assert labels_of(LabelPool(items(1, 1, 1), labels=tmp_path / "labels.csv")) == [None, 0, None]
+
+
+def test_labels_from_a_table_by_name_or_index(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,reason,label\ns0,x,high\ns1,x,\n s2 ,x, 0 \n")
+    pool = LabelPool(Datalist(items(*[None] * 3), classes=["low", "high"]), labels=tmp_path / "labels.csv")
+    assert labels_of(pool) == [1, None, 0]
+
+
+def test_a_misspelt_class_in_a_table_of_labels_is_refused(tmp_path):
+    """Nothing is labeled yet: the rows have to be compared with each other, or the name passes for a mask's path."""
+    (tmp_path / "labels.csv").write_text("id,label\ns0,low\ns1,hgih\n")
+    with pytest.raises(ValueError, match="hgih"):
+        LabelPool(Datalist(items(*[None] * 3), classes=["low", "high"]), labels=tmp_path / "labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        ("id,label\ns0,0\nelsewhere,1\n", r"labels.csv: line 3: 'elsewhere' is not in the datalist"),
+        ("id,label\ns0,2\n", r"labels.csv: line 2: the label of 's0' must be a class index from 0 to 1"),
+        ("name,label\ns0,0\n", r"must have the columns 'id' and 'label', got \['name', 'label'\]"),
+    ],
+)
+def test_a_table_of_labels_that_does_not_fit_is_refused(tmp_path, table, match):
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(ValueError, match=match):
+        LabelPool(items(None, None), labels=tmp_path / "labels.csv", num_classes=2)
+
+
+def test_a_file_of_labels_that_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`labels` names .*nowhere\.json, and there is no such file"):
+        LabelPool(items(0), labels=tmp_path / "nowhere.json")
+
+
+def test_ids_must_differ():
+    with pytest.raises(ValueError, match="the id 's0' occurs more than once in the datalist"):
+        LabelPool([*items(0), *items(0)])
+
+
+def test_labels_of_the_datalist_out_of_range_are_refused():
+    with pytest.raises(ValueError, match=r"'s1'.*from 0 to 1"):
+        LabelPool(items(0, 5), num_classes=2)
+
+
+# ---- targets ----------------------------------------------------------------------------------------------------
+
+
+def test_targets_of_class_indices():
+    targets = LabelPool(items(2, None, 0)).targets(torch.tensor([2, 0, 1, 0]))
+    assert targets.dtype == torch.long
+    assert targets.tolist() == [0, 2, -1, 2]
+
+
+def test_targets_of_findings_where_some_are_unknown():
+    pool = LabelPool(items([1, 0, -1], None, [0, 0, 1]))
+    assert pool.targets(torch.tensor([0, 1])).tolist() == [[1, 0, -1], [-1, -1, -1]]
+
+
+@pytest.mark.parametrize("draw", ["balanced", "stratified"])
+def test_masks_are_drawn_by_the_seed_and_not_by_their_paths(draw):
+    masks = items(*[f"{number:02d}.nii" for number in range(50)])
+    drawn = [LabelPool(masks, labels=5, seed=seed, draw=draw).indices("labeled").tolist() for seed in range(3)]
+    assert len({tuple(positions) for positions in drawn}) == 3
+    assert [0, 1, 2, 3, 4] not in drawn
+
+
+def test_masks_that_the_datalist_names_move_with_it(tmp_path):
+    pool = LabelPool(items("old/0.nii", "old/1.nii", None, None), labels=1)
+    pool.annotate([2], ["mine/2.nii"])
+    pool.save(tmp_path / "pool.json")
+    saved = json.loads((tmp_path / "pool.json").read_text())["labels"]
+    assert sorted(map(str, saved.values())) == ["True", "mine/2.nii"]
+    moved = items("new/0.nii", "new/1.nii", None, None)
+    read, resumed = LabelPool(moved, labels=tmp_path / "pool.json"), LabelPool(moved, labels=0)
+    resumed.load_state_dict(pool.state_dict())
+    drawn = int(pool.indices("labeled")[0])
+    for other in (read, resumed):
+        assert {int(i): other.label(int(i)) for i in other.indices("labeled")} == {
+            drawn: f"new/{drawn}.nii",
+            2: "mine/2.nii",
+        }
+    with pytest.raises(ValueError, match="says that the datalist names masks of 1 samples, and it does not"):
+        LabelPool(items(None, None, None, None), labels=tmp_path / "pool.json", task="segmentation")
+
+
+def test_targets_of_masks_are_files_and_no_numbers():
+    pool = LabelPool(items("a.nii", None))
+    assert pool.label(0) == "a.nii"
+    with pytest.raises(TypeError, match=r"the labels of this pool are masks"):
+        pool.targets(torch.tensor([0]))
+
+
+def test_targets_follow_an_annotation_and_a_correction():
+    pool, both = LabelPool(items(0, None)), torch.arange(2)
+    assert pool.targets(both).tolist() == [0, -1]
+    pool.annotate([1], [1])
+    assert pool.targets(both).tolist() == [0, 1]
+    pool.correct([0], [1])
+    assert pool.targets(both).tolist() == [1, 1]
+
+
+def test_class_counts_follow_every_change():
+    pool = LabelPool(items(0, 2, 0, None, None))
+    assert pool.class_counts(4).tolist() == [2, 0, 1, 0]
+    assert pool.class_counts(3).tolist() == [2, 0, 1]  # asked for another number
+    pool.annotate([3], [1])
+    assert pool.class_counts(3).tolist() == [2, 1, 1]
+    pool.correct([0], [2])
+    assert pool.class_counts(3).tolist() == [1, 1, 2]
+    pool.exclude([1])
+    assert pool.class_counts(3).tolist() == [1, 1, 1]
+    resumed = LabelPool(items(*[None] * 5))
+    assert resumed.class_counts(3).tolist() == [0, 0, 0]
+    resumed.load_state_dict(pool.state_dict())
+    assert resumed.class_counts(3).tolist() == [1, 1, 2]  # the quarantine belongs to the run, not to the state
+
+
+def test_finding_counts_follow_every_change():
+    pool = LabelPool(items([1, 0, -1], None, [1, 1, -1]))
+    assert pool.finding_counts().tolist() == [[0, 2], [1, 1], [0, 0]]
+    pool.annotate([1], [[0, -1, 1]])
+    assert pool.finding_counts().tolist() == [[1, 2], [1, 1], [0, 1]]
+    assert pool.finding_counts() is pool.finding_counts()
+    pool.correct([0], [[0, 0, 0]])
+    assert pool.finding_counts().tolist() == [[2, 1], [1, 1], [1, 1]]
+    pool.exclude([2])
+    assert pool.finding_counts().tolist() == [[2, 0], [1, 0], [1, 1]]
+    with pytest.raises(ValueError, match="the labels are multi-hot"):
+        pool.class_counts(3)  # what is counted already must not be given out for it
+
+
+def test_findings_of_class_indices_cannot_be_counted():
+    pool = LabelPool(items(0, 1))
+    pool.class_counts(2)
+    with pytest.raises(ValueError, match="the labels are not multi-hot"):
+        pool.finding_counts()
+
+
+def test_class_counts_are_counted_once_until_a_label_changes():
+    pool = LabelPool(items(0, 1, None))
+    counts = pool.class_counts(2)
+    assert pool.class_counts(2) is counts
+    pool.annotate([2], [0])
+    assert pool.class_counts(2) is not counts
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "match"),
+    [
+        ([[1, 0], None], ValueError, "the labels are multi-hot"),
+        (["a.nii", None], ValueError, "the labels are masks"),
+        ([3, 0], ValueError, "class 3 has labels, and a network of 2 classes lacks it"),
+    ],
+)
+def test_labels_whose_classes_cannot_be_counted(labels, error, match):
+    with pytest.raises(error, match=match):
+        LabelPool(items(*labels)).class_counts(2)
+
+
+# ---- annotate and correct -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("index", "labels", "match"),
+    [
+        ([1, 0], [1, 1], "'s0' is labeled already; correct it instead"),
+        ([1, 1], [1, 1], "the sample 's1' occurs more than once"),
+        ([1, 2], [1, 7], "the label of 's2' must be a class index from 0 to 1"),
+        ([1, 2], [1, -1], "the label of 's2' must be a class index"),
+        ([1, 2], [1, True], "the label of 's2' must be a class index"),
+        ([1, 2], [1, [1, 0]], r"the label of 's2' is \[1, 0\], but others are like 0"),
+        ([1, 2], [1, "mask.nii"], "the label of 's2' is 'mask.nii', but others are like 0"),
+    ],
+)
+def test_an_annotation_is_refused_by_id_and_as_a_whole(index, labels, match):
+    pool = LabelPool(items(0, None, None), num_classes=2)
+    with pytest.raises(ValueError, match=match):
+        pool.annotate(index, labels)
+    assert labels_of(pool) == [0, None, None]
+
+
+def test_labels_of_two_kinds_in_the_first_annotation_of_all_are_refused():
+    pool = LabelPool(items(None, None))
+    with pytest.raises(ValueError, match="'s1'"):
+        pool.annotate([0, 1], [0, [1, 0]])
+    assert labels_of(pool) == [None, None]
+
+
+def test_as_many_labels_as_samples():
+    pool = LabelPool(items(None, None))
+    with pytest.raises(ValueError, match="zip"):
+        pool.annotate([0, 1], [0])
+    assert labels_of(pool) == [None, None]
+
+
+def test_a_correction_replaces_and_an_annotation_does_not():
+    pool = LabelPool(items(0, None))
+    pool.correct(torch.tensor([0]), [1])
+    assert labels_of(pool) == [1, None]
+    with pytest.raises(ValueError, match="'s1' has no label yet"):
+        pool.correct([0, 1], [0, 0])
+    assert labels_of(pool) == [1, None]
+
+
+def test_labeled_and_unlabeled_stay_a_partition():
+    pool = LabelPool(items(*[None] * 6))
+    for index in ([4], [0, 5], []):
+        pool.annotate(index, [1] * len(index))
+        both = torch.cat([pool.indices("labeled"), pool.indices("unlabeled")])
+        assert sorted(both.tolist()) == list(range(6))
+
+
+# ---- class indices or findings --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "arguments", "task"),
+    [
+        ([0, None], {}, "multiclass"),
+        ([None, [0, -1]], {}, "multilabel"),
+        ([[0, 1], [1, 0]], {"labels": 0}, "multilabel"),  # the hidden ones tell, and no more than this
+        ([[-1, -1], None], {}, "multiclass"),  # nothing tells
+        (["mask.nii"], {}, "segmentation"),
+        ([None, None], {"task": "multilabel"}, "multilabel"),
+    ],
+)
+def test_the_task_is_that_of_the_labels_or_named(labels, arguments, task):
+    assert LabelPool(items(*labels), **arguments).task == task
+
+
+def test_the_task_of_labels_in_a_file(tmp_path):
+    LabelPool(items([1, 0], None)).save(tmp_path / "pool.json")
+    assert LabelPool(items(None, None), labels=tmp_path / "pool.json").task == "multilabel"
+    LabelPool(items(None, None), task="multilabel").save(tmp_path / "empty.json")
+    assert LabelPool(items(None, None), labels=tmp_path / "empty.json").task == "multilabel"
+    LabelPool(items(None, None)).save(tmp_path / "open.json")
+    pool = LabelPool(items(None, None), labels=tmp_path / "open.json")
+    pool.annotate([0], [[1, 0]])  # it was not decided yet
+
+
+def test_the_first_annotation_decides_where_nothing_is_known():
+    pool = LabelPool(items(None, None))
+    pool.annotate([0], [[1, -1]])
+    assert pool.task == "multilabel"
+    assert pool.targets(torch.arange(2)).tolist() == [[1, -1], [-1, -1]]
+
+
+def test_targets_have_a_column_per_finding_before_any_is_known():
+    assert (
+        LabelPool(items(None, None), task="multilabel", classes="abc").targets(torch.arange(2)).tolist()
+        == [[-1] * 3] * 2
+    )
+    assert LabelPool(items([0, 1], [1, 0]), labels=0).targets(torch.tensor([0])).tolist() == [[-1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "match"),
+    [
+        ([1], "multilabel", r"'s0' is 1, and the task of this pool, multilabel, needs a multi-hot list"),
+        ([[1, 0]], "multiclass", r"'s0' is \[1, 0\], and the task of this pool, multiclass, needs a class index"),
+        (["mask.nii"], "multilabel", "'s0' is 'mask.nii', and the task of this pool, multilabel, needs a multi-hot"),
+        ([1], "findings", r"`task` must be one of \('multiclass', 'multilabel', 'segmentation'\), or None, got 'find"),
+    ],
+)
+def test_labels_that_do_not_fit_the_named_task_are_refused(labels, task, match):
+    with pytest.raises(ValueError, match=match):
+        LabelPool(items(*labels), task=task)
+
+
+def test_hidden_labels_decide_what_an_annotation_may_be():
+    pool = LabelPool(items([0, 1], [1, 0]), labels=0)
+    with pytest.raises(ValueError, match="'s0' is 1, and the task of this pool, multilabel, needs a multi-hot list"):
+        pool.annotate([0], [1])
+
+
+def test_an_image_of_which_no_finding_is_known_has_no_label():
+    pool = LabelPool(items([-1, -1], [1, -1], [-1, -1]))
+    assert pool.indices("labeled").tolist() == [1]
+    with pytest.raises(ValueError, match="of 's0' every finding is unknown, so that there is no label"):
+        pool.annotate([0], [[-1, -1]])
+    with pytest.raises(ValueError, match="the training section has 1 with a label"):
+        LabelPool(items([-1, -1], [1, -1]), labels=2)
+
+
+FINDINGS = ["effusion", "mass", "pleural/other"]
+
+
+def test_findings_in_a_table_of_labels(tmp_path):
+    (tmp_path / "labels.csv").write_text("id;label\ns0;mass\ns1;\ns2;'effusion'\n".replace("'", '"'))
+    pool = LabelPool(items(*[None] * 3), labels=tmp_path / "labels.csv", classes=FINDINGS, task="multilabel")
+    assert labels_of(pool) == [[0, 1, 0], None, [1, 0, 0]]
+
+
+# ---- state ------------------------------------------------------------------------------------------------------
+
+
+def test_excluded_samples_are_drawn_and_measured_nowhere_and_keep_their_labels(tmp_path):
+    pool = LabelPool(items(0, 1, None, None))
+    before = pool.state_dict()
+    pool.exclude({0: "damaged", 3: "empty"})
+    pool.exclude([])
+    assert [pool.indices(subset).tolist() for subset in ("labeled", "unlabeled", "all")] == [[1], [2], [1, 2]]
+    assert pool.targets(torch.arange(4)).tolist() == [-1, 1, -1, -1]
+    assert set(PoolSampler(pool, "unlabeled", num_samples=8)) == {2}
+    assert pool.state_dict() == before
+    assert pool.mask.tolist() == [True, True, False, False]
+    pool.save(tmp_path / "pool.json")
+    assert json.loads((tmp_path / "pool.json").read_text())["labels"] == {"s0": 0, "s1": 1}
+
+
+def test_excluded_samples_have_no_findings():
+    pool = LabelPool(items([1, 0], [0, 1]))
+    assert pool.targets(torch.tensor([0])).tolist() == [[1, 0]]
+    pool.exclude([0])
+    assert pool.targets(torch.arange(2)).tolist() == [[-1, -1], [0, 1]]
+
+
+def test_no_readable_label_is_an_error_that_says_how_many_are_lost():
+    pool = LabelPool(items(0, None, None))
+    pool.exclude([0])
+    with pytest.raises(ValueError, match="no labeled samples to draw from; the pool has 3 samples, 1 of them unreadab"):
+        list(PoolSampler(pool, "labeled", num_samples=1))
+
+
+def test_state_goes_by_id_into_a_longer_and_reordered_datalist():
+    pool = LabelPool(items(0, None, 0, None))
+    pool.annotate([3], [1])
+    pool.query_size = (5, 6)
+    longer = [{"id": "new"}, *reversed(items(*[None] * 4))]
+    resumed = LabelPool(longer)
+    resumed.load_state_dict(pool.state_dict())
+    assert {name: resumed.label(i) for name, i in resumed.position.items()} == {
+        "new": None, "s0": 0, "s1": None, "s2": 0, "s3": 1,
+    }  # fmt: skip
+    assert resumed.query_size == (5, 6)
+    assert resumed.targets(torch.tensor([resumed.position["s3"]])).tolist() == [1]
+
+
+def test_state_forgets_labels_that_the_datalist_shows_and_the_run_had_hidden():
+    run = LabelPool(items(0, 1), labels=0)
+    resumed = LabelPool(items(0, 1))
+    resumed.load_state_dict(run.state_dict())
+    assert labels_of(resumed) == [None, None]
+
+
+def test_state_of_samples_that_the_datalist_lacks_is_refused():
+    with pytest.raises(ValueError, match="the checkpoint knows 1 samples that the datalist lacks, the first is 's2'"):
+        LabelPool(items(0, 1)).load_state_dict(LabelPool(items(0, 1, 0)).state_dict())
+
+
+@pytest.mark.parametrize("change", [{"labels": [7]}, {"labels": [0.5]}, {"labels": []}, {"query_size": ["a", 1]}])
+def test_a_state_that_says_no_labels_is_refused(change):
+    pool = LabelPool(items(0), num_classes=2)
+    with pytest.raises(ValueError, match="the checkpoint"):
+        pool.load_state_dict({**pool.state_dict(), **change})
+
+
+def test_state_is_plain_and_no_view_of_the_pool(tmp_path):
+    pool = LabelPool(items([1, 0], None))
+    state = pool.state_dict()
+    torch.save(state, tmp_path / "pool.pt")
+    assert torch.load(tmp_path / "pool.pt", weights_only=True) == state
+    state["labels"][0][0] = 0
+    assert pool.label(0) == [1, 0]
+
+
+# ---- samplers and loaders -------------------------------------------------------------------------------------------
+
+
+def test_an_annotation_takes_effect_with_the_next_iter():
+    pool = LabelPool(items(1, *[None] * 5))
+    sampler = PoolSampler(pool, "labeled", num_samples=12)
+    running = iter(sampler)
+    assert next(running) == 0
+    pool.annotate([3], [1])
+    assert set(running) == {0}  # an epoch that has begun goes on as it was
+    assert set(sampler) == {0, 3}
+    assert 3 not in set(PoolSampler(pool, "unlabeled", num_samples=40))
+
+
+def test_none_is_repeated_before_all_were_seen():
+    order = list(PoolSampler(LabelPool(items(*[0] * 7)), "labeled", num_samples=17))
+    assert sorted(order[:7]) == sorted(order[7:14]) == list(range(7))
+    assert len(order) == 17
+    assert order[:7] != order[7:14]
+
+
+def test_the_order_depends_on_seed_and_epoch_only():
+    def order(seed, epoch):
+        sampler = PoolSampler(LabelPool(items(*[0] * 20)), "all", num_samples=20, seed=seed)
+        sampler.set_epoch(epoch)
+        torch.rand(3)  # the global generator does not matter
+        return list(sampler)
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
+
+
+def test_two_processes_share_one_sequence(monkeypatch):
+    pool = LabelPool(items(*[0] * 10))
+    alone = list(PoolSampler(pool, "labeled", num_samples=12))
+    parts = []
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        parts.append(list(PoolSampler(pool, "labeled", num_samples=6)))
+    assert [len(part) for part in parts] == [6, 6]
+    assert [index for pair in zip(*parts, strict=True) for index in pair] == alone
+    assert sorted(alone[:10]) == list(range(10))
+
+
+def test_labeled_images_stand_in_when_nothing_is_unlabeled():
+    assert set(PoolSampler(LabelPool(items(0, 1)), "unlabeled", num_samples=8)) == {0, 1}
+
+
+def test_nothing_labeled_is_an_error_that_says_what_to_do():
+    with pytest.raises(ValueError, match=r"no labeled samples to draw from; the pool has 2 samples\. Give some"):
+        list(PoolSampler(LabelPool(items(None, None)), "labeled", num_samples=4))
+
+
+def test_without_balancing_the_order_is_what_it_was():
+    pool, generator = LabelPool(items(*[0] * 9, 1, None)), torch.Generator().manual_seed(3 * 1_000_003 + 2)
+    sampler = PoolSampler(pool, "labeled", num_samples=25, seed=3)
+    sampler.set_epoch(2)
+    assert list(sampler) == torch.cat([torch.randperm(10, generator=generator) for _ in range(3)])[:25].tolist()
+
+
+def balanced(pool, count, seed=0, epoch=0):
+    sampler = PoolSampler(pool, "labeled", num_samples=count, seed=seed, balanced=True)
+    sampler.set_epoch(epoch)
+    assert len(sampler) == count
+    return list(sampler)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    labels=st.lists(st.one_of(st.none(), st.integers(0, 4)), min_size=1, max_size=40).filter(
+        lambda labels: any(x is not None for x in labels)
+    ),
+    count=st.integers(1, 60),
+    seed=st.integers(0, 9),
+)
+def test_a_balanced_order_is_even_over_classes_and_within_each(labels, count, seed):
+    order = balanced(LabelPool(items(*labels)), count, seed)
+    assert len(order) == count
+    drawn = [order.count(i) for i in range(len(labels))]
+    assert not any(times for times, label in zip(drawn, labels, strict=True) if label is None)
+    classes = sorted({label for label in labels if label is not None})
+    own = {k: [times for times, label in zip(drawn, labels, strict=True) if label == k] for k in classes}
+    per_class = [sum(times) for times in own.values()]
+    assert max(per_class) - min(per_class) <= 1
+    assert all(max(times) - min(times) <= 1 for times in own.values())
+
+
+def test_every_stretch_of_a_balanced_order_is_balanced():
+    """So every batch is, up to the classes that its ends cut."""
+    labels = [0] * 50 + [1] * 5 + [2]
+    drawn = [labels[i] for i in balanced(LabelPool(items(*labels)), 60)]
+    assert all(sorted(drawn[start : start + 3]) == [0, 1, 2] for start in range(0, 60, 3))
+    assert len({tuple(drawn[start : start + 3]) for start in range(0, 60, 3)}) > 1  # in no fixed order
+
+
+def test_a_balanced_order_depends_on_seed_and_epoch_only():
+    pool = LabelPool(items(*[0] * 20, *[1] * 5))
+    first = balanced(pool, 30, seed=0, epoch=1)
+    torch.rand(3)  # the global generator does not matter
+    assert balanced(pool, 30, seed=0, epoch=1) == first
+    assert balanced(pool, 30, seed=0, epoch=2) != first
+    assert balanced(pool, 30, seed=1, epoch=1) != first
+
+
+def test_a_new_class_joins_a_balanced_order_with_the_next_iter():
+    pool = LabelPool(items(*[0] * 9, 1, None))
+    sampler = PoolSampler(pool, "labeled", num_samples=30, balanced=True)
+    running = iter(sampler)
+    next(running)
+    pool.annotate([10], [2])
+    assert 10 not in set(running)
+    assert list(sampler).count(10) == 10
+
+
+def test_two_processes_share_one_balanced_sequence(monkeypatch):
+    pool = LabelPool(items(*[0] * 9, *[1] * 3))
+    alone = balanced(pool, 60)
+    parts = []
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        parts.append(balanced(pool, 30))
+    assert [index for pair in zip(*parts, strict=True) for index in pair] == alone
+    shares = [sum(index >= 9 for index in part) for part in parts]
+    assert sum(shares) == 30
+    assert 5 < shares[0] < 25  # blocks of two classes in a fixed order would give each process one class
+
+
+def test_only_the_labeled_side_can_be_balanced():
+    with pytest.raises(ValueError, match="only labeled samples can be balanced, not 'unlabeled'"):
+        PoolSampler(LabelPool(items(0, None)), "unlabeled", num_samples=1, balanced=True)
+
+
+@pytest.mark.parametrize("value", ["false", 1, None])
+def test_balanced_is_true_or_false(value):
+    with pytest.raises(TypeError, match="`balanced` must be True or False, got"):
+        PoolSampler(LabelPool(items(0)), "labeled", num_samples=1, balanced=value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "match"),
+    [
+        (["a.nii"], TypeError, "the labels of this pool are masks"),
+        ([None], ValueError, "no labeled samples to draw from"),
+    ],
+)
+def test_labels_that_cannot_be_balanced(labels, error, match):
+    with pytest.raises(error, match=match):
+        balanced(LabelPool(items(*labels)), 4)
+
+
+def test_a_balanced_order_of_findings_serves_each_and_the_images_without_any():
+    labels = [[1, 0, 0]] * 30 + [[1, 1, 0]] * 2 + [[0, -1, 0]] * 8  # nobody has the third
+    drawn = [tuple(labels[i]) for i in balanced(LabelPool(items(*labels, None)), 60)]
+    assert drawn.count((0, -1, 0)) == 20
+    assert drawn.count((1, 1, 0)) >= 20  # for the second finding, and now and then for the first
+    assert sum(label[0] for label in drawn) == 40
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    labels=st.lists(st.lists(st.integers(-1, 1), min_size=3, max_size=3), min_size=1, max_size=30),
+    count=st.integers(1, 40),
+    seed=st.integers(0, 9),
+)
+def test_a_balanced_order_of_findings_takes_every_group_in_every_block(labels, count, seed):
+    targets = torch.tensor(labels)
+    order = balanced_order(targets, count, seeded(seed))
+    assert order.tolist() == balanced_order(targets, count, seeded(seed)).tolist()
+    assert len(order) == count
+    groups = [(targets[:, k] == 1).nonzero().flatten().tolist() for k in range(3)]
+    groups.append([i for i, label in enumerate(labels) if 1 not in label])
+    groups = [set(group) for group in groups if group]
+    for block in order[: count - count % len(groups)].view(-1, len(groups)).tolist():
+        assert all(group & set(block) for group in groups)
+
+
+def test_a_balanced_loader():
+    labels = [0] * 18 + [1, 2]
+    loader = pool_loader(Indices(20), LabelPool(items(*labels)), "labeled", 6, epoch_length=4, balanced=True)
+    batches = [sorted(labels[i] for i in batch["index"].tolist()) for batch in loader]
+    assert batches == [[0, 0, 1, 1, 2, 2]] * 4
+
+
+def test_a_loader_yields_exactly_epoch_length_batches():
+    pool = LabelPool(items(0, 1, None))
+    loader = pool_loader(Indices(3), pool, "labeled", batch_size=4, epoch_length=5)
+    batches = [batch["index"].tolist() for batch in loader]
+    assert [len(batch) for batch in batches] == [4] * 5
+    assert len(loader) == 5
+    assert {index for batch in batches for index in batch} == {0, 1}
+
+
+def test_dataset_and_pool_must_share_one_datalist():
+    with pytest.raises(ValueError, match="the dataset has 4 items, the pool 3; both must share one datalist"):
+        pool_loader(Indices(4), LabelPool(items(0, 1, 1)), "labeled", batch_size=1, epoch_length=1)
+
+
+def streams(pool, length=3, seed=0):
+    return {
+        "labeled": pool_loader(Indices(len(pool)), pool, "labeled", 2, length, seed),
+        "unlabeled": pool_loader(Indices(len(pool)), pool, "unlabeled", 3, length, seed),
+    }
+
+
+def test_streams_are_read_in_step_and_know_no_label():
+    loader = MultiStreamLoader(streams(LabelPool(items(*[0] * 4, *[None] * 6))))
+    batches = list(loader)
+    assert len(batches) == len(loader) == 3
+    for batch in batches:
+        assert {name: set(stream) for name, stream in batch.items()} == {"labeled": {"index"}, "unlabeled": {"index"}}
+        assert batch["labeled"]["index"].max() < 4 <= batch["unlabeled"]["index"].min()
+
+
+def test_a_stream_that_is_switched_off_is_left_out():
+    pool = LabelPool(items(*[0] * 4))
+    loader = MultiStreamLoader({**streams(pool), "unlabeled": None})
+    assert set(next(iter(loader))) == {"labeled"}
+
+
+def test_streams_of_unequal_length_are_refused():
+    pool = LabelPool(items(0, None))
+    unequal = {**streams(pool, 3), "unlabeled": streams(pool, 4)["unlabeled"]}
+    with pytest.raises(ValueError, match=r"got \{'labeled': 3, 'unlabeled': 4\}; set `epoch_length` of each alike"):
+        MultiStreamLoader(unequal)
+
+
+def test_an_epoch_is_the_same_whenever_it_is_opened():
+    pool = LabelPool(items(*[0] * 9, *[None] * 9))
+
+    def epoch(loader, number):
+        loader.set_epoch(number)
+        return [b["labeled"]["index"].tolist() + b["unlabeled"]["index"].tolist() for b in loader]
+
+    first, second = MultiStreamLoader(streams(pool)), MultiStreamLoader(streams(pool))
+    whole = [epoch(first, number) for number in (1, 2)]
+    assert epoch(second, 2) == whole[1] != whole[0]
+
+
+class Noise(RandomizableTransform):
+    def __call__(self, data):
+        return {**data, "draw": self.R.rand()}
+
+
+def test_random_transforms_are_seeded_by_epoch_and_stream():
+    from monai.data import Dataset as TransformedDataset
+
+    def loader():
+        dataset = TransformedDataset([{"index": i} for i in range(4)], Noise())
+        other = TransformedDataset([{"index": i} for i in range(4)], Noise())
+        return MultiStreamLoader({"a": batch_loader(dataset, 2), "b": batch_loader(other, 2)})
+
+    def draws(loader, epoch):
+        loader.set_epoch(epoch)
+        return [(batch["a"]["draw"].tolist(), batch["b"]["draw"].tolist()) for batch in loader]
+
+    one, two = loader(), loader()
+    draws(one, 1)
+    assert draws(one, 2) == draws(two, 2) != draws(two, 3)
+    a, b = draws(two, 4)[0]
+    assert a != b
+
+
+def test_a_pool_file_of_other_classes_is_read_by_name(tmp_path):
+    """A class that is new and sorted first must not turn every label into its neighbour."""
+    LabelPool(Datalist(items(0, 1, None), classes=["low", "zzz"])).save(tmp_path / "pool.json")
+    pool = LabelPool(Datalist(items(None, None, None), classes=["b_new", "low", "zzz"]), labels=tmp_path / "pool.json")
+    assert labels_of(pool) == [1, 2, None]
+    with pytest.raises(ValueError, match="the datalist lacks"):
+        LabelPool(Datalist(items(None, None, None), classes=["low", "high"]), labels=tmp_path / "pool.json")
+
+
+def test_two_labels_for_one_id_in_a_table_are_refused(tmp_path):
+    (tmp_path / "labels.csv").write_text("id,label\ns0,0\ns0,1\n")
+    with pytest.raises(ValueError, match=r"labels\.csv: lines 2 and 3: 's0' has different labels there"):
+        LabelPool(items(None), labels=tmp_path / "labels.csv")
+
+
+def test_a_table_with_semicolons_is_read(tmp_path):
+    (tmp_path / "labels.csv").write_text("id;label\ns0;1\n")
+    assert labels_of(LabelPool(items(None), labels=tmp_path / "labels.csv")) == [1]
+
+
+@pytest.mark.parametrize("word", ["null", "None"])
+def test_a_command_line_may_say_null(word):
+    assert labels_of(LabelPool(items(1, None), labels=word)) == [1, None]
+
+
+def test_a_fraction_of_one_is_all_and_a_count_of_one_is_one():
+    assert labels_of(LabelPool(items(0, 1, 1), labels=1.0)) == [0, 1, 1]
+    assert len(LabelPool(items(0, 1, 1), labels=1).indices("labeled")) == 1
+
+
+# ---- masks beside labels ----------------------------------------------------------------------------------------
+
+
+def joint():
+    """s0 has both; s1 and s2 have one that is hidden; s3 has no class, s4 nothing."""
+    items = [
+        {"label": 0, "mask": "m/0.png"},
+        {"label": 1, "mask": "m/1.png", "masked": False},
+        {"label": 1, "labeled": False},
+        {"mask": "m/3.png"},
+        {},
+    ]
+    return Datalist(
+        [{"image": f"{i}.png", "id": f"s{i}", **item} for i, item in enumerate(items)],
+        classes=["normal", "pneumonia"],
+        mask_classes=["background", "lung"],
+    )
+
+
+def test_two_pools_of_one_datalist_know_nothing_of_each_other():
+    classes, masks = LabelPool(joint()), LabelPool(joint(), key="mask")
+    assert labels_of(classes) == [0, 1, None, None, None]
+    assert labels_of(masks) == ["m/0.png", None, None, "m/3.png", None]
+    assert (classes.task, masks.task) == ("multiclass", "segmentation")
+    assert (classes.classes, masks.classes) == (("normal", "pneumonia"), ("background", "lung"))
+    masks.annotate([2], ["m/2.png"])
+    classes.correct([0], [1])
+    assert labels_of(classes) == [1, 1, None, None, None]
+    assert labels_of(masks) == ["m/0.png", None, "m/2.png", "m/3.png", None]
+    assert LabelPool(items(0, 1), key="mask").task == "segmentation", "also where no mask is known"
+
+
+def test_draws_of_classes_and_masks_are_independent():
+    both = Datalist([{"image": f"{i}.png", "id": f"s{i}", "label": 0, "mask": f"m{i}.png"} for i in range(60)])
+    same = [
+        set(LabelPool(both, labels=20, seed=seed).indices("labeled").tolist())
+        & set(LabelPool(both, labels=20, seed=seed, key="mask").indices("labeled").tolist())
+        for seed in range(5)
+    ]
+    assert 3 < sum(map(len, same)) / 5 < 11  # 20 * 20 / 60 is expected
+
+
+@pytest.mark.parametrize(
+    ("index", "labels", "match"),
+    [
+        ([0], ["m.png"], "'s0' is masked already; correct it instead"),
+        ([1], [1], "the mask of 's1' is 1, but others are like 'm/0.png'"),
+        ([1], [""], "the mask of 's1' is an empty path"),
+    ],
+)
+def test_refusals_name_the_mask(index, labels, match):
+    with pytest.raises(ValueError, match=match):
+        LabelPool(joint(), key="mask").annotate(index, labels)
+    with pytest.raises(ValueError, match="'s1' has no mask yet"):
+        LabelPool(joint(), key="mask").correct([1], ["m.png"])
+    with pytest.raises(ValueError, match="the mask of 's1' is 0, and the task of this pool, segmentation, needs"):
+        LabelPool(joint(), key="mask", labels=0).annotate([1], [0])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"key": "masks"}, r"`key` must be one of \('label', 'mask'\), got 'masks'"),
+        ({"task": "multiclass"}, "the task of a pool of masks is 'segmentation', not 'multiclass'"),
+        ({"labels": 4}, "`mask_labels` asks for 4 items, and the training section has 3 with a mask"),
+    ],
+)
+def test_errors_of_a_pool_of_masks(options, match):
+    with pytest.raises(ValueError, match=match):
+        LabelPool(joint(), **{"key": "mask", **options})
+
+
+def test_no_mask_to_draw_from():
+    pool = LabelPool(joint(), key="mask", labels=0)
+    with pytest.raises(ValueError, match="Give some items a mask, or name a table of masks with `mask_labels`"):
+        list(PoolSampler(pool, "labeled", num_samples=1))
+
+
+def test_files_and_states_of_masks_beside_labels(tmp_path):
+    pool = LabelPool(joint(), key="mask")
+    pool.annotate([4], ["mine/4.png"])
+    pool.save(tmp_path / "masks.json")
+    assert json.loads((tmp_path / "masks.json").read_text())["labels"] == {"s0": True, "s3": True, "s4": "mine/4.png"}
+    again, resumed = LabelPool(joint(), labels=tmp_path / "masks.json", key="mask"), LabelPool(joint(), key="mask")
+    resumed.load_state_dict(pool.state_dict())
+    assert labels_of(again) == labels_of(resumed) == labels_of(pool)
+    with pytest.raises(ValueError, match=r"masks.json holds masks, and this is a pool of labels"):
+        LabelPool(joint(), labels=tmp_path / "masks.json")
+
+
+def test_one_table_may_hold_classes_and_masks(tmp_path):
+    (tmp_path / "t.csv").write_text("id,label,mask\ns2,pneumonia,\ns4,normal,m4.png\n")
+    (tmp_path / "m4.png").write_bytes(b"")
+    classes, masks = (LabelPool(joint(), labels=tmp_path / "t.csv", key=key) for key in ("label", "mask"))
+    assert labels_of(classes) == [None, None, 1, None, 0]
+    assert labels_of(masks) == [None] * 4 + [str(tmp_path / "m4.png")]
+    (tmp_path / "t.csv").write_text("id,label\ns2,1\n")
+    with pytest.raises(ValueError, match="must have the columns 'id' and 'mask'"):
+        LabelPool(joint(), labels=tmp_path / "t.csv", key="mask")
+
+
+# ---- the pool of masks beside that of classes -----------------------------------------------------------------------
+
+
+def pair(**kwargs):
+    """A pool of classes with that of masks beside it."""
+    return LabelPool(joint(), beside=LabelPool(joint(), key="mask"), **kwargs)
+
+
+def test_a_file_has_the_labels_of_both_pools_and_fills_both(tmp_path):
+    pool = pair()
+    pool.annotate([4], [0])
+    pool.beside.annotate([2], ["m/2.png"])
+    pool.save(tmp_path / "pool.json")
+    again = pair(labels=tmp_path / "pool.json")
+    assert labels_of(again) == labels_of(pool)
+    assert labels_of(again.beside) == labels_of(pool.beside) == ["m/0.png", None, "m/2.png", "m/3.png", None]
+    assert '"m/0.png"' not in (tmp_path / "pool.json").read_text(), "what the datalist names is not written down"
+    assert labels_of(LabelPool(joint(), labels=tmp_path / "pool.json")) == labels_of(pool), "classes alone"
+
+
+def test_a_file_takes_masks_away_that_the_datalist_shows(tmp_path):
+    other = LabelPool(joint(), beside=LabelPool(joint(), labels=0, key="mask"))
+    other.save(tmp_path / "pool.json")
+    assert not pair(labels=tmp_path / "pool.json").beside.mask.any()
+
+
+def test_a_checkpoint_has_both_pools():
+    pool, again = pair(), pair()
+    pool.annotate([4], [0])
+    pool.beside.annotate([1], ["m/1.png"])
+    again.load_state_dict(pool.state_dict())
+    assert labels_of(again) == labels_of(pool)
+    assert labels_of(again.beside) == labels_of(pool.beside)
+
+
+def test_an_image_that_cannot_be_read_is_left_out_of_both_pools():
+    pool = pair()
+    pool.exclude([0])
+    assert 0 not in pool.indices("all")
+    assert 0 not in pool.beside.indices("all")
+    assert pool.label(0) == 0, "no label is lost"
+
+
+def test_a_mask_that_cannot_be_read_takes_no_class_away():
+    bad = SimpleNamespace(unreadable={3: "mask: torn"}, read=lambda paths: None)
+    pool = LabelPool(joint(), beside=LabelPool(joint(), key="mask", masks=bad))
+    pool.quarantine([1])
+    assert [set(each.indices("all").tolist()) for each in (pool, pool.beside)] == [{0, 2, 3, 4}, {0, 2, 4}]
+
+
+def test_only_what_a_method_learns_is_measured():
+    pool = pair()
+    assert pool.only(["label", "mask"]) is pool
+    assert pool.only(["mask"]) is pool.beside
+    alone = pool.only(["label"])
+    assert (alone.beside, labels_of(alone), pool.mask_classes, alone.mask_classes) == (
+        None,
+        labels_of(pool),
+        ["background", "lung"],
+        [],
+    )
+    assert pool.beside.only(["label"]) is pool.beside, "masks that are the labels"
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [lambda: LabelPool(joint()), lambda: LabelPool(joint()[:3], key="mask")],
+    ids=["of classes", "of another datalist"],
+)
+def test_what_is_beside_must_be_masks_of_the_same_images(beside):
+    with pytest.raises(ValueError, match=r"pool of masks \(key='mask'\) over the same datalist"):
+        LabelPool(joint(), beside=beside())
+
+
+def sources(*names):
+    return [
+        {"image": f"{i}.png", "id": str(i), **({} if name is None else {"source": name}), "label": 0, "labeled": i < 2}
+        for i, name in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "unlabeled"),
+    [
+        (["a", "a", "a", "b", "a"], [2, 4]),
+        ([None, None, None, "b", None], [2, 4]),
+        (["a", "b", "a", "b", "a"], [2, 3, 4]),
+        ([None] * 5, [2, 3, 4]),
+    ],
+)
+def test_unlabeled_images_are_of_the_sources_that_have_labels(names, unlabeled):
+    """Otherwise a method learns what tells one source from the other."""
+    pool = LabelPool(sources(*names))
+    assert pool.indices("unlabeled").tolist() == [2, 3, 4], "all can be queried"
+    assert pool.streamed("unlabeled").tolist() == unlabeled
+    sampler = PoolSampler(pool, "unlabeled", 12)
+    assert set(sampler) == set(unlabeled)
+
+
+def test_of_a_source_without_unlabeled_images_the_labeled_ones_stand_in():
+    pool = LabelPool(sources("a", "a", "b"))
+    assert set(PoolSampler(pool, "unlabeled", 6)) == {0, 1}
+
+
+# ---- files that others wrote or damaged -----------------------------------------------------------------------------
+
+
+def saved(folder, **changes):
+    """A file of labels, with changes to what it says; those that are None are taken out."""
+    LabelPool(Datalist(items(0, 1, None), classes=["a", "b"])).save(folder / "pool.json")
+    content = {**json.loads((folder / "pool.json").read_text()), **changes}
+    text = json.dumps({key: value for key, value in content.items() if value is not ...})
+    (folder / "pool.json").write_text(text)
+    return folder / "pool.json"
+
+
+def read(path, **options):
+    return LabelPool(Datalist(items(None, None, None), classes=["a", "b"]), labels=path, **options)
+
+
+PART = {"key": "mask", "classes": [], "task": None, "query_size": [0, 0], "labels": {}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": []},
+        {"labels": ...},
+        {"labels": {"s0": 2}},
+        {"labels": {"s0": -1}},
+        {"labels": {"s0": 1.0}},
+        {"labels": {"s0": False}},
+        {"labels": {"s0": True}},
+        {"labels": {"s0": None}},
+        {"labels": {"s0": {"a": 1}}},
+        {"labels": {"s0": [[1], [0]]}},
+        {"labels": {"s0": 10**400}},
+        {"labels": {"s0": 10**30}, "classes": []},
+        {"labels": {"s0": "a.png"}},
+        {"labels": {"\ud800": 1}},
+        {"classes": ["b", "a", "a"]},
+        {"classes": ["$open('x')", "b"]},
+        {"classes": [1, 2]},
+        {"classes": {"0": "a"}},
+        {"classes": "ab"},
+        {"classes": ["other", "b"]},
+        {"task": "findings"},
+        {"task": ["multiclass"]},
+        {"key": "masks"},
+        {"key": ["label"]},
+        {"query_size": [1]},
+        {"query_size": [1, -1]},
+        {"query_size": [1, 2.0]},
+        {"query_size": [True, 1]},
+        {"query_size": None},
+        {"query_size": [0, 10**30]},
+        {"note": "mine"},
+        {"beside": []},
+        {"beside": {**PART, "key": "label"}},
+        {"beside": {**PART, "labels": {"nobody": "a.png"}}},
+        {"beside": {**PART, "beside": PART}},
+    ],
+)
+def test_a_damaged_file_of_labels_is_refused_by_name(tmp_path, changes):
+    path = saved(tmp_path, **changes)
+    with pytest.raises(ValueError, match=r"pool\.json"):
+        read(path, beside=LabelPool(Datalist(items(None, None, None)), key="mask"))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"labels": {"s0": 0, "s0": 1}}', '{"query_size": NaN}', "[" * 100_000])
+def test_what_is_no_json_object_is_refused_by_name(tmp_path, text):
+    (tmp_path / "pool.json").write_text(text)
+    with pytest.raises(ValueError, match=r"pool\.json"):
+        read(tmp_path / "pool.json")
+
+
+def test_masks_of_the_datalist_survive_other_names_of_classes(tmp_path):
+    """`true` is no class index 1."""
+    masks = Datalist(items("a.png", None), classes=["background", "cord"])
+    LabelPool(masks).save(tmp_path / "pool.json")
+    other = Datalist(items("a.png", None), classes=["background", "cord", "disc"])
+    assert labels_of(LabelPool(other, labels=tmp_path / "pool.json")) == ["a.png", None]
+
+
+def test_an_id_that_unicode_writes_in_two_ways_is_found(tmp_path):
+    path = saved(tmp_path, labels={"\u00e9": 0, "e\u0301": 1})
+    with pytest.raises(ValueError, match="an id twice"):
+        LabelPool([{"id": "\u00e9"}], labels=path)
+    path = saved(tmp_path, labels={"e\u0301": 1})
+    assert labels_of(LabelPool([{"id": "\u00e9"}], labels=path, classes=["a", "b"])) == [1]
+
+
+# ---- files that several write ---------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_over_its_own_labels_and_keeps_those_of_others(tmp_path, caplog):
+    path, pool = tmp_path / "pool.json", pair()
+    pool.save_over(path)
+    pool.annotate([4], [0])
+    pool.save_over(path)
+    assert not list(tmp_path.glob("pool.previous*"))
+    other = pair(labels=path)
+    other.annotate([2], [1])
+    other.beside.annotate([1], ["mine.png"])
+    for save in (other.save, lambda path: path.write_text("{")):
+        save(path)
+        before = path.read_bytes()
+        pool.save_over(path)
+        assert labels_of(pair(labels=path)) == labels_of(pool)
+        kept = sorted(tmp_path.glob("pool.previous*.json"))[-1]
+        assert kept.read_bytes() == before
+        assert f"it is {kept.name} now" in caplog.text
+    pool.correct([0], [1])
+    pool.save_over(path)
+    assert len(list(tmp_path.glob("pool.previous*"))) == 3
