@@ -14,9 +14,9 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from support import BUNDLES, refused
 
-from medssl_monai.engines import identity
 from medssl_monai.bundle.run import workflow
 from medssl_monai.data import Datalist, ImageDataset
+from medssl_monai.engines import identity
 from medssl_monai.engines.identity import LENGTH, PLACES, WIRING, Identity, choices, differences
 from medssl_monai.files import load_tensors
 
