@@ -81,21 +81,24 @@ def confident(probs: Tensor, threshold: Threshold, task: Task = "multiclass") ->
 
     Args:
         probs: of the classes or findings, ``(B, K)``; of masks ``(B, K, *spatial)``.
-        threshold: confidence that counts; a number or ``(B,)``; of masks a number; of findings a number, one for each
-            ``(K,)``, or one for their absence and one for their presence, ``(2, K)`` or ``(2, 1)``.
+        threshold: confidence that counts: a number, or one for each class or finding, ``(K,)``; of findings also one for
+            their absence and one for their presence, ``(2, K)`` or ``(2, 1)``. The predicted class picks its own; the
+            size of the batch plays no part.
         task: what the probabilities are of.
 
     Raises:
-        ValueError: if there is not one threshold for each finding.
+        ValueError: if there is not one threshold for each class or finding.
     """
-    if task == "multilabel" and not isinstance(threshold, (int, float)):
+    if not isinstance(threshold, (int, float)):
         threshold = torch.as_tensor(threshold, dtype=probs.dtype, device=probs.device)
         if threshold.ndim and threshold.shape[-1] not in (1, probs.shape[1]):
             raise ValueError(
-                f"there are {threshold.shape[-1]} thresholds for {probs.shape[1]} findings: give K, or one."
+                f"there are {threshold.shape[-1]} thresholds for {probs.shape[1]} classes or findings: give K, or one."
             )
         if threshold.ndim == 2:
             threshold = torch.where(probs > 0.5, threshold[1], threshold[0])
+        elif threshold.ndim == 1 and task != "multilabel":
+            threshold = threshold.expand(probs.shape[1])[probs.argmax(dim=1)]
     return torch.ge(confidence_of(probs, task), cast(float | Tensor, threshold))
 
 

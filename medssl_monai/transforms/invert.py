@@ -54,8 +54,8 @@ def _linear(image: MetaTensor) -> MetaTensor:
 class ToFileAxesd(MapTransform):
     """Turn volumes ``(C, x, y, z)`` back to the axes of their NIfTI file; flips and permutations alone, so it is exact.
 
-    `medssl_monai.readers.ClinicalReader` turns volumes to the closest L-P-S orientation. MONAI Label writes results with
-    the affine of the file, which fits the file's own axes only. Images of two dimensions pass.
+    `medssl_monai.readers.ClinicalReader` turns volumes to the closest L-P-S orientation. MONAI Label writes results
+    with the affine of the file, which fits the file's own axes only. Images of two dimensions pass.
 
     Args:
         keys: with an ``affine`` and an ``original_affine``.

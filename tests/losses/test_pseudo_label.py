@@ -82,10 +82,13 @@ def test_uniform_strong_views_cost_ln_k():
     assert loss.item() == pytest.approx(math.log(4))
 
 
-def test_threshold_may_differ_by_sample():
-    logits, probs = draw(n=3)
-    _, mask = pseudo_label_loss(logits, probs, torch.tensor([0.0, 1.0, 0.0]))
-    assert mask.tolist() == [1.0, 0.0, 1.0]
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_a_threshold_for_each_class_is_that_of_the_predicted_one_whatever_the_batch(n):
+    logits, probs = draw(n=n, classes=3)
+    wanted = [float(row.argmax() != 1) for row in probs]
+    for threshold in ([0.0, 1.0, 0.0], torch.tensor([0.0, 1.0, 0.0])):
+        _, mask = pseudo_label_loss(logits, probs, threshold)
+        assert mask.tolist() == wanted
 
 
 def test_extreme_logits_stay_finite():
@@ -346,8 +349,10 @@ def test_a_low_threshold_lets_more_count_and_turns_no_pseudo_label_around():
 
 
 def test_thresholds_of_another_number_of_findings_are_refused():
-    with pytest.raises(ValueError, match="there are 2 thresholds for 3 findings: give K, or one"):
+    with pytest.raises(ValueError, match="there are 2 thresholds for 3 classes or findings: give K, or one"):
         confident(torch.zeros(1, 3), [0.9, 0.8], "multilabel")
+    with pytest.raises(ValueError, match="there are 2 thresholds for 3 classes or findings"):
+        confident(torch.zeros(2, 3), [0.9, 0.8])
 
 
 def test_checked_thresholds():

@@ -361,6 +361,12 @@ def test_doubtful_is_an_image_of_which_any_finding_is():
     assert replace(outputs, threshold=absence_and_presence).doubtful.tolist() == [True, True, False, False]
 
 
+def test_a_threshold_for_each_class_is_that_of_the_predicted_one():
+    probs = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
+    outputs = PoolOutputs(torch.arange(3), torch.zeros(3, dtype=torch.bool), probs, threshold=[0.65, 0.9])
+    assert outputs.doubtful.tolist() == [False, True, True]
+
+
 def test_images_to_be_segmented_are_all_doubtful():
     assert nothing_labeled("segmentation").doubtful.all()
 
