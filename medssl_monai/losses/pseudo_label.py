@@ -81,7 +81,7 @@ def confident(probs: Tensor, threshold: Threshold, task: Task = "multiclass") ->
 
     Args:
         probs: of the classes or findings, ``(B, K)``; of masks ``(B, K, *spatial)``.
-        threshold: confidence that counts: a number, or one for each class or finding, ``(K,)``; of findings also one for
+        threshold: confidence that counts: a number, or one for each class or finding, ``(K,)``; of findings also one of
             their absence and one for their presence, ``(2, K)`` or ``(2, 1)``. The predicted class picks its own; the
             size of the batch plays no part.
         task: what the probabilities are of.
