@@ -37,7 +37,7 @@ def drawn_by(own_bundle, overrides, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_each_stream_of_a_run_draws_its_own_side_of_the_pool(own_bundle, tiny, name):
-    """A labeled image among the unlabeled ones would be learned from twice, and its pseudo-label be trusted too soon."""
+    """A labeled image among the unlabeled ones would teach twice: by its label, and by a pseudo-label."""
     choice = {} if LEARNERS[name] is None else {"method_def": LEARNERS[name]}
     steps = drawn_by(own_bundle, tiny(name=name, **{"query::strategy": "@strategies::random", **choice}), name)
     streams = {"labeled", "unlabeled", *({"masked", "unmasked"} if name == "multimix" else ())}
