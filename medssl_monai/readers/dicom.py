@@ -32,6 +32,7 @@ from pydicom.uid import (
 
 from medssl_monai.files import sha256
 from medssl_monai.limits import check_voxels
+from medssl_monai.names import natural
 
 Array = NDArray[Any]
 Grid = tuple[Array, Array]
@@ -329,7 +330,7 @@ def _find(files: Iterable[Path], elements: list[str]) -> tuple[list[tuple[DicomS
     groups: dict[tuple[str, ...], _Group] = defaultdict(_Group)
     unusable: dict[Path, str] = {}
     tags = [_tag(name) for name in elements]
-    for path in sorted(files, key=_natural):
+    for path in sorted(files, key=natural):
         try:
             header = _read_header(path, tags)
         except RefusedError as error:
@@ -343,7 +344,7 @@ def _find(files: Iterable[Path], elements: list[str]) -> tuple[list[tuple[DicomS
     used = Counter(header.instance for group in groups.values() for header in group.headers)
     shared = {uid for uid, count in used.items() if uid and count > 1}
     found = [part for group in groups.values() for part in _parts(group, shared)]
-    return sorted(found, key=lambda part: min(map(_natural, part[0].files))), unusable
+    return sorted(found, key=lambda part: min(map(natural, part[0].files))), unusable
 
 
 class _Group:
@@ -496,7 +497,7 @@ def _read_header(path: Path, tags: list[Any]) -> _Header | str:
 
 def _parts(group: _Group, shared: Container[str]) -> list[tuple[DicomSeries, Grid | None]]:
     """Series that files of one SeriesInstanceUID make: multi-frame files, localizers, and the rest."""
-    order = sorted(group.headers, key=lambda h: (np.isnan(h.number), np.nan_to_num(h.number), _natural(h.path)))
+    order = sorted(group.headers, key=lambda h: (np.isnan(h.number), np.nan_to_num(h.number), natural(h.path)))
     headers = [h for h in order if not h.cut_short]
     parts: list[tuple[DicomSeries, Grid | None]] = []
     for header in headers:
@@ -894,8 +895,3 @@ def _directions(groups: Iterable[Dataset]) -> Array:
     row, column = directions.reshape(2, 3)
     right = np.abs(np.array([row @ row - 1, column @ column - 1, row @ column])).max() < 0.05
     return directions if right else np.full(6, np.nan)
-
-
-def _natural(path: Path) -> list[tuple[int, int | str]]:
-    """Sort key that puts ``slice2`` before ``slice10``."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", str(path))]

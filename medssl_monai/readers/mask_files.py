@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from monai.utils import optional_import
 
 from medssl_monai.files import write_atomically
+from medssl_monai.png import save_png
 from medssl_monai.readers.dicom import (
     LPS_TO_RAS,
     Array,
@@ -114,7 +115,7 @@ def write_mask(stem: Path, mask: Array, image: Path, num_classes: int, note: str
     if kind in ("PNG", "JPEG"):
         path = stem.with_name(f"{stem.name}.png")
         pixels = mask.astype(np.uint8) * (255 if num_classes == 2 else 1)
-        write_atomically(path, lambda file: _write_png(file, pixels.T, note))
+        write_atomically(path, lambda file: save_png(file, pixels.T, note))
         return MaskFile(path, np.nan)
     if kind == "NIfTI":
         source = _open_nifti(image)
@@ -138,16 +139,6 @@ def write_mask(stem: Path, mask: Array, image: Path, num_classes: int, note: str
     write_atomically(path, lambda file: file.write(content))
     volume = known and min(mask.shape) > 1
     return MaskFile(path, abs(np.linalg.det(affine[:3, :3])) / 1000 if volume else np.nan)
-
-
-def _write_png(file: BinaryIO, pixels: Array, note: str) -> None:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    comment = PngInfo()
-    if note:
-        comment.add_text("Comment", note)
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG", pnginfo=comment)
 
 
 def _copy_geometry(source: Mapping[str, Any], target: Any) -> None:

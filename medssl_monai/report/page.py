@@ -15,6 +15,7 @@ import numpy as np
 
 from medssl_monai.files import write_text
 from medssl_monai.metrics.classification import METRICS, left_out
+from medssl_monai.png import save_png
 
 COLUMNS = {"accuracy": "accuracy", "f1_macro": "macro-F1", "auroc": "AUROC"}
 MASK_COLUMNS = {"dice": "Dice", "hd95": "95 % Hausdorff distance", "asd": "average surface distance"}
@@ -283,7 +284,7 @@ def _thumbnail(image: np.ndarray) -> str:
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    save_png(buffer, np.asarray(picture), optimize=True)
     return _data_uri("image/png", buffer.getvalue())
 
 

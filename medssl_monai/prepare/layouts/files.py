@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medssl_monai.data.datalist import Item
+from medssl_monai.names import natural
 from medssl_monai.options import Nan
-from medssl_monai.prepare.layouts.base import Found, Names, natural, relative
+from medssl_monai.prepare.layouts.base import Found, Names, relative
 from medssl_monai.readers.dicom import DicomSeries, find_series, instance_uid, is_harmless
 from medssl_monai.readers.reader import (
     CUT_SHORT,

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl_monai.names import natural
 from medssl_monai.options import Nan
-from medssl_monai.prepare.layouts.base import CONTRADICTION, EMPTY, Found, Request, natural, relative
+from medssl_monai.prepare.layouts.base import CONTRADICTION, EMPTY, Found, Request, relative
 from medssl_monai.prepare.layouts.files import image_files
 from medssl_monai.prepare.layouts.paths import Parts, Paths, pairs, parts_of, shared, stem
 from medssl_monai.readers.load_mask import elsewhere
