@@ -13,7 +13,8 @@ from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 from support import dicom_sample, save_dicom
 
 from medssl_monai.files import sha256
-from medssl_monai.readers.dicom import find_series, find_volume, instance_uid
+from medssl_monai.readers.dicom.identity import instance_uid
+from medssl_monai.readers.dicom.series import find_series, find_volume
 
 AXIAL, SAGITTAL, CORONAL = [1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0, -1]
 DIGITAL_XRAY = "1.2.840.10008.5.1.4.1.1.1.1"

@@ -13,7 +13,8 @@ from medssl_monai.data import load_datalist
 from medssl_monai.phantoms.files import write_dicom
 from medssl_monai.prepare.prepare import prepare
 from medssl_monai.readers import ClinicalReader, LoadMaskd
-from medssl_monai.readers.mask_files import to_file_axes, write_mask
+from medssl_monai.readers.mask_axes import to_file_axes
+from medssl_monai.readers.mask_files import write_mask
 from medssl_monai.transforms import TakeSliced
 
 N, STEP = 6, 3.3  # columns, rows and slices: equal, so that no shape tells axes apart; mm between slices

@@ -23,19 +23,15 @@ from pydicom.uid import CTImageStorage, RLELossless, generate_uid
 from support import dicom_sample as sample
 from support import save_dicom
 
-from medssl_monai.readers import dicom as dicom_module
-from medssl_monai.readers import reader as reader_module
-from medssl_monai.readers.dicom import processing
-from medssl_monai.readers.reader import (
-    PIXDIM,
-    QFORM,
-    ClinicalReader,
-    UnreadableImageError,
-    count_slices,
-    header_notes,
-    image_format,
-    nonfinite,
-)
+from medssl_monai.readers.decoders import DECODERS, count_slices, header_notes, nonfinite
+from medssl_monai.readers.dicom import objects as objects_module
+from medssl_monai.readers.dicom import pixels as pixels_module
+from medssl_monai.readers.dicom import volumes
+from medssl_monai.readers.dicom.pixels import processing
+from medssl_monai.readers.formats import image_format
+from medssl_monai.readers.nifti import PIXDIM, QFORM
+from medssl_monai.readers.reader import ClinicalReader
+from medssl_monai.readers.refusals import UnreadableImageError
 from medssl_monai.transforms.load import TakeSliced
 
 AXIAL = [1, 0, 0, 0, 1, 0]
@@ -182,7 +178,7 @@ def test_compressed_monochrome1_is_inverted_once_whoever_decodes(tmp_path, monke
     ds.RescaleSlope, ds.RescaleIntercept = 2, -10
     ds.save_as(tmp_path / "a.dcm")
     if failure:
-        monkeypatch.setattr(dicom_module, "_decode_with_pydicom", Mock(side_effect=failure))
+        monkeypatch.setattr(pixels_module, "_decode_with_pydicom", Mock(side_effect=failure))
     image = load(tmp_path / "a.dcm")
     stored = pydicom.dcmread(sample("MR_small.dcm")).pixel_array
     assert torch.equal(image[0].as_tensor(), torch.tensor(2.0 * (-1 - stored.T.astype(np.int32)) - 10).float())
@@ -557,18 +553,17 @@ def test_a_folder_of_a_single_file_reads_as_the_file(tmp_path, picture):
 def decoded(monkeypatch):
     """Paths in the order of decoding."""
     paths = []
-    for name in ("_read_nifti", "read_dicom", "_read_pillow"):
-        original = getattr(reader_module, name)
 
-        def spy(path, *args, original=original, **kwargs):
+    def spied(original):
+        def spy(path, *args, **kwargs):
             paths.append(path.name)
             return original(path, *args, **kwargs)
 
-        monkeypatch.setattr(reader_module, name, spy)
-        if name in ("_read_nifti", "_read_pillow"):
-            kinds = [kind for kind, function in reader_module._DECODERS.items() if function is original]
-            for kind in kinds:
-                monkeypatch.setitem(reader_module._DECODERS, kind, spy)
+        return spy
+
+    monkeypatch.setattr(volumes, "read_dicom_file", spied(volumes.read_dicom_file))
+    for kind in ("PNG", "JPEG", "NIfTI"):
+        monkeypatch.setitem(DECODERS, kind, spied(DECODERS[kind]))
     return paths
 
 
@@ -763,7 +758,7 @@ def test_missing_file(tmp_path, name):
 
 def test_no_patient_data_leaves_the_file(tmp_path, picture):
     path = dicom(tmp_path / "a.dcm", picture)
-    assert "PatientName" not in dicom_module.open_dicom(path, pixels=True)
+    assert "PatientName" not in objects_module.open_dicom(path, pixels=True)
     assert "Secret" not in str(load(path).meta)
 
 
@@ -892,7 +887,7 @@ def test_what_a_dicom_header_says_is_checked_before_memory_is_taken(tmp_path, pi
 def test_a_deflated_file_that_unpacks_without_end_is_refused(tmp_path, picture, monkeypatch):
     whole = sample("image_dfl.dcm")
     assert load(whole).shape == (1, 512, 512)
-    monkeypatch.setattr(dicom_module, "MOST_INFLATED", 2**16)
+    monkeypatch.setattr(objects_module, "MOST_INFLATED", 2**16)
     with pytest.raises(UnreadableImageError, match="it unpacks to more than"):
         load(whole)
 
@@ -915,7 +910,7 @@ def test_a_part_of_a_compressed_picture_that_is_longer_than_the_file_is_not_made
     content = sample("MR_small_jpeg_ls_lossless.dcm").read_bytes()
     at = content.rindex(b"\xfe\xff\x00\xe0") + 4
     (tmp_path / "a.dcm").write_bytes(content[:at] + (2**32 - 16).to_bytes(4, "little") + content[at + 4 :])
-    monkeypatch.setattr(dicom_module, "_decode_with_itk", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(pixels_module, "_decode_with_itk", Mock(side_effect=AssertionError))
     with pytest.raises(UnreadableImageError, match="cannot be read as DICOM"):
         load(tmp_path / "a.dcm")
 
