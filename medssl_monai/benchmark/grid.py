@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import medssl_monai
-from medssl_monai.bundle.run import check_overrides, fingerprint, nested, shipped_bundles
+from medssl_monai.bundle.overrides import check_overrides, nested
+from medssl_monai.bundle.shipped import shipped_bundles
 from medssl_monai.data.datalist import load_datalist
 from medssl_monai.files import sha256, write_json
 from medssl_monai.options import option_names
@@ -481,7 +482,8 @@ def _contents(values: Mapping[str, Any]) -> dict[str, Any]:
     def content(value: Any) -> Any:
         if isinstance(value, Path) and value.is_dir():
             return value.name
-        return fingerprint(str(value)) if isinstance(value, str | Path) else value
+        is_file = isinstance(value, str | Path) and Path(value).is_file()
+        return sha256(value) if is_file else str(value) if isinstance(value, Path) else value
 
     return {key: content(value) for key, value in values.items()}
 

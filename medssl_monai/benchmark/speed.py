@@ -30,7 +30,9 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 from torch import Tensor, nn
 
-from medssl_monai.bundle.run import copy_bundle, nested, shipped_bundles, workflow
+from medssl_monai.bundle.overrides import nested
+from medssl_monai.bundle.run import workflow
+from medssl_monai.bundle.shipped import copy_bundle, shipped_bundles
 from medssl_monai.engines.trainer import SSLTrainer
 from medssl_monai.networks.embedding import EmbeddingClassifier
 from medssl_monai.query.base import PoolOutputs

@@ -16,7 +16,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Copy the bundle, and print its folder."""
-    from medssl_monai.bundle.run import copy_bundle
+    from medssl_monai.bundle.shipped import copy_bundle
 
     print(copy_bundle(arguments.name, arguments.folder))
     return 0

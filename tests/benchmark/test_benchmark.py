@@ -21,7 +21,7 @@ from support import ROOT
 
 from medssl_monai.benchmark import differences, draw_figures, grid, load_grid, plan, run, run_benchmark, summarize
 from medssl_monai.benchmark.results import COLUMNS, _panels, _within_range, read_results
-from medssl_monai.bundle.run import copy_bundle
+from medssl_monai.bundle.shipped import copy_bundle
 from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch
 from medssl_monai.metrics import evaluate_predictions
 from medssl_monai.networks import small_resnet

@@ -16,19 +16,7 @@ def test_help_names_every_command_and_imports_nothing_heavy():
         "import sys; from medssl_monai.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    for command in (
-        "prepare",
-        "audit",
-        "features",
-        "loop",
-        "label-app",
-        "annotate",
-        "correct",
-        "bundle",
-        "phantom",
-        "benchmark",
-        "speed",
-    ):
+    for command in COMMANDS:
         assert command.name in done.stdout
     assert "not a medical device" in " ".join(done.stdout.split())
     assert done.stdout.strip().endswith("False")
