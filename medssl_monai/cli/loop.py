@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the rounds; print the report, or which table waits for labels."""
     import logging
 
-    from medssl_monai.asking.rounds import run_loop
+    from medssl_monai.bundle.loop import run_loop
 
     logging.basicConfig(level=logging.INFO)
     done = run_loop(
