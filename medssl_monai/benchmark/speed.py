@@ -61,8 +61,6 @@ PARTS = {  # of a run, by the class of the handler that does it
     "RoundReport": "round report",
     "EstimatorReport": "estimator report",
 }
-
-
 ENTRANCES = ("joint", "with_embedding")
 """Methods that make a pass through a network without a call of it, where a network has them."""
 
@@ -616,7 +614,7 @@ def speed(
     Raises:
         ValueError: if a case ends early, with its last words.
     """
-    from medssl_monai.benchmark.run import environment
+    from medssl_monai.benchmark.environment import environment
 
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     name, values = None if bundle is None else str(bundle), dict(overrides or {})
