@@ -1,4 +1,4 @@
-"""Whether the sections of a datalist differ in their labels and grey values by more than chance explains."""
+"""Shifts between sections: labels and grey values that differ by more than chance explains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTABLE = 0.2  # standardised difference (a small one, after Cohen)
 
 
 def label_shift(sections: Mapping[str, Sequence[Item]], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Shares of the classes, or of each finding among the images where it is known, by section.
+    """Compare the shares of the classes, or of each finding where it is known, between sections.
 
     The chi-square statistic of sections against answers is compared with those of random orders of the groups: images
     of one patient are no independent observations, and rare classes have no chi-square distribution. The effect is
@@ -63,7 +63,7 @@ def label_shift(sections: Mapping[str, Sequence[Item]], classes: Sequence[str]) 
 
 
 def intensity_shift(images: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> dict[str, Any]:
-    """Grey values as stored, averaged by group, by section and compared between each two sections.
+    """Compare grey values as stored, averaged by group, between each two sections.
 
     A shift is a difference of at least `NOTABLE` standard deviations of the groups, with p below `SIGNIFICANT` in a
     two-sample Kolmogorov-Smirnov test of the means (brightness) or standard deviations (contrast) of the pixels.
@@ -115,7 +115,7 @@ def intensity_shift(images: Mapping[str, Mapping[str, Sequence[Sequence[float]]]
 
 
 def _questions(labels: Sequence[Any], classes: Sequence[str]) -> list[tuple[str, tuple[str, ...], Array]]:
-    """Name, texts of the answers, and the answer of each label as an index, -1 where it is not known."""
+    """Return each question's name, the texts of its answers, and each label's answer as an index (-1: not known)."""
     names = dict(enumerate(classes))
     if labels and all(isinstance(label, int) for label in labels):
         values, answers = np.unique(labels, return_inverse=True)
@@ -127,7 +127,7 @@ def _questions(labels: Sequence[Any], classes: Sequence[str]) -> list[tuple[str,
 
 
 def _chi_square(table: Array) -> float:
-    """Pearson's statistic of a table of counts; empty rows and columns add nothing."""
+    """Return Pearson's statistic of a table of counts; empty rows and columns add nothing."""
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / max(table.sum(), 1)
     return float(((table - expected) ** 2 / np.where(expected > 0, expected, 1)).sum())
 

@@ -45,7 +45,7 @@ def load_data(
     """
     if datalist:
         if section == "training":
-            from medssl_monai.audit.audit import check_leaks
+            from medssl_monai.audit.leaks import check_leaks
 
             check_leaks(datalist, dataset_dir, allow_leaks)
         return load_datalist(datalist, section, dataset_dir, allow_leaks)
