@@ -23,7 +23,8 @@ from medssl_monai.files import sha256, write_json
 from medssl_monai.options import option_names
 from medssl_monai.phantoms import make_phantom
 from medssl_monai.pool.pool import LabelPool
-from medssl_monai.prepare.prepare import hide_labels, prepare
+from medssl_monai.prepare.draw import hide_labels
+from medssl_monai.prepare.prepare import prepare
 
 logger = logging.getLogger(__name__)
 

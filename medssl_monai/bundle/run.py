@@ -86,7 +86,8 @@ def load_images(
         return load_datalist(datalist, section, dataset_dir, allow_leaks=True)  # nothing is trained or measured here
     if not dataset_dir:
         raise ValueError("name the images to predict: `--dataset_dir FOLDER` or `--datalist FILE`.")
-    from medssl_monai.prepare.layouts.files import by_suffix, in_words, list_images
+    from medssl_monai.prepare.layouts.files import by_suffix, in_words
+    from medssl_monai.prepare.layouts.listing import list_images
 
     gather = Path(list_to).parent if list_to else None
     items, unusable, passed_over = list_images(dataset_dir, volumes, gather=gather)

@@ -13,8 +13,11 @@ from typing import BinaryIO
 from medssl_monai import limits
 from medssl_monai.files import write_atomically
 from medssl_monai.names import natural
-from medssl_monai.prepare.layouts.base import SUFFIX, Found, Request, first
-from medssl_monai.prepare.layouts.table import holds_paths, join
+from medssl_monai.prepare.layouts.columns import holds_paths
+from medssl_monai.prepare.layouts.conventions import SUFFIX, first
+from medssl_monai.prepare.layouts.dataset import Dataset
+from medssl_monai.prepare.layouts.request import Request
+from medssl_monai.prepare.layouts.table import join
 from medssl_monai.prepare.layouts.zips import Archive
 from medssl_monai.tables import Table
 
@@ -33,7 +36,7 @@ def fits(source: Path) -> bool:
         return MANIFEST in archive.members
 
 
-def read(request: Request) -> Found:
+def read(request: Request) -> Dataset:
     """Files and ``manifest.csv``; files that it names are unpacked to the output folder, and names stay as they are.
 
     Raises:
@@ -57,9 +60,9 @@ def read(request: Request) -> Found:
         files = sorted(_unpack(archive, chosen, root), key=natural)
     label = "" if request.label_column == "label" and "label" not in table.header else request.label_column
     request = replace(request, out_dir=root, label_column=label)
-    found = join(table, root, files, request, replace(request.names, clear=True))
-    found.add("dropped", f"file of the archive that {MANIFEST} does not name", *others)
-    return found
+    dataset = join(table, root, files, request, replace(request.names, clear=True))
+    dataset.add("dropped", f"file of the archive that {MANIFEST} does not name", *others)
+    return dataset
 
 
 def _plain(name: str) -> str:

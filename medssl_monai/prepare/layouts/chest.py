@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medssl_monai.prepare.layouts.base import EMPTY, Found, Request
+from medssl_monai.prepare.layouts.conventions import EMPTY
+from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.layouts.files import image_files
-from medssl_monai.prepare.layouts.table import finding, join
+from medssl_monai.prepare.layouts.labels import finding
+from medssl_monai.prepare.layouts.request import Request
+from medssl_monai.prepare.layouts.table import join
 from medssl_monai.tables import Row, Table, header_of, lines_of
 
 CHEXPERT = (
@@ -36,7 +39,7 @@ def fits_chexpert(source: Path) -> bool:
     return any({"Path", *CHEXPERT}.issubset(header_of(source / name)) for name in CHEXPERT_TABLES)
 
 
-def read_chexpert(request: Request) -> Found:
+def read_chexpert(request: Request) -> Dataset:
     """CheXpert (Irvin et al., AAAI 2019): ``train.csv`` and ``valid.csv`` beside the folders ``train`` and ``valid``.
 
     Section and patient come from the path, ``train/patient00001/study1/view1_frontal.jpg``; what stands before
@@ -49,10 +52,10 @@ def read_chexpert(request: Request) -> Found:
     wanted = _wanted(request, CHEXPERT)
     there = image_files(request.source)
     tables = [request.source / name for name in CHEXPERT_TABLES]
-    total, named = Found(), set()
+    total, named = Dataset(), set()
     for path in [request.table] if request.table else filter(Path.is_file, tables):
         table = _parse(path, ("Path", *wanted))
-        rows, problems = [], Found()
+        rows, problems = [], Dataset()
         for number, row in table.rows:
             place = CHEXPERT_PATH.search(row["Path"].replace("\\", "/"))
             if not place:
@@ -76,7 +79,7 @@ def fits_chestxray14(source: Path) -> bool:
     return any({"Image Index", "Finding Labels"}.issubset(header_of(path)) for path in source.glob(NIH_TABLES))
 
 
-def read_chestxray14(request: Request) -> Found:
+def read_chestxray14(request: Request) -> Dataset:
     """ChestX-ray14 (Wang et al., CVPR 2017): ``Data_Entry_2017.csv``, lists of the split, and images anywhere below.
 
     Images are found by name, be they in ``images`` or in ``images_001/images`` and so on. ``test_list.txt`` is the
@@ -90,7 +93,7 @@ def read_chestxray14(request: Request) -> Found:
     path = request.table or _only_table(request.source)
     table = _parse(path, ("Image Index", "Finding Labels", "Patient ID"))
     split = _nih_split(request.source)
-    rows, problems = [], Found()
+    rows, problems = [], Dataset()
     for number, row in table.rows:
         image, cell, patient = row["Image Index"], row["Finding Labels"], row["Patient ID"]
         if split and image not in split:
@@ -104,13 +107,13 @@ def read_chestxray14(request: Request) -> Found:
         place = {"image": image, "id": image, "patient": patient, "split": split.get(image, "")}
         labels = {name: int(name in stated) if known else None for name in wanted}
         rows.append((number, _row(place, row, NIH_META, labels)))
-    found, names = Found(), {row["image"] for _, row in rows}
+    dataset, names = Dataset(), {row["image"] for _, row in rows}
     there = image_files(request.source)
     files = [name for name in there.images if Path(name).name in names]
-    _add(found, path.name, problems, _join(rows, table, files, wanted, request))
-    found.add("dropped", "file without a row", *(name for name in there.images if Path(name).name not in names))
-    found.grouping, found.passed_over = "column 'Patient ID'", there.unused([path.name, *NIH_LISTS])
-    return found
+    _add(dataset, path.name, problems, _join(rows, table, files, wanted, request))
+    dataset.add("dropped", "file without a row", *(name for name in there.images if Path(name).name not in names))
+    dataset.grouping, dataset.passed_over = "column 'Patient ID'", there.unused([path.name, *NIH_LISTS])
+    return dataset
 
 
 def _wanted(request: Request, findings: Sequence[str]) -> tuple[str, ...]:
@@ -161,7 +164,7 @@ def _row(place: Row, row: Row, meta: Iterable[str], labels: dict[str, int | None
 
 def _join(
     rows: list[tuple[int, Row]], told: Table, files: Sequence[str], wanted: tuple[str, ...], request: Request
-) -> Found:
+) -> Dataset:
     """Rows and files; an image of which no finding is known has no label."""
     split = any(row["split"] for _, row in rows)
     header = list(rows[0][1]) if rows else ["image", "patient", "split", *wanted]
@@ -169,15 +172,15 @@ def _join(
     plain = Request(
         request.source, request.out_dir, label_column=",".join(wanted), group_column="patient", classes=wanted
     )
-    found = join(table, request.source, files, plain, replace(request.names, clear=True))
-    for item in found.items:
+    dataset = join(table, request.source, files, plain, replace(request.names, clear=True))
+    for item in dataset.items:
         if set(item.get("label", [-1])) == {-1}:  # rows of one image may have contradicted each other
             item.pop("label", None)
-            found.add("noted", "no label", item["id"])
-    return found
+            dataset.add("noted", "no label", item["id"])
+    return dataset
 
 
-def _add(total: Found, table: str, *parts: Found) -> None:
+def _add(total: Dataset, table: str, *parts: Dataset) -> None:
     """Take over what a table holds, and its name beside its rows."""
     for part in parts:
         for reason, what in part.dropped.items():

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from medssl_monai.files import read_json
-from medssl_monai.prepare.layouts.base import Found, Request
+from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.layouts.files import image_files
+from medssl_monai.prepare.layouts.request import Request
 from medssl_monai.prepare.layouts.table import join
 from medssl_monai.tables import Table
 
@@ -23,7 +24,7 @@ def fits(source: Path) -> bool:
     return _file(source).is_file() and _file(source).name == "dataset.json"
 
 
-def read(request: Request) -> Found:
+def read(request: Request) -> Dataset:
     """Images and masks of the list ``training``; the publisher's ``test`` has no masks and is left out.
 
     Raises:
@@ -43,14 +44,14 @@ def read(request: Request) -> Found:
             "(`nnUNet_raw`) do, which are not read. Of a single channel, rename the images without `_0000`."
         )
     whole = replace(request, masks="mask", volumes=True, classes=request.classes or _classes(content, path))
-    found = join(table, root, files, whole, replace(request.names, clear=True))
+    dataset = join(table, root, files, whole, replace(request.names, clear=True))
     there, listed = image_files(root), {os.path.normpath(name) for name in files}
     others = [name for name in there.images if name not in listed]
-    found.passed_over = there.unused([path.name], {"not in the training list": others})
+    dataset.passed_over = there.unused([path.name], {"not in the training list": others})
     test = content.get("test")
     if isinstance(test, list) and test:
-        found.add("dropped", "test image of the publisher, without a mask", f"{len(test)} images")
-    return found
+        dataset.add("dropped", "test image of the publisher, without a mask", f"{len(test)} images")
+    return dataset
 
 
 def _refuse_channels(content: dict[str, Any], path: Path) -> None:

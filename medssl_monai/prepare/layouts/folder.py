@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from medssl_monai.prepare.layouts.base import KERMANY, SECTION_NAMES, Found, Request, relative
+from medssl_monai.prepare.layouts.conventions import KERMANY, SECTION_NAMES
+from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.layouts.files import image_files
-from medssl_monai.prepare.layouts.masks import MaskFinder
+from medssl_monai.prepare.layouts.find_masks import MaskFinder
+from medssl_monai.prepare.layouts.paths import relative
+from medssl_monai.prepare.layouts.request import Request
 from medssl_monai.prepare.layouts.table import join
 from medssl_monai.tables import Table
 
 
-def read(request: Request) -> Found:
+def read(request: Request) -> Dataset:
     """PNG, JPEG, NIfTI and DICOM files, wherever they lie below the folder."""
     there = image_files(request.source)
     ignored = [name for name in there.images if _fits(name, request.ignore)]
@@ -27,9 +30,9 @@ def read(request: Request) -> Found:
         path = find_table(request)
         used = [relative(path, request.source)] if path else []
         table = Table.read(path) if path else Table()
-    found = join(table, request.source, files, request, request.names)
-    found.passed_over = there.unused(used, {"fits a pattern to ignore": ignored})
-    return found
+    dataset = join(table, request.source, files, request, request.names)
+    dataset.passed_over = there.unused(used, {"fits a pattern to ignore": ignored})
+    return dataset
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl_monai import limits
-from medssl_monai.prepare.layouts.base import Array
+from medssl_monai.prepare.layouts.dataset import Array
 
 HEADER, COMPRESSED, MATRIX, COMPLEX = 128, 15, 14, 0x800
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}

@@ -11,7 +11,7 @@ import numpy as np
 
 from medssl_monai import limits
 from medssl_monai.files import check_file
-from medssl_monai.prepare.layouts.base import Array
+from medssl_monai.prepare.layouts.dataset import Array
 from medssl_monai.prepare.layouts.zips import Archive
 
 HEAD = re.compile(

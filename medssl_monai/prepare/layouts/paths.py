@@ -9,9 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medssl_monai.prepare.layouts.base import SUFFIX
+from medssl_monai.prepare.layouts.conventions import SUFFIX
 
 Parts = tuple[str, ...]
+Place = tuple[str, int | None]
+"""Name of an image or volume, and the slice, where a row is of one."""
 DRIVE = re.compile(r"[a-z]:(?=/)", re.IGNORECASE)
 
 
@@ -150,3 +152,11 @@ def shared(found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         for mask in masks:
             images[mask].append(image)
     return {mask: names for mask, names in images.items() if len(names) > 1}
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Path as seen from `folder`; absolute where there is no way, as between drives."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return str(path.resolve())

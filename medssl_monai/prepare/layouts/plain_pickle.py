@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medssl_monai import limits
-from medssl_monai.prepare.layouts.base import Array
+from medssl_monai.prepare.layouts.dataset import Array
 
 LARGEST = 2**28
 """Bytes of a file; those of CIFAR-100 are the largest, with 155 million."""

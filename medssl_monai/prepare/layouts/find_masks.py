@@ -1,27 +1,18 @@
-"""Masks of images: where they are, whether they fit, what they hold."""
+"""Which file is the mask of which image."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from medssl_monai.names import natural
-from medssl_monai.options import Nan
-from medssl_monai.prepare.layouts.base import CONTRADICTION, EMPTY, Found, Request, relative
+from medssl_monai.prepare.layouts.conventions import CONTRADICTION, EMPTY
+from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.layouts.files import image_files
-from medssl_monai.prepare.layouts.paths import Parts, Paths, pairs, parts_of, shared, stem
-from medssl_monai.readers.load_mask import elsewhere
-from medssl_monai.readers.mask_files import mask_reader, to_image_axes
-from medssl_monai.readers.reader import ClinicalReader, UnreadableImageError
+from medssl_monai.prepare.layouts.paths import Parts, Paths, Place, pairs, parts_of, shared, stem
 from medssl_monai.tables import Row, Table
-from medssl_monai.transforms.masks import UNLABELED
-
-Place = tuple[str, int | None]
-"""Name of an image or volume, and the slice, where a row is of one."""
 
 
 class MaskFinder:
@@ -113,16 +104,16 @@ class MaskFinder:
         if not self.files:
             self.names = image_files(folder).images
 
-    def of(self, images: Sequence[str], rows: Mapping[Place, tuple[int, Row]], found: Found) -> dict[Place, Path]:
+    def of(self, images: Sequence[str], rows: Mapping[Place, tuple[int, Row]], dataset: Dataset) -> dict[Place, Path]:
         """The mask of each image or volume, or of a slice that has a row.
 
         Args:
             images: names of all images and volumes, also of those that cannot be used.
             rows: the row of each, with its number.
-            found: takes down what fits none, or several.
+            dataset: takes down what fits none, or several.
         """
         if self.column:
-            return self._of_rows(rows, found)
+            return self._of_rows(rows, dataset)
         images = [name for name in images if parts_of(name)]  # the source itself, as a series, has no name
         fits = pairs(images, self.names, self.root) if self.affix is None else self._beside(images)
         if images and self.names and not fits:
@@ -134,17 +125,17 @@ class MaskFinder:
         result: dict[Place, Path] = {}
         several = shared(fits)
         for mask, names in several.items():
-            found.add(
+            dataset.add(
                 "noted", "mask that would fit several images, and is given to none", f"{mask}: {', '.join(names)}"
             )
         for image, masks in fits.items():
             if len(masks) > 1:
-                found.add("noted", "image that several masks fit, and which has none", f"{image}: {', '.join(masks)}")
+                dataset.add("noted", "image that several masks fit, and which has none", f"{image}: {', '.join(masks)}")
             elif masks[0] not in several:
                 result[image, None] = self.tree / masks[0]
         known = {mask for masks in fits.values() for mask in masks}
-        found.add("noted", "mask that fits no image", *(name for name in self.names if name not in known))
-        return _one_image_each(result, found)
+        dataset.add("noted", "mask that fits no image", *(name for name in self.names if name not in known))
+        return _one_image_each(result, dataset)
 
     def _beside(self, images: Sequence[str]) -> dict[str, list[str]]:
         """Masks that lie where their image does, and are called as it is, with an ending or a beginning."""
@@ -156,7 +147,7 @@ class MaskFinder:
             by_stem[(*folders, last)].append(name)
         return {name: masks for name in images if (masks := by_stem.get(stem(parts_of(name)), []))}
 
-    def _of_rows(self, rows: Mapping[Place, tuple[int, Row]], found: Found) -> dict[Place, Path]:
+    def _of_rows(self, rows: Mapping[Place, tuple[int, Row]], dataset: Dataset) -> dict[Place, Path]:
         result: dict[Place, Path] = {}
         texts: list[str] = []
         for place, (number, row) in rows.items():
@@ -166,7 +157,9 @@ class MaskFinder:
             texts.append(text)
             there = self._named(text)
             if len(there) > 1:
-                found.add("noted", "mask that fits several files, and is not used", f"row {number}: {', '.join(there)}")
+                dataset.add(
+                    "noted", "mask that fits several files, and is not used", f"row {number}: {', '.join(there)}"
+                )
                 continue
             path = self.root / (there[0] if there else Path(*parts_of(text)) if not text.startswith("/") else text)
             result[place] = path
@@ -175,10 +168,10 @@ class MaskFinder:
                 f"none of the {len(texts)} masks in the column {self.column!r} is there, such as {texts[0]!r}; their "
                 f"paths are from {self.root} on."
             )
-        return _one_image_each(result, found)
+        return _one_image_each(result, dataset)
 
 
-def _one_image_each(masks: dict[Place, Path], found: Found) -> dict[Place, Path]:
+def _one_image_each(masks: dict[Place, Path], dataset: Dataset) -> dict[Place, Path]:
     """Without files that would be the mask of several images, be it by links; slices of a volume may share one."""
     users: dict[object, dict[str, str]] = defaultdict(dict)
     for (image, _), path in masks.items():
@@ -186,7 +179,7 @@ def _one_image_each(masks: dict[Place, Path], found: Found) -> dict[Place, Path]
     several = {file: images for file, images in users.items() if len(images) > 1}
     for images in several.values():
         what = f"{', '.join(dict.fromkeys(images.values()))}: {', '.join(sorted(images, key=natural))}"
-        found.add("noted", "mask that would fit several images, and is given to none", what)
+        dataset.add("noted", "mask that would fit several images, and is given to none", what)
     return {place: path for place, path in masks.items() if _file(path) not in several}
 
 
@@ -197,101 +190,3 @@ def _file(path: Path) -> object:
     except OSError:
         return os.path.realpath(path)
     return status.st_dev, status.st_ino
-
-
-def read_masks(found: Found, request: Request) -> None:
-    """Put masks in place if they fit their images; `found` has them by absolute path until then.
-
-    The mask's pixels are read: shape (and place, as far as both files tell) must be the image's, and the values whole
-    numbers, which are the classes; -1, or the first number that is no class, are voxels that nobody labeled, and a
-    slice of nothing else has no label. If there are no values but 0 and 255, 255 is the foreground.
-
-    Raises:
-        ValueError: if the values are too large to be classes.
-    """
-    key, classes = request.mask_key, request.mask_classes or request.classes
-    values: set[int] = set()
-    problems: dict[str, str | None] = {}
-    blank: dict[str, set[int]] = {}
-    users = Counter(item[key] for item in found.items if "slice" in item and item.get(key) is not None)
-    for item in found.items:
-        path = item.get(key)
-        if path is None:
-            found.add("noted", "no mask", item["id"])
-            continue
-        if path not in problems:
-            slices = found.copies.get(item["image"])
-            image = slices[0] if slices else request.out_dir / item["image"]
-            check = _check(image, Path(path), users[path] == 1, len(classes), not slices, request.nan)
-            problems[path], held, blank[path] = check
-            values.update(held)
-        if problems[path]:
-            found.add("noted", f"mask {problems[path]}", item["id"])
-            del item[key]
-        elif item.get("slice") in blank[path]:
-            found.add("noted", "slice that nobody labeled", item["id"])
-            del item[key]
-        else:
-            item[key] = relative(Path(path), request.out_dir)
-    if key == "label":
-        found.classes = classes or classes_of(values, request.source)
-
-
-def classes_of(values: set[int], source: Path) -> tuple[str, ...]:
-    """Names of the classes of masks that hold these values.
-
-    Args:
-        values: of all masks.
-        source: what they are of.
-
-    Raises:
-        ValueError: if they are too large to be classes.
-    """
-    known = values - {-1}
-    if known <= {0, 1} or known <= {0, UNLABELED}:
-        return ("background", "foreground")
-    if max(known) >= UNLABELED:
-        raise ValueError(
-            f"{source}: the masks hold the values {sorted(known)[:8]}, and classes are numbers from 0 to "
-            f"{UNLABELED - 2}, without gaps; change the values, or leave these masks out."
-        )
-    return tuple(str(k) for k in range(max(known) + 1))
-
-
-def _check(
-    image: Path, mask: Path, one_slice: bool, classes: int, whole: bool, nan: Nan
-) -> tuple[str | None, list[int], set[int]]:
-    """What is wrong with a mask, its values, and the slices of a volume of which nobody labeled anything.
-
-    Args:
-        image: path of the image.
-        mask: its mask.
-        one_slice: the mask may be that of one slice of the image, as no other slice has it.
-        classes: how many there are; 0: not known.
-        whole: or `image` is the first slice of a series that is still to be put together, which tells its axes.
-        nan: what NaN in the image means.
-    """
-    if not mask.is_file() and not mask.is_dir():
-        return "whose file is missing", [], set()
-    try:
-        pixels, meta = mask_reader().get_data([mask])
-        picture, grid = ClinicalReader(nan=nan).get_data([image])
-        pixels, ours, theirs = to_image_axes(pixels, mask, meta, image, grid)
-        shape, own = picture.shape[1:], pixels.shape[1:]
-        if whole and own != shape and not (one_slice and own == shape[:2]):
-            return "of another shape than its image", [], set()
-        if whole and own == shape and elsewhere(ours, theirs, shape):
-            return "that lies elsewhere than its image: the affines differ", [], set()
-    except UnreadableImageError as error:
-        return f"that {error.reason}", [], set()
-    if len(pixels) > 1 and (pixels != pixels[:1]).any():
-        return "with channels that differ", [], set()
-    values = np.unique(pixels)
-    if not np.isfinite(values).all() or (values != np.round(values)).any() or values.min() < -1:
-        return "with values that are no whole numbers from 0", [], set()
-    if len(values) > 256:
-        return f"with {len(values)} different values; it seems to be an image", [], set()
-    if classes and values.max() > classes and not (classes == 2 and set(values.tolist()) <= {0, UNLABELED}):
-        return f"with values that are none of the {classes} classes", [], set()
-    unknown = np.isin(pixels, [-1, classes] if classes else [-1]).all(axis=(0, 1, 2))  # of each slice of a volume
-    return None, [int(value) for value in values], set(np.flatnonzero(unknown).tolist()) if unknown.ndim else set()
