@@ -50,7 +50,7 @@ class Unit:
     notes: tuple[str, ...] = ()
 
     def items(self, folder: Path | None) -> list[Item]:
-        """An item, or one for each slice, with paths as seen from `folder`; None: as they are."""
+        """Return an item, or one for each slice, with paths as seen from `folder`; None: as they are."""
         image = relative(self.path, folder) if folder else str(self.path)
         item: Item = {"image": image, "id": self.id, "group": self.group}
         if self.slices is None:
@@ -69,7 +69,7 @@ def find_units(
     keep_copies: bool = True,
     nan: Nan | None = None,
 ) -> tuple[list[Unit], dict[str, str]]:
-    """Images and volumes of files below a folder.
+    """Return the images and volumes among the files of a folder.
 
     A DICOM series of slices is one volume. If a table names one file of it, that row stands for the series; if it
     names several, every file of the series is an image of its own.
@@ -88,86 +88,136 @@ def find_units(
     Returns:
         Units in the order of `files`, and the unit's name for each file that stands for a series.
     """
-    units: list[tuple[str, Unit]] = []
-    alias: dict[str, str] = {}
-    stands_for: dict[str, str] = {}
-    known: dict[Path, DicomSeries] = {}
-    dicom = [root / name for name in files if image_format(root / name) == "DICOM"]
-    in_folder = {folder: _dicom_in(folder) for folder in {path.parent for path in dicom}}
-    series, unusable = find_series(dicom)
-    whole = [in_folder[one.files[0].parent] == set(one.files) for one in series]
-    used = Counter(one.uid for one in series if one.volume)  # careless anonymising may give many series one UID
-    damaged = Counter(
-        path.parent for path, why in unusable.items() if not (is_harmless(why) or why.endswith(CUT_SHORT))
-    )
-    for one, alone in zip(series, whole, strict=True):
-        inside = [path.relative_to(root).as_posix() for path in one.files]
-        chosen = [name for name in inside if name in named]
-        if not one.volume or len(chosen) > 1 or (out_dir is None and not alone):
-            known |= dict.fromkeys(one.files, one)
+    search = _Search(root, files, out_dir, names, volumes, named, dataset, keep_copies)
+    search.add_series()
+    search.add_files()
+    units = [(name, unit) for name, unit in search.units if nan is None or _is_finite(unit, nan, dataset)]
+    for _, unit in units:
+        for note in unit.notes:
+            dataset.add("noted", note, unit.id)
+    return [unit for _, unit in sorted(units, key=lambda pair: natural(pair[0]))], search.alias
+
+
+class _Search:
+    """The steps of `find_units`, with its arguments.
+
+    Attributes:
+        units: what was found, each with the file that decides on its place.
+        alias: name of the unit that a file stands for.
+        volume_of: name of the volume that a file is a slice of.
+        of_files: the series of each DICOM file that is an image of its own.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        files: Sequence[str],
+        out_dir: Path | None,
+        names: Names,
+        volumes: bool,
+        named: Collection[str],
+        dataset: Dataset,
+        keep_copies: bool,
+    ) -> None:
+        self.root, self.files, self.out_dir, self.names, self.volumes = root, files, out_dir, names, volumes
+        self.named, self.dataset, self.keep_copies = named, dataset, keep_copies
+        self.units: list[tuple[str, Unit]] = []
+        self.alias: dict[str, str] = {}
+        self.volume_of: dict[str, str] = {}
+        self.of_files: dict[Path, DicomSeries] = {}
+        dicom = [root / name for name in files if image_format(root / name) == "DICOM"]
+        self.in_folder = {folder: _dicom_in(folder) for folder in {path.parent for path in dicom}}
+        self.series, self.unusable = find_series(dicom)
+
+    def add_series(self) -> None:
+        """Add the series that are volumes; those of which a table names several files are left to `add_files`."""
+        uses = Counter(one.uid for one in self.series if one.volume)  # careless anonymising may give many one UID
+        damaged = Counter(
+            path.parent for path, why in self.unusable.items() if not (is_harmless(why) or why.endswith(CUT_SHORT))
+        )
+        for one in self.series:
+            alone = self.in_folder[one.files[0].parent] == set(one.files)
+            inside = [path.relative_to(self.root).as_posix() for path in one.files]
+            chosen = [name for name in inside if name in self.named]
+            if one.volume and len(chosen) <= 1 and (self.out_dir is not None or alone):
+                self._add_volume(one, alone, inside, chosen, uses[one.uid] == 1, damaged[one.files[0].parent])
+                continue
+            self.of_files |= dict.fromkeys(one.files, one)
             if one.volume and len(chosen) > 1:
-                dataset.add(
-                    "noted",
-                    "series of which rows name several files, each an image then",
-                    names.file(chosen[0]),
-                )
-            continue
+                reason = "series of which rows name several files, each an image then"
+                self.dataset.add("noted", reason, self.names.file(chosen[0]))
+
+    def _add_volume(
+        self, one: DicomSeries, alone: bool, inside: list[str], chosen: list[str], unique: bool, damaged: int
+    ) -> None:
+        """Add a series as a volume.
+
+        Args:
+            one: the series.
+            alone: its folder holds no other DICOM files.
+            inside: names of its files.
+            chosen: those of them that a table names.
+            unique: its UID is that of no other series.
+            damaged: how many files beside it are damaged.
+        """
         path = one.files[0].parent if alone else one.files[0]
-        name = path.relative_to(root).as_posix()
-        own = names.file(name, one.uid if used[one.uid] == 1 else "")
-        unit = Unit(name, path, own, _owner(one, names), notes=one.notes)
-        if out_dir and not alone:
-            unit = replace(unit, path=out_dir / "series" / _folder_name(own), copies=one.files)
+        name = path.relative_to(self.root).as_posix()
+        id_ = self.names.file(name, one.uid if unique else "")
+        unit = Unit(name, path, id_, _owner(one, self.names), notes=one.notes)
+        if self.out_dir and not alone:
+            unit = replace(unit, path=self.out_dir / "series" / _folder_name(id_), copies=one.files)
         problem = one.problem
-        if spoiled := damaged[one.files[0].parent]:
+        if damaged:
             problem = (
-                f"{spoiled} files beside it are damaged, and may be slices of it; copy them anew, or take them away"
+                f"{damaged} files beside it are damaged, and may be slices of it; copy them anew, or take them away"
             )
         if problem:
-            _quarantine(dataset, unit.id, path, f"a series of {len(one.files)} slices: {problem}")
-            continue
-        alias |= dict.fromkeys(chosen, name)
-        stands_for |= dict.fromkeys(inside, name)
-        units.append((min(inside, key=natural), unit if volumes else replace(unit, slices=len(one.files))))
-    in_volumes = {path for one in series for path in one.files if path not in known}
-    originals = {copy: (original, one) for one in series for copy, original in one.copies}
-    uids = {path: instance_uid(path) for path in known}
-    used = Counter(uids.values())
-    for name in files:
-        path = root / name
-        if path in in_volumes:
-            continue
-        if path in originals:
-            original, known[path] = originals[path]
-            if not keep_copies:
-                original_name = original.relative_to(root).as_posix()
-                alias[name] = stands_for.get(original_name, original_name)
-                dataset.add("dropped", "exact copy of another image", names.file(name))
+            _quarantine(self.dataset, unit.id, path, f"a series of {len(one.files)} slices: {problem}")
+            return
+        self.alias |= dict.fromkeys(chosen, name)
+        self.volume_of |= dict.fromkeys(inside, name)
+        unit = unit if self.volumes else replace(unit, slices=len(one.files))
+        self.units.append((min(inside, key=natural), unit))
+
+    def add_files(self) -> None:
+        """Add the files that are no slices of a volume."""
+        in_volumes = {path for one in self.series for path in one.files if path not in self.of_files}
+        originals = {copy: (original, one) for one in self.series for copy, original in one.copies}
+        uids = {path: instance_uid(path) for path in self.of_files}
+        uses = Counter(uids.values())
+        for name in self.files:
+            path = self.root / name
+            if path in in_volumes:
                 continue
-        elif path in unusable:
-            _quarantine(dataset, names.file(name), path, unusable[path])
-            continue
-        uid = uids.get(path, "")
-        own = names.file(name, uid if used[uid] == 1 else "")
+            if path in originals:
+                original, self.of_files[path] = originals[path]
+                if not self.keep_copies:
+                    original_name = original.relative_to(self.root).as_posix()
+                    self.alias[name] = self.volume_of.get(original_name, original_name)
+                    self.dataset.add("dropped", "exact copy of another image", self.names.file(name))
+                    continue
+            elif path in self.unusable:
+                _quarantine(self.dataset, self.names.file(name), path, self.unusable[path])
+                continue
+            uid = uids.get(path, "")
+            self._add_file(name, self.names.file(name, uid if uses[uid] == 1 else ""))
+
+    def _add_file(self, name: str, id_: str) -> None:
+        path, series = self.root / name, self.of_files.get(self.root / name)
         try:
             slices = count_slices(path)
             if is_cut_short(path):
                 raise UnreadableImageError(path, CUT_SHORT)
-            notes = known[path].notes if path in known else tuple(header_notes(path))
+            notes = series.notes if series else tuple(header_notes(path))
         except UnreadableImageError as error:
-            _quarantine(dataset, own, path, error.reason)
-            continue
-        group = _owner(known[path], names) if path in known else own
-        units.append((name, Unit(name, path, own, group, None if volumes else slices, notes=notes)))
-    units = [(name, unit) for name, unit in units if nan is None or _is_finite(unit, nan, dataset)]
-    for _, unit in units:
-        for note in unit.notes:
-            dataset.add("noted", note, unit.id)
-    return [unit for _, unit in sorted(units, key=lambda pair: natural(pair[0]))], alias
+            _quarantine(self.dataset, id_, path, error.reason)
+            return
+        group = _owner(series, self.names) if series else id_
+        self.units.append((name, Unit(name, path, id_, group, None if self.volumes else slices, notes=notes)))
 
 
 def _is_finite(unit: Unit, nan: Nan, dataset: Dataset) -> bool:
-    """Whether an image holds nothing but numbers, or what may be read as background; else it is quarantined."""
+    """Return whether an image holds nothing but numbers, or what may be read as background; else quarantine it."""
     for path in unit.copies or (unit.path,):
         try:
             bad = nonfinite(path)
@@ -184,14 +234,14 @@ def _is_finite(unit: Unit, nan: Nan, dataset: Dataset) -> bool:
 
 
 def _dicom_in(folder: Path) -> set[Path]:
-    """DICOM files that the reader would find directly in a folder, whether they are wanted or not."""
+    """Return the DICOM files that the reader would find directly in a folder, whether they are wanted or not."""
     there = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return {path for path in there if image_format(path) == "DICOM"}
 
 
-def _folder_name(own: str) -> str:
-    """An id as the name of a folder."""
-    return own if re.fullmatch(r"[\w-]+", own) else hashlib.sha256(own.encode()).hexdigest()[:16]
+def _folder_name(id_: str) -> str:
+    """Return an id as the name of a folder."""
+    return id_ if re.fullmatch(r"[\w-]+", id_) else hashlib.sha256(id_.encode()).hexdigest()[:16]
 
 
 def _owner(series: DicomSeries, names: Names) -> str:
