@@ -33,7 +33,7 @@ SPINE_SIZE = 64
 
 
 def _spine_grades(rng: Rng, slices: list[int]) -> list[tuple[Array, Array]]:
-    """Grade and severity within the grade, in [0, 1], of every slice of every patient of a section.
+    """Draw grade and severity within the grade, in [0, 1], of every slice of every patient of a section.
 
     Slices are ranked by a severity that is alike within a patient and peaks at one level of the spine; the shares of
     the table cut the ranks into grades, so that they hold in every section.
@@ -224,7 +224,7 @@ def write_spine_masks(folder: Path, section: str, count: int, seed: int) -> Iter
 
 @dataclass(frozen=True)
 class _Patient:
-    """What was written of a patient: paths from the folder, masks ``(slices, rows, columns)``, spacing in mm."""
+    """The files of a patient: paths from the folder, masks ``(slices, rows, columns)``, spacing in mm."""
 
     name: str
     image: str

@@ -49,13 +49,13 @@ def drop_copies(dataset: Dataset, root: Path) -> None:
 
 
 def _comparable(label: Any, root: Path) -> str:
-    """A label as a text, a mask by the content of its file."""
+    """Return a label as a text; for a mask, a hash of its file."""
     path = root / label if isinstance(label, str) else None
     return str(label) if path is None else sha256(path) if path.is_file() else str(path)
 
 
 def _digests(dataset: Dataset, root: Path) -> Iterator[str]:
-    """Hash of each image's content and slice; files of a size that no other has are not read."""
+    """Yield a hash of each image's content and slice; files of a size that no other has are not read."""
     files = {item["image"] for item in dataset.items if item["id"] not in dataset.pixels}
     parts = {name: dataset.copies.get(name) or _parts(root / name) for name in files}
     sizes = {name: tuple(path.stat().st_size for path in paths) for name, paths in parts.items()}
@@ -72,7 +72,7 @@ def _digests(dataset: Dataset, root: Path) -> Iterator[str]:
 
 
 def _parts(path: Path) -> tuple[Path, ...]:
-    """The file, or the files of a folder (a DICOM series)."""
+    """Return the file, or the files of a folder (a DICOM series)."""
     return tuple(sorted(part for part in path.iterdir() if part.is_file())) if path.is_dir() else (path,)
 
 
@@ -98,7 +98,7 @@ def drop_recurring(dataset: Dataset, sections: dict[str, list[Item]], root: Path
 
 
 def _arrays(items: Iterable[Item], root: Path) -> Iterator[tuple[Item, Array]]:
-    """Each image that can be read, ``(C, x, y[, z])``; each file is read once."""
+    """Yield each image that can be read, ``(C, x, y[, z])``; each file is read once."""
     of_file: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         of_file[item["image"]].append(item)

@@ -21,7 +21,7 @@ def default_key_file() -> Path:
 
 
 def load_key(path: str | Path | None = None) -> bytes:
-    """The private key of pseudonyms; made at the first call, readable by its owner only (mode 0600).
+    """Return the private key of pseudonyms; made at the first call, readable by its owner only (mode 0600).
 
     Whoever has the key can tell which pseudonym a known person got. Another key gives other pseudonyms, so keep it
     with the data that it was used on, and never beside what is passed on.
@@ -55,7 +55,7 @@ def load_key(path: str | Path | None = None) -> bytes:
 
 
 def pseudonym(key: bytes, kind: str, name: str) -> str:
-    """Twelve hexadecimal digits of an HMAC-SHA256 of `name`, after a letter for its kind.
+    """Return twelve hexadecimal digits of an HMAC-SHA256 of `name`, after a letter for its kind.
 
     Args:
         key: from `load_key`.
@@ -87,19 +87,19 @@ class Names:
 
     @cached_property
     def key(self) -> bytes:
-        """Made when first needed."""
+        """Private key, made when first needed."""
         return load_key(self.key_file)
 
     def file(self, path: str, uid: str = "") -> str:
-        """Id of a file, by its path relative to the source or, wherever it lies, by its DICOM UID."""
+        """Return the id of a file, by its path relative to the source or, wherever it lies, by its DICOM UID."""
         return path if self.clear else pseudonym(self.key, "file", uid or path)
 
     def group(self, text: str) -> str:
-        """Group of a cell in a table: the same for all spellings of one patient, and for DICOM files of theirs."""
+        """Return the group of a cell: the same for all spellings of one patient, and for their DICOM files."""
         return self._group(text, self.clear)
 
     def patient(self, patient_id: str) -> str:
-        """Group of a DICOM PatientID, which is never shown."""
+        """Return the group of a DICOM PatientID, which is never shown."""
         return self._group(patient_id, False)
 
     def _group(self, text: str, shown: bool) -> str:

@@ -14,7 +14,7 @@ from medssl_monai.prepare.layouts.dataset import Array
 def stratify(
     items: Sequence[Item], shares: dict[str, float], names: Sequence[str], seed: int, damped: bool = False
 ) -> dict[str, str]:
-    """Section of each group: groups in random order, each to the section that still lacks most of its classes.
+    """Deal groups to sections, in random order, each to the section that still lacks most of its classes.
 
     This is the iterative stratification of Sechidis et al. (2011) with groups for samples; rare classes weigh more.
     Damped: of a group's images of a class the square root counts, since images of one patient resemble each other, and
@@ -48,7 +48,7 @@ def stratify(
 
 
 def spread(items: Sequence[Item], seed: int, choice: int = 32) -> list[str]:
-    """All groups, in an order of which every beginning holds each class in about its share of the groups.
+    """Order all groups so that every beginning holds each class in about its share of the groups.
 
     Next is always the one of the first `choice` left, in a random order, after which the numbers of groups by class are
     closest to their shares, by the chi-square distance.

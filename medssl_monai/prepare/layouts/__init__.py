@@ -13,7 +13,7 @@ from medssl_monai.prepare.layouts.request import Request
 
 
 class Layout(NamedTuple):
-    """Its name, whether a source is of it, and what reads it."""
+    """One way in which data sets come: its name, whether a source is of it, and what reads it."""
 
     name: str
     fits: Callable[[Path], bool]

@@ -25,7 +25,7 @@ MANIFEST = "manifest.csv"
 
 
 def fits(source: Path) -> bool:
-    """Whether a file is a ``.zip`` with a ``manifest.csv``.
+    """Return whether a file is a ``.zip`` with a ``manifest.csv``.
 
     Raises:
         ValueError: if it is damaged.
@@ -37,7 +37,7 @@ def fits(source: Path) -> bool:
 
 
 def read(request: Request) -> Dataset:
-    """Files and ``manifest.csv``; files that it names are unpacked to the output folder, and names stay as they are.
+    """Unpack the files that ``manifest.csv`` names to the output folder; names stay as they are.
 
     Raises:
         ValueError: if the archive is damaged, or one of these files cannot be unpacked safely.
@@ -66,7 +66,7 @@ def read(request: Request) -> Dataset:
 
 
 def _plain(name: str) -> str:
-    """A path as tables and archives may write it, to compare: one separator, one Unicode form, suffix in any case."""
+    """Return a path in the form that compares: one separator, one Unicode form, the suffix in lower case."""
     text = unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")
     return SUFFIX.sub(lambda suffix: suffix[0].lower(), text)
 

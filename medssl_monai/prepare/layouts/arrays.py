@@ -23,7 +23,7 @@ PNEUMONIA_MNIST = ("normal", "pneumonia")
 
 
 def has_array(name: str) -> Callable[[Path], bool]:
-    """Whether a file is a ``.npz`` with an array of that name; a damaged one raises a ValueError."""
+    """Return a test whether a file is a ``.npz`` with an array of that name; it raises ValueError if damaged."""
 
     def fits(source: Path) -> bool:
         if source.suffix.lower() != ".npz" or not source.is_file():
@@ -35,7 +35,7 @@ def has_array(name: str) -> Callable[[Path], bool]:
 
 
 def read_medmnist(request: Request) -> Dataset:
-    """MedMNIST: ``train_images``, ``train_labels`` and so on, optionally ``train_ids``, empty where not known.
+    """Read MedMNIST: ``train_images``, ``train_labels`` and so on, perhaps ``train_ids``, empty where not known.
 
     Raises:
         ValueError: if arrays are missing, damaged, of another type or shape than they must be, or do not fit together.
@@ -65,7 +65,7 @@ def read_medmnist(request: Request) -> Dataset:
 
 
 def read_arrays(request: Request) -> Dataset:
-    """``images``, ``ids``, and optionally ``labels``, ``label_names``, ``split`` and an array of groups.
+    """Read ``images``, ``ids``, and perhaps ``labels``, ``label_names``, ``split`` and an array of groups.
 
     If an array of masks is asked for, these are the labels, and the classes of images go to ``meta``, unless masks are
     to be beside labels.
@@ -135,7 +135,7 @@ def _check_labels(dataset: Dataset, file: str) -> None:
 
 
 class _Arrays:
-    """The arrays of a file; each is checked for what it is to be.
+    """The arrays of a file; each is checked when it is read.
 
     Attributes:
         file: name of the file.
@@ -152,7 +152,7 @@ class _Arrays:
         return read_member(self._archive, name)
 
     def images(self, name: str) -> Array:
-        """``(N, H, W)`` or ``(N, H, W, 3)``, uint8; grey images may be uint16."""
+        """Return images ``(N, H, W)`` or ``(N, H, W, 3)``, uint8; grey images may be uint16."""
         array = self.read(name)
         where, shape = f"{self.file}: the array {name!r}", array.shape
         if array.ndim == 4 and shape[3] == 1:
@@ -178,7 +178,7 @@ class _Arrays:
         )
 
     def labels(self, name: str, count: int) -> Array:
-        """``(N,)`` class indices, below 0: unknown; or ``(N, K)`` findings of 1, 0 and -1."""
+        """Return class indices ``(N,)``, below 0: unknown; or findings ``(N, K)`` of 1, 0 and -1."""
         array = self.read(name)
         where = f"{self.file}: the array {name!r}"
         if array.ndim not in (1, 2) or len(array) != count or 0 in array.shape[1:]:
@@ -198,7 +198,7 @@ class _Arrays:
         return array.astype(np.int64)
 
     def masks(self, name: str, images: Array) -> Array:
-        """``(N, H, W)`` uint8, of the size of the images."""
+        """Return masks ``(N, H, W)``, uint8, of the size of the images."""
         array = self.read(name)
         where = f"{self.file}: the array {name!r} of masks"
         if array.shape not in (images.shape[:3], (*images.shape[:3], 1)):
@@ -215,7 +215,7 @@ class _Arrays:
         return array.reshape(images.shape[:3]).astype(np.uint8)
 
     def texts(self, name: str, count: int | None) -> list[str]:
-        """As many texts as there are images, without blanks around them; whole numbers are texts as well."""
+        """Return as many texts as there are images, without blanks around them; whole numbers are texts as well."""
         array = self.read(name)
         where = f"{self.file}: the array {name!r}"
         if array.dtype.kind not in "SUiu":
@@ -234,7 +234,7 @@ class _Arrays:
 
 
 def _whole(array: Array) -> bool:
-    """Whether all of it are finite whole numbers."""
+    """Return whether all values are finite whole numbers."""
     return array.dtype.kind != "f" or bool((np.isfinite(array) & (array == np.floor(array))).all())
 
 

@@ -56,7 +56,7 @@ def check_masks(dataset: Dataset, request: Request) -> None:
 
 
 def classes_of(values: set[int], source: Path) -> tuple[str, ...]:
-    """Names of the classes of masks that hold these values.
+    """Return the names of the classes of masks that hold these values.
 
     Args:
         values: of all masks.
@@ -79,7 +79,7 @@ def classes_of(values: set[int], source: Path) -> tuple[str, ...]:
 def _check(
     image: Path, mask: Path, one_slice: bool, classes: int, whole: bool, nan: Nan
 ) -> tuple[str | None, list[int], set[int]]:
-    """What is wrong with a mask, its values, and the slices of a volume of which nobody labeled anything.
+    """Return what is wrong with a mask, its values, and the slices of a volume in which nobody labeled anything.
 
     Args:
         image: path of the image.

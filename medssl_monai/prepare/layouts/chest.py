@@ -35,12 +35,12 @@ NIH_META = ("Follow-up #", "Patient Age", "Patient Gender", "Patient Sex", "View
 
 
 def fits_chexpert(source: Path) -> bool:
-    """Whether a folder has CheXpert's ``train.csv`` or ``valid.csv``."""
+    """Return whether a folder has CheXpert's ``train.csv`` or ``valid.csv``."""
     return any({"Path", *CHEXPERT}.issubset(header_of(source / name)) for name in CHEXPERT_TABLES)
 
 
 def read_chexpert(request: Request) -> Dataset:
-    """CheXpert (Irvin et al., AAAI 2019): ``train.csv`` and ``valid.csv`` beside the folders ``train`` and ``valid``.
+    """Read CheXpert (Irvin et al., AAAI 2019): ``train.csv``, ``valid.csv`` and the folders ``train``, ``valid``.
 
     Section and patient come from the path, ``train/patient00001/study1/view1_frontal.jpg``; what stands before
     ``train`` is the publisher's folder and passed over. A finding is 1, 0, -1 (uncertain) or blank (not mentioned);
@@ -75,12 +75,12 @@ def read_chexpert(request: Request) -> Dataset:
 
 
 def fits_chestxray14(source: Path) -> bool:
-    """Whether a folder has NIH's ``Data_Entry_2017.csv`` or ``Data_Entry_2017_v2020.csv``."""
+    """Return whether a folder has NIH's ``Data_Entry_2017.csv`` or ``Data_Entry_2017_v2020.csv``."""
     return any({"Image Index", "Finding Labels"}.issubset(header_of(path)) for path in source.glob(NIH_TABLES))
 
 
 def read_chestxray14(request: Request) -> Dataset:
-    """ChestX-ray14 (Wang et al., CVPR 2017): ``Data_Entry_2017.csv``, lists of the split, and images anywhere below.
+    """Read ChestX-ray14 (Wang et al., CVPR 2017): ``Data_Entry_2017.csv``, lists of the split, images below.
 
     Images are found by name, be they in ``images`` or in ``images_001/images`` and so on. ``test_list.txt`` is the
     testing section, ``train_val_list.txt`` the training section, which has yet to give up a validation section.
@@ -117,7 +117,7 @@ def read_chestxray14(request: Request) -> Dataset:
 
 
 def _wanted(request: Request, findings: Sequence[str]) -> tuple[str, ...]:
-    """The findings that were asked for, or all; the tables say everything else themselves."""
+    """Return the findings that were asked for, or all; the tables say everything else themselves."""
     named = (request.id_column, request.group_column, request.split_column, request.masks)
     if any(named) or request.label_column not in ("label", "") or request.image_column != "image":
         raise ValueError("the publisher's tables are read as they are; name findings as `classes`, and no columns.")
@@ -145,7 +145,7 @@ def _only_table(source: Path) -> Path:
 
 
 def _nih_split(source: Path) -> dict[str, str]:
-    """``train`` or ``test`` by image; empty without the lists."""
+    """Return ``train`` or ``test`` by image; empty without the lists."""
     there = [name for name in NIH_LISTS if (source / name).is_file()]
     lists = {name: {image for line in lines_of(source / name) for image in line.split()} for name in there}
     if len(lists) == 1:
@@ -157,7 +157,7 @@ def _nih_split(source: Path) -> dict[str, str]:
 
 
 def _row(place: Row, row: Row, meta: Iterable[str], labels: dict[str, int | None]) -> Row:
-    """What `join` is to know of a row."""
+    """Return a row as `join` reads it."""
     cells = {name: "-1" if value is None else str(value) for name, value in labels.items()}
     return {**place, **{name: row[name] for name in meta if name in row}, **cells}
 
@@ -165,7 +165,7 @@ def _row(place: Row, row: Row, meta: Iterable[str], labels: dict[str, int | None
 def _join(
     rows: list[tuple[int, Row]], told: Table, files: Sequence[str], wanted: tuple[str, ...], request: Request
 ) -> Dataset:
-    """Rows and files; an image of which no finding is known has no label."""
+    """Bring rows and files together; an image of which no finding is known has no label."""
     split = any(row["split"] for _, row in rows)
     header = list(rows[0][1]) if rows else ["image", "patient", "split", *wanted]
     table = Table([name for name in header if split or name != "split"], rows, told.bad, told.name)

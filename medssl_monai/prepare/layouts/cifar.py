@@ -20,12 +20,12 @@ SIDE = 32
 
 
 def fits_cifar(source: Path) -> bool:
-    """Whether a folder has the Python batches of CIFAR-10 or CIFAR-100."""
+    """Return whether a folder has the Python batches of CIFAR-10 or CIFAR-100."""
     return (source / "data_batch_1").is_file() or all((source / name).is_file() for name in ("train", "test", "meta"))
 
 
 def read_cifar(request: Request) -> Dataset:
-    """CIFAR-10 and -100 (Krizhevsky 2009): the unpacked ``cifar-10-batches-py`` or ``cifar-100-python``.
+    """Read CIFAR-10 or -100 (Krizhevsky 2009): unpacked ``cifar-10-batches-py`` or ``cifar-100-python``.
 
     CIFAR-100's label is the fine one of its two. Batches are pickles: see `load_batch`.
 
@@ -50,12 +50,12 @@ def read_cifar(request: Request) -> Dataset:
 
 
 def fits_svhn(source: Path) -> bool:
-    """Whether a folder has SVHN's cropped digits."""
+    """Return whether a folder has SVHN's cropped digits."""
     return any((source / name).is_file() for name in SVHN)
 
 
 def read_svhn(request: Request) -> Dataset:
-    """SVHN's cropped digits (Netzer et al. 2011): ``train_32x32.mat`` and ``test_32x32.mat``, where 0 has label 10.
+    """Read SVHN's cropped digits (Netzer et al. 2011): ``train_32x32.mat`` and ``test_32x32.mat``; 0 has label 10.
 
     Raises:
         ValueError: if a file is no MATLAB file with ``X`` and ``y``.
@@ -104,7 +104,7 @@ def _text(name: Any) -> str:
 
 
 def _names(path: Path) -> tuple[str, ...]:
-    """Names of the classes."""
+    """Return the names of the classes."""
     if not path.is_file():
         raise ValueError(f"{path.name}, which names the classes, is missing; unpack the archive anew.")
     content = load_batch(path)
@@ -115,7 +115,7 @@ def _names(path: Path) -> tuple[str, ...]:
 
 
 def _there(source: Path, files: dict[str, str], dataset: Dataset) -> Iterable[tuple[str, str]]:
-    """The files that are there, with their section; those that are not are noted."""
+    """Return the files that are there, with their section, and note those that are not."""
     dataset.add("noted", "file that is missing", *(name for name in files if not (source / name).is_file()))
     return [(name, section) for name, section in files.items() if (source / name).is_file()]
 

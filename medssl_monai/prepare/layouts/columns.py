@@ -15,7 +15,7 @@ from medssl_monai.tables import Table
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column says what; None or empty: none does. Several `labels` are findings, a column each."""
+    """Names of the columns by what they say; None or empty: none does. Several `labels` are findings, a column each."""
 
     image: str
     labels: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class Columns:
 
     @classmethod
     def of(cls, table: Table, request: Request, dataset: Dataset) -> Columns:
-        """What the caller named, and where they named nothing, what the header suggests and the cells bear out.
+        """Return the columns that the caller named, else those that the header suggests and the cells bear out.
 
         Raises:
             ValueError: if a column that was named is not there, or one that was not holds what its name says by half.
@@ -58,14 +58,14 @@ class Columns:
 
 
 def image_column(table: Table, request: Request) -> str:
-    """The column of the images' paths."""
+    """Return the column of the images' paths."""
     if request.image_column != "image":
         return request.image_column
     return first(table.header, "image", "file", "path", "filename") or "image"
 
 
 def _if_ids(table: Table, column: str | None, dataset: Dataset) -> str | None:
-    """The column, if its cells are unique names; it happens to be called so otherwise."""
+    """Return the column if its cells are unique names, else None: it happens to be called so."""
     cells = [row[column] for _, row in table.rows] if column else []
     if column and (len(set(cells)) < len(cells) or any(cell.lower() in EMPTY or problem_of(cell) for cell in cells)):
         dataset.add(
@@ -76,7 +76,7 @@ def _if_ids(table: Table, column: str | None, dataset: Dataset) -> str | None:
 
 
 def _if_sections(table: Table, column: str | None, dataset: Dataset) -> str | None:
-    """The column, if its cells name sections; it happens to be called so if none does."""
+    """Return the column if its cells name sections, None if none does: it happens to be called so."""
     cells = [(number, row[column]) for number, row in table.rows if row[column].lower() not in EMPTY] if column else []
     odd = [(number, cell) for number, cell in cells if cell.lower() not in SECTION_NAMES]
     if column and len(odd) == len(cells):
@@ -92,7 +92,7 @@ def _if_sections(table: Table, column: str | None, dataset: Dataset) -> str | No
 
 
 def _if_names(table: Table, column: str | None, labels: str, dataset: Dataset) -> str | None:
-    """The column, if it has one name for each label; it happens to be called so otherwise."""
+    """Return the column if it has one name for each label, else None: it happens to be called so."""
     if column is None or labels not in table.header:
         return None
     names = {(tidy(row[labels]), row[column]) for _, row in table.rows if row[labels].lower() not in EMPTY}
@@ -103,7 +103,7 @@ def _if_names(table: Table, column: str | None, labels: str, dataset: Dataset) -
 
 
 def holds_paths(table: Table, column: str) -> bool:
-    """Whether the cells of a column are names of files, as a column of masks has."""
+    """Return whether the cells of a column are names of files, as a column of masks has."""
     return column in table.header and any(SUFFIX.search(row[column]) for _, row in table.rows)
 
 

@@ -23,7 +23,7 @@ def tidy(text: str) -> str:
 
 
 def first(header: Sequence[str], *names: str) -> str | None:
-    """The first of the names that the header has, as it is or but for case, blanks, ``_`` and ``-``.
+    """Return the first of the names that the header has, whatever its case, blanks, ``_`` and ``-``; else None.
 
     Raises:
         ValueError: if several columns are called so but for these.

@@ -13,7 +13,7 @@ JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 
 
 def is_cut_short(path: Path) -> bool:
-    """Whether the end of the file is missing, as far as its header tells."""
+    """Return whether the end of a file is missing, as far as its header tells."""
     kind = image_format(path)
     if kind in ("PNG", "JPEG"):
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -24,7 +24,7 @@ def is_cut_short(path: Path) -> bool:
 
 
 def _png_ends(content: mmap.mmap) -> bool:
-    """Whether the last chunk is there; what follows it is no part of the picture."""
+    """Return whether the last chunk is there; what follows it is no part of the picture."""
     at = 8
     while at + 12 <= len(content):
         kind, at = content[at + 4 : at + 8], at + 12 + int.from_bytes(content[at : at + 4])
@@ -34,7 +34,7 @@ def _png_ends(content: mmap.mmap) -> bool:
 
 
 def _jpeg_ends(content: mmap.mmap) -> bool:
-    """Whether the marker of the end is there: after the segments, in which a thumbnail may have its own."""
+    """Return whether the marker of the end follows the segments, in which a thumbnail may have its own."""
     at = 2
     while marker := JPEG_MARKER.search(content, at):
         if marker[1] == b"\xd9":

@@ -28,7 +28,7 @@ EACH_ITS_OWN = "every file its own: nothing keeps images of one patient in one s
 
 @dataclass
 class Dataset:
-    """What a layout holds.
+    """The images that a layout reads, with their labels and groups, and what it left out.
 
     Attributes:
         items: ``image`` relative to the output folder, ``id``, ``group`` and, where known, ``label``, ``labeled``,
@@ -76,7 +76,7 @@ class Dataset:
             getattr(self, kind).setdefault(reason, []).extend(what)
 
     def add_once(self, kind: Literal["dropped", "noted"], reason: str, what: str) -> None:
-        """`add`, but for what the list ends with already: the slices of a volume share a row."""
+        """Do as `add`, but not twice in a row: the slices of a volume share a row of the table."""
         if getattr(self, kind).get(reason, [""])[-1] != what:
             self.add(kind, reason, what)
 
@@ -117,7 +117,7 @@ def write_png(path: Path, pixels: Array) -> None:
 
 
 def numbered(items: Iterable[Item]) -> tuple[str, ...]:
-    """Class names ``0``, ``1``, ... for labels that have no others."""
+    """Return class names ``0``, ``1``, ... for labels that have no others."""
     labels = [item["label"] for item in items if not isinstance(item.get("label"), str | None)]
     count = max((len(label) if isinstance(label, list) else label + 1 for label in labels), default=0)
     limits.check("max_classes", count, "the source")

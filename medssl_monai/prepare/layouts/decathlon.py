@@ -20,12 +20,12 @@ NNUNET = {"channel_names", "file_ending"}
 
 
 def fits(source: Path) -> bool:
-    """Whether a source is such a file, or a folder that holds one."""
+    """Return whether a source is such a file, or a folder that holds one."""
     return _file(source).is_file() and _file(source).name == "dataset.json"
 
 
 def read(request: Request) -> Dataset:
-    """Images and masks of the list ``training``; the publisher's ``test`` has no masks and is left out.
+    """Read images and masks of the list ``training``; the publisher's ``test`` has no masks and is left out.
 
     Raises:
         ValueError: if the file is not of that form, names a file twice or outside its folder, or images of several
@@ -69,7 +69,7 @@ def _refuse_channels(content: dict[str, Any], path: Path) -> None:
 
 
 def _pairs(entries: Any, path: Path) -> list[tuple[str, str]]:
-    """Image and mask of each entry, relative to the folder of the file; none of them twice."""
+    """Return image and mask of each entry, relative to the folder of the file; none of them twice."""
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path} is no dataset.json of the Decathlon: it has no list `training`.")
     pairs = []
@@ -89,7 +89,7 @@ def _pairs(entries: Any, path: Path) -> list[tuple[str, str]]:
 
 
 def _classes(content: dict[str, Any], path: Path) -> tuple[str, ...]:
-    """Names of the classes, by the numbers that the masks hold."""
+    """Return the names of the classes, by the numbers that the masks hold."""
     names = content.get("labels", {})
     numbers = [str(number) for number in range(len(names))] if isinstance(names, dict) else None
     if numbers is None or set(names) != set(numbers) or not all(isinstance(name, str) for name in names.values()):

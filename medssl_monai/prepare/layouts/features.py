@@ -23,12 +23,12 @@ FEATURES, TARGETS, ITEMS, DESCRIPTION = "-features.npy", "-targets.npy", "-items
 
 
 def fits(source: Path) -> bool:
-    """Whether a folder holds such tables."""
+    """Return whether a folder holds such tables."""
     return source.is_dir() and any(source.glob(f"*{FEATURES}"))
 
 
 def read(request: Request) -> Dataset:
-    """``NAME-features.npy`` ``(N, D)`` and ``NAME-targets.npy`` ``(N,)`` or one-hot ``(N, K)``; -1 is unlabeled.
+    """Read ``NAME-features.npy`` ``(N, D)`` and ``NAME-targets.npy``, ``(N,)`` or one-hot ``(N, K)``; -1: unlabeled.
 
     An item is a row: ``image`` is the file and ``slice`` the row. NAME is the publisher's section if it is train,
     val or test. `medssl_monai.bundle.features.write_features` adds ``NAME-items.csv`` with ``id`` and ``group`` by row;

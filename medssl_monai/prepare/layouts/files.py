@@ -17,7 +17,7 @@ NOT_READ = "not a format that is read"
 
 
 class ImageFiles(NamedTuple):
-    """What lies below a folder.
+    """The files below a folder.
 
     Attributes:
         images: relative paths of what looks like an image, in natural order.
@@ -28,13 +28,13 @@ class ImageFiles(NamedTuple):
     passed_over: dict[str, list[str]]
 
     def unused(self, tables: Collection[str], others: Mapping[str, list[str]] | None = None) -> dict[str, list[str]]:
-        """`passed_over` without the `tables` and lists that were read, and with `others`, by reason."""
+        """Return `passed_over` without the `tables` and lists that were read, and with `others`, by reason."""
         rest = {reason: [name for name in names if name not in tables] for reason, names in self.passed_over.items()}
         return {reason: names for reason, names in {**rest, **(others or {})}.items() if names}
 
 
 def image_files(folder: Path) -> ImageFiles:
-    """What looks like an image, and what does not; links to folders are followed, but none is read twice.
+    """Find what looks like an image, and all else; links to folders are followed, but none is read twice.
 
     What lies in the folder itself is read before what is linked, so that it keeps its own path.
     """
@@ -84,7 +84,7 @@ def _walk(root: Path, start: str, seen: set[str], found: ImageFiles) -> list[str
 
 
 def _not_an_image(path: Path) -> str | None:
-    """Why a file is passed over; None: it is not."""
+    """Return why a file is passed over; None: it is an image."""
     try:
         str(path).encode()
         if path.is_symlink() and not path.exists():
@@ -101,7 +101,7 @@ def _not_an_image(path: Path) -> str | None:
 
 
 def by_suffix(passed_over: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
-    """Files that were not used, named by reason, for a report: count and the first few names by suffix and reason."""
+    """Count unused files, given by reason, by suffix and reason, and name the first few of each."""
     result: dict[str, dict[str, Any]] = {}
     for reason, names in passed_over.items():
         for name in sorted(names, key=natural):
@@ -114,7 +114,7 @@ def by_suffix(passed_over: Mapping[str, Sequence[str]]) -> dict[str, dict[str, A
 
 
 def in_words(unused: Mapping[str, Mapping[str, Any]]) -> str:
-    """What `by_suffix` gives, as a text of one line."""
+    """Return the result of `by_suffix` as a text of one line."""
     return "; ".join(
         f"{entry['count']} x {suffix}: {reason} ({', '.join(entry['items'])}{', ...' * (entry['count'] > FEW)})"
         for suffix, reasons in unused.items()

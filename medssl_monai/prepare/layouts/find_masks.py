@@ -16,7 +16,7 @@ from medssl_monai.tables import Row, Table
 
 
 class MaskFinder:
-    """The masks of images; one file is the mask of one image.
+    """Finds the masks of images; one file is the mask of one image.
 
     Args:
         root: folder of the files.
@@ -75,7 +75,7 @@ class MaskFinder:
             )
 
     def stray(self, files: Sequence[str]) -> list[str]:
-        """With a column of masks: files that no row names, below folders where all that rows name are masks."""
+        """Return the files that no row names, below folders where all that rows name are masks."""
         if not self.column:
             return []
         masks = {folder for name in self.files for folder in Path(name).parents}
@@ -84,7 +84,7 @@ class MaskFinder:
         return [name for name in files if name not in self.files and not folders.isdisjoint(Path(name).parents)]
 
     def _named(self, text: str) -> list[str]:
-        """The files that the cell of a mask may mean; where it fits several, those that are no row's image."""
+        """Return the files that the cell of a mask may mean; of several, those that are no row's image."""
         there = self.paths.fitting(text) if text.lower() not in EMPTY else []
         return [name for name in there if name not in self.images] or there
 
@@ -105,7 +105,7 @@ class MaskFinder:
             self.names = image_files(folder).images
 
     def of(self, images: Sequence[str], rows: Mapping[Place, tuple[int, Row]], dataset: Dataset) -> dict[Place, Path]:
-        """The mask of each image or volume, or of a slice that has a row.
+        """Return the mask of each image or volume, or of a slice that has a row.
 
         Args:
             images: names of all images and volumes, also of those that cannot be used.
@@ -138,7 +138,7 @@ class MaskFinder:
         return _one_image_each(result, dataset)
 
     def _beside(self, images: Sequence[str]) -> dict[str, list[str]]:
-        """Masks that lie where their image does, and are called as it is, with an ending or a beginning."""
+        """Find the masks that lie where their image does, named as it is but for an ending or a beginning."""
         by_stem: dict[Parts, list[str]] = defaultdict(list)
         affix = str(self.affix)
         for name in self.names:
@@ -172,7 +172,7 @@ class MaskFinder:
 
 
 def _one_image_each(masks: dict[Place, Path], dataset: Dataset) -> dict[Place, Path]:
-    """Without files that would be the mask of several images, be it by links; slices of a volume may share one."""
+    """Leave out files that would be the mask of several images, also by links; slices of a volume may share one."""
     users: dict[object, dict[str, str]] = defaultdict(dict)
     for (image, _), path in masks.items():
         users[_file(path)].setdefault(image, path.name)
@@ -184,7 +184,7 @@ def _one_image_each(masks: dict[Place, Path], dataset: Dataset) -> dict[Place, P
 
 
 def _file(path: Path) -> object:
-    """What is the same for all names and links of a file."""
+    """Return what is the same for all names and links of a file."""
     try:
         status = path.stat()
     except OSError:

@@ -17,7 +17,7 @@ from medssl_monai.tables import Table
 
 
 def read(request: Request) -> Dataset:
-    """PNG, JPEG, NIfTI and DICOM files, wherever they lie below the folder."""
+    """Read PNG, JPEG, NIfTI and DICOM files, wherever they lie below the folder."""
     there = image_files(request.source)
     ignored = [name for name in there.images if _fits(name, request.ignore)]
     files = [name for name in there.images if name not in set(ignored)]
@@ -40,7 +40,7 @@ def _fits(name: str, patterns: Sequence[str]) -> bool:
 
 
 def find_table(request: Request) -> Path | None:
-    """The table that was named, or else the only one in the folder.
+    """Return the table that was named, or else the only one in the folder.
 
     Raises:
         ValueError: if there are several.
@@ -57,7 +57,7 @@ def find_table(request: Request) -> Path | None:
 
 
 def _folders_as_table(files: list[str]) -> Table:
-    """``train/ill/1.png``: class ``ill``, section ``train``; groups from the names where they are Kermany's."""
+    """Make a table of ``train/ill/1.png``: class ``ill``, section ``train``; groups from the names if Kermany's."""
     parts = [Path(name).parts for name in files]
     if any(len(part) < 2 for part in parts):
         raise ValueError("with `class_folders`, every image must lie in a folder that is named after its class.")

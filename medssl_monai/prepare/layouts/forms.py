@@ -170,5 +170,5 @@ def _refuse_fraction(text: str, column: str) -> NoReturn:
 
 
 def _is_common(count: int, total: int) -> bool:
-    """Whether something is the form of a table, and no slip in a row of it."""
+    """Return whether something is the form of a table, and no slip in a row of it."""
     return count > 1 and 50 * count >= total

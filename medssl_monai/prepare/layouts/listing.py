@@ -14,7 +14,7 @@ from medssl_monai.prepare.pseudonym import Names
 
 
 class Listed(NamedTuple):
-    """Images below a folder.
+    """The images below a folder.
 
     Attributes:
         items: with absolute paths; ``group`` is the patient of DICOM files, else the file.
@@ -30,7 +30,7 @@ class Listed(NamedTuple):
 def list_images(
     folder: str | Path, volumes: bool = False, key_file: str | Path | None = None, gather: str | Path | None = None
 ) -> Listed:
-    """Items for all images below a folder, in natural order, one for each slice or frame of a volume.
+    """List items for all images below a folder, in natural order, one for each slice or frame of a volume.
 
     DICOM files of one series are a volume, sorted by geometry. Headers are read and no pixels. DICOM files are known by
     their content and need no suffix.

@@ -24,7 +24,7 @@ Label = str | list[int] | None
 
 @dataclass(frozen=True)
 class LabelList:
-    """A list, as far as its images are here.
+    """A published list of labeled images, with those of its images that are here.
 
     Attributes:
         name: as it was asked for, without folders.
@@ -124,7 +124,7 @@ def _from_file(path: Path, dataset: Dataset) -> LabelList:
 
 
 def _lines(path: Path) -> list[tuple[int, str, Label]]:
-    """Line number, name and label of each image."""
+    """Return line number, name and label of each image."""
     if path.suffix.lower() == ".csv":
         table = Table.read(path)
         image = first(table.header, "image", "file", "filename", "name", "image_id", "id")
@@ -143,7 +143,7 @@ def _lines(path: Path) -> list[tuple[int, str, Label]]:
 
 
 def _index(label: Label, classes: Sequence[str]) -> int | None:
-    """Class index of a listed label, in the classes of the source; None if it is none of them."""
+    """Return the class index of a listed label, in the classes of the source; None if it is none of them."""
     if isinstance(label, list):
         lower = [name.lower() for name in classes]
         known = len(label) == len(ISIC2018) and set(lower) == set(ISIC2018)

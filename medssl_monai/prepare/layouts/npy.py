@@ -46,7 +46,7 @@ def read_npy(path: Path) -> Array:
 
 
 def read_member(archive: Archive, name: str) -> Array:
-    """An array of a ``.npz``.
+    """Read an array of a ``.npz``.
 
     Raises:
         ValueError: if it is too large, damaged, or holds other things than numbers or texts.
@@ -63,7 +63,7 @@ def read_member(archive: Archive, name: str) -> Array:
 
 
 def _header(content: bytes, size: int, what: str) -> _Header:
-    """What the first bytes say of an array, checked against the size of the whole."""
+    """Return what the first bytes say of an array, checked against the size of the whole."""
     version = content[6:8]
     width = {b"\1\0": 2, b"\2\0": 4}.get(version, 0)
     if not content.startswith(b"\x93NUMPY") or not width:

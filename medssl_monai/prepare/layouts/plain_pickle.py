@@ -36,7 +36,7 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class ForbiddenError(ValueError):
-    """Names what a pickle asked for."""
+    """A pickle asked for something that is not allowed, which the message names."""
 
 
 class _Name(str):

@@ -12,7 +12,7 @@ from medssl_monai.prepare.pseudonym import Names
 
 @dataclass(frozen=True)
 class Request(Options):
-    """What the caller said, of which source, and where to write; a layout decides what they left open."""
+    """The options of the caller, for one source; a layout decides on what they leave open."""
 
     source: Path
     out_dir: Path
@@ -20,5 +20,5 @@ class Request(Options):
 
     @property
     def mask_key(self) -> Key:
-        """Where masks go: with names for their classes beside the labels, else in their place."""
+        """Key of the masks in an item: beside the labels if their classes have names, else in place of the labels."""
         return "mask" if self.mask_classes else "label"

@@ -16,13 +16,14 @@ from medssl_monai.tables import Row, Table
 
 
 def row_names(numbers: Iterable[int]) -> list[str]:
+    """Return what a report calls the rows with these numbers."""
     return [f"row {number}" for number in numbers]
 
 
 def match_rows(
     table: Table, paths: Paths, units: Sequence[Unit], alias: dict[str, str], columns: Columns, dataset: Dataset
 ) -> dict[Place, tuple[int, Row]]:
-    """The row of each unit or slice, with its line number; rows without a file and contradicting ones are reported."""
+    """Return the row of each unit or slice, with its line number; report rows that contradict or have no file."""
     slices = {unit.name: unit.slices for unit in units}
     rows: dict[Place, tuple[int, Row]] = {}
     by_name: dict[Place, list[int]] = defaultdict(list)

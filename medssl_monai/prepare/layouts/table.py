@@ -99,7 +99,7 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
 
 
 def _with_group(unit: Unit, rows: dict[Place, tuple[int, Row]], column: str, dataset: Dataset, names: Names) -> Unit:
-    """The unit with the group of its rows, so that slices without a row stay with the others."""
+    """Return the unit with the group of its rows, so that slices without a row stay with the others."""
     if unit.slices is None:
         return unit
     told = [row[column] for k in (None, *range(unit.slices)) if (row := rows.get((unit.name, k), (0, {}))[1])]
