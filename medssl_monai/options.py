@@ -212,8 +212,10 @@ class Options:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give a command a flag for each field."""
     for option in fields(Options):
-        told: dict[str, Any] = {key: value for key, value in option.metadata.items() if value is not None}
-        parser.add_argument(f"--{option.name}", default=option.default, **{**told, "help": _escaped(told["help"])})
+        argument: dict[str, Any] = {key: value for key, value in option.metadata.items() if value is not None}
+        parser.add_argument(
+            f"--{option.name}", default=option.default, **{**argument, "help": _escaped(argument["help"])}
+        )
 
 
 def options_of(arguments: argparse.Namespace) -> Options:

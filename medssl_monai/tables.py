@@ -88,12 +88,12 @@ class Table:
         lines = re.split(r"\r\n|\r|\n", unicodedata.normalize("NFC", _decode(content, name)))
         while lines and not lines[-1].strip():
             lines.pop()
-        told = SEPARATOR_LINE.fullmatch(lines[0].strip(" ")) if lines else None
-        top = 1 if told else 0
+        separator = SEPARATOR_LINE.fullmatch(lines[0].strip(" ")) if lines else None
+        top = 1 if separator else 0
         if len(lines) <= top:
             raise ValueError(f"{name} is empty; its first line must name the columns.")
         limits.check("max_rows", len(lines) - top - 1, name)
-        delimiter = told["delimiter"] if told else _delimiter(lines)
+        delimiter = separator["delimiter"] if separator else _delimiter(lines)
         header = [_plain(cell) for cell in _cells(lines[top], delimiter)]
         twice = next((column for column in header if column and header.count(column) > 1), None)
         if twice is not None:
@@ -161,7 +161,7 @@ def _plain(cell: str) -> str:
 
 def _decode(content: bytes, name: str, whole: bool = True) -> str:
     """Return the text of a file, or of its beginning."""
-    encoding = next((own for mark, own in ENCODINGS.items() if content.startswith(mark)), None)
+    encoding = next((known for mark, known in ENCODINGS.items() if content.startswith(mark)), None)
     if encoding is None and b"\0" in content[:400]:  # UTF-16 without a mark: every other byte of Latin text is 0
         zeros = [content[:400][start::2].count(0) for start in (0, 1)]
         encoding = "utf-16-be" if zeros[0] > 4 * zeros[1] else "utf-16-le" if zeros[1] > 4 * zeros[0] else None

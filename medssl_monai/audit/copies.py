@@ -87,12 +87,12 @@ class Copies:
             images: list[dict[str, Any]] = []
             for digest, same in self.sets.items():
                 here = [entry.item["id"] for entry in same if entry.section == second]
-                there = {
+                copies = {
                     kind: [entry.item["id"] for d in digests for entry in self.sets[d] if entry.section == first]
                     for kind, digests in (("exact", [digest]), ("near", self.neighbours[digest]))
                     if here
                 }
-                images += [{"id": name, **there} for name in here if any(there.values())]
+                images += [{"id": name, **copies} for name in here if any(copies.values())]
             counts = {
                 kind: {
                     "images": sum(bool(image[kind]) for image in images),

@@ -201,8 +201,10 @@ def _image(rng: Rng, findings: set[str], view: str) -> tuple[Array, Array]:
 def _diseases(rng: Rng, count: int) -> Array:
     """Draw which patients have which finding, ``(count, 14)`` bool: scores with common factors, cut at its share."""
     weights = np.array([finding.weights for finding in FINDINGS.values()])
-    own = np.sqrt(1 - (weights**2).sum(axis=1))
-    scores = rng.standard_normal((count, len(FACTORS))) @ weights.T + own * rng.standard_normal((count, len(FINDINGS)))
+    specific = np.sqrt(1 - (weights**2).sum(axis=1))
+    scores = rng.standard_normal((count, len(FACTORS))) @ weights.T + specific * rng.standard_normal(
+        (count, len(FINDINGS))
+    )
     shares = np.array([max(finding.images / IMAGES, LEAST_SHARE) for finding in FINDINGS.values()])
     ill = np.maximum(1, np.round(shares * count))
     return (-scores).argsort(axis=0).argsort(axis=0) < ill

@@ -95,10 +95,10 @@ def _check(
         pixels, meta = mask_reader().get_data([mask])
         picture, grid = ClinicalReader(nan=nan).get_data([image])
         pixels, ours, theirs = to_image_axes(pixels, mask, meta, image, grid)
-        shape, own = picture.shape[1:], pixels.shape[1:]
-        if whole and own != shape and not (one_slice and own == shape[:2]):
+        shape, mask_shape = picture.shape[1:], pixels.shape[1:]
+        if whole and mask_shape != shape and not (one_slice and mask_shape == shape[:2]):
             return "of another shape than its image", [], set()
-        if whole and own == shape and elsewhere(ours, theirs, shape):
+        if whole and mask_shape == shape and elsewhere(ours, theirs, shape):
             return "that lies elsewhere than its image: the affines differ", [], set()
     except UnreadableImageError as error:
         return f"that {error.reason}", [], set()

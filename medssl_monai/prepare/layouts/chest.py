@@ -50,7 +50,7 @@ def read_chexpert(request: Request) -> Dataset:
         ValueError: if a column is missing, or the request names columns.
     """
     wanted = _wanted(request, CHEXPERT)
-    there = image_files(request.source)
+    listing = image_files(request.source)
     tables = [request.source / name for name in CHEXPERT_TABLES]
     total, named = Dataset(), set()
     for path in [request.table] if request.table else filter(Path.is_file, tables):
@@ -67,10 +67,10 @@ def read_chexpert(request: Request) -> Dataset:
             rows.append((number, _row(place.groupdict(), row, CHEXPERT_META, labels)))
         paths = {row["image"] for _, row in rows}
         named |= paths
-        files = [name for name in there.images if name in paths]
+        files = [name for name in listing.images if name in paths]
         _add(total, path.name, problems, _join(rows, table, files, wanted, request))
-    total.add("dropped", "file without a row", *(name for name in there.images if name not in named))
-    total.grouping, total.passed_over = "patient, read from the path", there.unused(CHEXPERT_TABLES)
+    total.add("dropped", "file without a row", *(name for name in listing.images if name not in named))
+    total.grouping, total.passed_over = "patient, read from the path", listing.unused(CHEXPERT_TABLES)
     return total
 
 
@@ -108,11 +108,11 @@ def read_chestxray14(request: Request) -> Dataset:
         labels = {name: int(name in stated) if known else None for name in wanted}
         rows.append((number, _row(place, row, NIH_META, labels)))
     dataset, names = Dataset(), {row["image"] for _, row in rows}
-    there = image_files(request.source)
-    files = [name for name in there.images if Path(name).name in names]
+    listing = image_files(request.source)
+    files = [name for name in listing.images if Path(name).name in names]
     _add(dataset, path.name, problems, _join(rows, table, files, wanted, request))
-    dataset.add("dropped", "file without a row", *(name for name in there.images if Path(name).name not in names))
-    dataset.grouping, dataset.passed_over = "column 'Patient ID'", there.unused([path.name, *NIH_LISTS])
+    dataset.add("dropped", "file without a row", *(name for name in listing.images if Path(name).name not in names))
+    dataset.grouping, dataset.passed_over = "column 'Patient ID'", listing.unused([path.name, *NIH_LISTS])
     return dataset
 
 
@@ -138,16 +138,16 @@ def _parse(path: Path, columns: Iterable[str]) -> Table:
 
 
 def _only_table(source: Path) -> Path:
-    there = sorted(source.glob(NIH_TABLES))
-    if len(there) > 1:
-        raise ValueError(f"there are several tables, {[path.name for path in there]}; name one as `table`.")
-    return there[0]
+    tables = sorted(source.glob(NIH_TABLES))
+    if len(tables) > 1:
+        raise ValueError(f"there are several tables, {[path.name for path in tables]}; name one as `table`.")
+    return tables[0]
 
 
 def _nih_split(source: Path) -> dict[str, str]:
     """Return ``train`` or ``test`` by image; empty without the lists."""
-    there = [name for name in NIH_LISTS if (source / name).is_file()]
-    lists = {name: {image for line in lines_of(source / name) for image in line.split()} for name in there}
+    names = [name for name in NIH_LISTS if (source / name).is_file()]
+    lists = {name: {image for line in lines_of(source / name) for image in line.split()} for name in names}
     if len(lists) == 1:
         raise ValueError(f"there is only {min(lists)} of {list(NIH_LISTS)}; put the other beside it, or take it away.")
     both = set.intersection(*lists.values()) if lists else set()
@@ -163,12 +163,12 @@ def _row(place: Row, row: Row, meta: Iterable[str], labels: dict[str, int | None
 
 
 def _join(
-    rows: list[tuple[int, Row]], told: Table, files: Sequence[str], wanted: tuple[str, ...], request: Request
+    rows: list[tuple[int, Row]], original: Table, files: Sequence[str], wanted: tuple[str, ...], request: Request
 ) -> Dataset:
     """Bring rows and files together; an image of which no finding is known has no label."""
     split = any(row["split"] for _, row in rows)
     header = list(rows[0][1]) if rows else ["image", "patient", "split", *wanted]
-    table = Table([name for name in header if split or name != "split"], rows, told.bad, told.name)
+    table = Table([name for name in header if split or name != "split"], rows, original.bad, original.name)
     plain = Request(
         request.source, request.out_dir, label_column=",".join(wanted), group_column="patient", classes=wanted
     )
@@ -184,14 +184,14 @@ def _add(total: Dataset, table: str, *parts: Dataset) -> None:
     """Take over what a table holds, and its name beside its rows."""
     for part in parts:
         for reason, what in part.dropped.items():
-            total.add("dropped", reason, *_of(table, what))
+            total.add("dropped", reason, *_with_table(table, what))
         for reason, what in part.noted.items():
-            total.add("noted", reason, *_of(table, what))
+            total.add("noted", reason, *_with_table(table, what))
         total.items += part.items
         total.sections |= part.sections
         total.quarantine += part.quarantine
         total.classes = part.classes or total.classes
 
 
-def _of(table: str, what: Iterable[str]) -> list[str]:
+def _with_table(table: str, what: Iterable[str]) -> list[str]:
     return [f"{table}, {one}" if one.startswith("row") else one for one in what]

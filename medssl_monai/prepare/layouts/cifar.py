@@ -34,7 +34,7 @@ def read_cifar(request: Request) -> Dataset:
     """
     hundred = not (request.source / "data_batch_1").is_file()
     dataset = Dataset(classes=request.classes or _names(request.source / ("meta" if hundred else "batches.meta")))
-    for name, section in _there(request.source, CIFAR100 if hundred else CIFAR10, dataset):
+    for name, section in _existing(request.source, CIFAR100 if hundred else CIFAR10, dataset):
         batch = load_batch(request.source / name)
         images, labels = batch.get("data"), batch.get("fine_labels" if hundred else "labels")
         if not isinstance(images, np.ndarray) or images.shape[1:] != (3 * SIDE**2,) or images.dtype != np.uint8:
@@ -61,7 +61,7 @@ def read_svhn(request: Request) -> Dataset:
         ValueError: if a file is no MATLAB file with ``X`` and ``y``.
     """
     dataset = Dataset(classes=request.classes or tuple(str(digit) for digit in range(10)))
-    for name, section in _there(request.source, SVHN, dataset):
+    for name, section in _existing(request.source, SVHN, dataset):
         content = read_mat(request.source / name, ("X", "y"))
         images, labels = content.get("X"), content.get("y")
         if images is None or labels is None or images.shape != (SIDE, SIDE, 3, labels.size) or images.dtype != np.uint8:
@@ -114,7 +114,7 @@ def _names(path: Path) -> tuple[str, ...]:
     return tuple(_text(name) for name in names)
 
 
-def _there(source: Path, files: dict[str, str], dataset: Dataset) -> Iterable[tuple[str, str]]:
+def _existing(source: Path, files: dict[str, str], dataset: Dataset) -> Iterable[tuple[str, str]]:
     """Return the files that are there, with their section, and note those that are not."""
     dataset.add("noted", "file that is missing", *(name for name in files if not (source / name).is_file()))
     return [(name, section) for name, section in files.items() if (source / name).is_file()]

@@ -45,9 +45,9 @@ def read(request: Request) -> Dataset:
         )
     whole = replace(request, masks="mask", volumes=True, classes=request.classes or _classes(content, path))
     dataset = join(table, root, files, whole, replace(request.names, clear=True))
-    there, listed = image_files(root), {os.path.normpath(name) for name in files}
-    others = [name for name in there.images if name not in listed]
-    dataset.passed_over = there.unused([path.name], {"not in the training list": others})
+    listing, listed = image_files(root), {os.path.normpath(name) for name in files}
+    others = [name for name in listing.images if name not in listed]
+    dataset.passed_over = listing.unused([path.name], {"not in the training list": others})
     test = content.get("test")
     if isinstance(test, list) and test:
         dataset.add("dropped", "test image of the publisher, without a mask", f"{len(test)} images")

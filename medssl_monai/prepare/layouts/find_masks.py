@@ -48,13 +48,13 @@ class MaskFinder:
             named = (self.paths.fitting(row[image_column]) for _, row in table.rows)
             self.images = {fits[0] for fits in named if len(fits) == 1}
             for number, row in table.rows:
-                there = self._named(row[masks])
-                if self.images.intersection(there):
+                candidates = self._named(row[masks])
+                if self.images.intersection(candidates):
                     raise ValueError(
                         f"row {number}: the mask {row[masks]!r} in the column {masks!r} is the image of a row; a file "
                         "is one or the other."
                     )
-                self.files.update(there)
+                self.files.update(candidates)
             others = [name for name in files if name not in self.files]
             paths = Paths(others, root)  # names are unique among images
             folders = Paths({str(Path(name).parent) for name in others}, root)  # of series
@@ -85,8 +85,8 @@ class MaskFinder:
 
     def _named(self, text: str) -> list[str]:
         """Return the files that the cell of a mask may mean; of several, those that are no row's image."""
-        there = self.paths.fitting(text) if text.lower() not in EMPTY else []
-        return [name for name in there if name not in self.images] or there
+        candidates = self.paths.fitting(text) if text.lower() not in EMPTY else []
+        return [name for name in candidates if name not in self.images] or candidates
 
     def _look_into(self, folder: Path, files: Sequence[str]) -> None:
         """Take the masks of a tree below the source, or of one beside it."""
@@ -113,9 +113,9 @@ class MaskFinder:
             dataset: takes down what fits none, or several.
         """
         if self.column:
-            return self._of_rows(rows, dataset)
+            return self._named_by_rows(rows, dataset)
         images = [name for name in images if parts_of(name)]  # the source itself, as a series, has no name
-        fits = pairs(images, self.names, self.root) if self.affix is None else self._beside(images)
+        fits = pairs(images, self.names, self.root) if self.affix is None else self._next_to_images(images)
         if images and self.names and not fits:
             raise ValueError(
                 f"none of the {len(self.names)} masks fits an image: masks are called like {self.names[0]!r}, images "
@@ -137,7 +137,7 @@ class MaskFinder:
         dataset.add("noted", "mask that fits no image", *(name for name in self.names if name not in known))
         return _one_image_each(result, dataset)
 
-    def _beside(self, images: Sequence[str]) -> dict[str, list[str]]:
+    def _next_to_images(self, images: Sequence[str]) -> dict[str, list[str]]:
         """Find the masks that lie where their image does, named as it is but for an ending or a beginning."""
         by_stem: dict[Parts, list[str]] = defaultdict(list)
         affix = str(self.affix)
@@ -147,7 +147,7 @@ class MaskFinder:
             by_stem[(*folders, last)].append(name)
         return {name: masks for name in images if (masks := by_stem.get(stem(parts_of(name)), []))}
 
-    def _of_rows(self, rows: Mapping[Place, tuple[int, Row]], dataset: Dataset) -> dict[Place, Path]:
+    def _named_by_rows(self, rows: Mapping[Place, tuple[int, Row]], dataset: Dataset) -> dict[Place, Path]:
         result: dict[Place, Path] = {}
         texts: list[str] = []
         for place, (number, row) in rows.items():
@@ -155,13 +155,15 @@ class MaskFinder:
             if text.lower() in EMPTY or text == CONTRADICTION:
                 continue
             texts.append(text)
-            there = self._named(text)
-            if len(there) > 1:
+            candidates = self._named(text)
+            if len(candidates) > 1:
                 dataset.add(
-                    "noted", "mask that fits several files, and is not used", f"row {number}: {', '.join(there)}"
+                    "noted", "mask that fits several files, and is not used", f"row {number}: {', '.join(candidates)}"
                 )
                 continue
-            path = self.root / (there[0] if there else Path(*parts_of(text)) if not text.startswith("/") else text)
+            path = self.root / (
+                candidates[0] if candidates else Path(*parts_of(text)) if not text.startswith("/") else text
+            )
             result[place] = path
         if result and not any(path.exists() for path in result.values()):
             raise ValueError(

@@ -18,9 +18,9 @@ from medssl_monai.tables import Table
 
 def read(request: Request) -> Dataset:
     """Read PNG, JPEG, NIfTI and DICOM files, wherever they lie below the folder."""
-    there = image_files(request.source)
-    ignored = [name for name in there.images if _fits(name, request.ignore)]
-    files = [name for name in there.images if name not in set(ignored)]
+    listing = image_files(request.source)
+    ignored = [name for name in listing.images if _fits(name, request.ignore)]
+    files = [name for name in listing.images if name not in set(ignored)]
     if request.class_folders:
         if request.table:
             raise ValueError("give either a `table` or `class_folders`, not both.")
@@ -31,7 +31,7 @@ def read(request: Request) -> Dataset:
         used = [relative(path, request.source)] if path else []
         table = Table.read(path) if path else Table()
     dataset = join(table, request.source, files, request, request.names)
-    dataset.passed_over = there.unused(used, {"fits a pattern to ignore": ignored})
+    dataset.passed_over = listing.unused(used, {"fits a pattern to ignore": ignored})
     return dataset
 
 
@@ -47,13 +47,13 @@ def find_table(request: Request) -> Path | None:
     """
     if request.table:
         return request.table
-    there = sorted(path for path in request.source.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
-    if len(there) > 1:
+    tables = sorted(path for path in request.source.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+    if len(tables) > 1:
         raise ValueError(
-            f"{request.source} holds {len(there)} tables, {', '.join(path.name for path in there[:5])}; name one as "
+            f"{request.source} holds {len(tables)} tables, {', '.join(path.name for path in tables[:5])}; name one as "
             "`table`."
         )
-    return there[0] if there else None
+    return tables[0] if tables else None
 
 
 def _folders_as_table(files: list[str]) -> Table:

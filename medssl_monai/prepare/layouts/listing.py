@@ -48,10 +48,10 @@ def list_images(
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}.")
-    dataset, there = Dataset(), image_files(folder)
+    dataset, files = Dataset(), image_files(folder)
     out_dir = None if gather is None else Path(gather)
-    units, _ = find_units(folder, there.images, out_dir, Names(False, key_file), volumes, (), dataset)
+    units, _ = find_units(folder, files.images, out_dir, Names(False, key_file), volumes, (), dataset)
     for unit in units:
         if unit.copies:
             put_series(unit.path, unit.copies, link=True)
-    return Listed([item for unit in units for item in unit.items(None)], dataset.quarantine, there.passed_over)
+    return Listed([item for unit in units for item in unit.items(None)], dataset.quarantine, files.passed_over)

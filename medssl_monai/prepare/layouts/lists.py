@@ -97,8 +97,8 @@ def _from_columns(name: str, dataset: Dataset) -> LabelList:
         if section in SECTION_NAMES:
             sections[item["id"]] = SECTION_NAMES[section]
     if budget not in budgets.get(who, ()):
-        there = [f"{owner}{one}" for owner, all_of in budgets.items() for one in sorted(all_of, key=natural)]
-        raise ValueError(f"{name!r} is neither a file nor a list that the table knows; it knows {there or 'none'}.")
+        known = [f"{owner}{one}" for owner, all_of in budgets.items() for one in sorted(all_of, key=natural)]
+        raise ValueError(f"{name!r} is neither a file nor a list that the table knows; it knows {known or 'none'}.")
     return LabelList(name, frozenset(ids), len(ids), PUBLISHED.get(name), sections)
 
 

@@ -69,16 +69,16 @@ def _header(content: bytes, size: int, what: str) -> _Header:
     if not content.startswith(b"\x93NUMPY") or not width:
         raise ValueError(f"{what} cannot be read as an array of numbers: it is none, or damaged; write it anew.")
     offset = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
-    told = HEAD.fullmatch(content[8 + width : offset]) if offset <= len(content) else None
-    if told is None:
+    header = HEAD.fullmatch(content[8 + width : offset]) if offset <= len(content) else None
+    if header is None:
         kind = "it holds objects or records" if OBJECTS.search(content[:256]) else "its header is damaged"
         raise ValueError(f"{what} cannot be read as an array of numbers: {kind}; save numbers or texts.")
     try:
-        dtype = np.dtype(told["type"].decode())
-        shape = tuple(int(side.removesuffix(b"L")) for side in told["shape"].replace(b" ", b"").split(b",") if side)
+        dtype = np.dtype(header["type"].decode())
+        shape = tuple(int(side.removesuffix(b"L")) for side in header["shape"].replace(b" ", b"").split(b",") if side)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{what} has a type or shape that is none ({error}); save it anew.") from None
     limits.check("max_rows", shape[0] if shape else 1, what)
     if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != size - offset:
         raise ValueError(f"{what} is damaged: a shape of {shape} does not fit its {size - offset} bytes; copy it anew.")
-    return _Header(dtype, shape, told["fortran"] == b"True", offset)
+    return _Header(dtype, shape, header["fortran"] == b"True", offset)

@@ -109,15 +109,15 @@ def pairs(images: Sequence[str], masks: Sequence[str], root: Path) -> dict[str, 
         by_name: dict[str, list[str]] = defaultdict(list)
         for name, parts in plain.items():
             by_name[parts[-1]].append(name)
-        for image, own in ours.items():
-            for mask in by_name.get(own[-1], ()):
+        for image, wanted in ours.items():
+            for mask in by_name.get(wanted[-1], ()):
                 parts = plain[mask]
-                more = len(parts) - len(own)
+                more = len(parts) - len(wanted)
                 if more > 0:
-                    fits = parts[more:] == own and any(folders[-more:] == parts[:more] for folders in above)
+                    fits = parts[more:] == wanted and any(folders[-more:] == parts[:more] for folders in above)
                 else:
-                    alone = len(own) == 1 or all(names[own[-1]] == 1 for names in count)
-                    fits = own[-len(parts) :] == parts and (len(parts) > 1 or alone)
+                    alone = len(wanted) == 1 or all(names[wanted[-1]] == 1 for names in count)
+                    fits = wanted[-len(parts) :] == parts and (len(parts) > 1 or alone)
                 if fits:
                     found[image].append(mask)
     return {image: list(dict.fromkeys(found[image])) for image in ours if image in found}

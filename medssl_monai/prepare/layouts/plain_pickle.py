@@ -109,18 +109,18 @@ class _Machine:
                 stack.append(self._cut())
             case "APPEND":
                 value = stack.pop()
-                _of(list, stack[-1]).append(value)
+                _expect(list, stack[-1]).append(value)
             case "APPENDS":
                 values = self._cut()
-                _of(list, stack[-1]).extend(values)
+                _expect(list, stack[-1]).extend(values)
             case "DICT":
                 stack.append(_pairs(self._cut()))
             case "SETITEM":
                 values = [stack.pop(-2), stack.pop()]
-                _of(dict, stack[-1]).update(_pairs(values))
+                _expect(dict, stack[-1]).update(_pairs(values))
             case "SETITEMS":
                 values = self._cut()
-                _of(dict, stack[-1]).update(_pairs(values))
+                _expect(dict, stack[-1]).update(_pairs(values))
             case "PUT" | "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = stack[-1]
             case "MEMOIZE":
@@ -130,11 +130,11 @@ class _Machine:
             case "GLOBAL":
                 stack.append(_find(argument))
             case "STACK_GLOBAL":
-                stack[-2:] = [_find(f"{_of(str, stack[-2])} {_of(str, stack[-1])}")]
+                stack[-2:] = [_find(f"{_expect(str, stack[-2])} {_expect(str, stack[-1])}")]
             case "REDUCE":
-                stack[-2:] = [_call(stack[-2], _of(tuple, stack[-1]))]
+                stack[-2:] = [_call(stack[-2], _expect(tuple, stack[-1]))]
             case "BUILD":
-                _build(_of(_Part, stack[-2]), _of(tuple, stack.pop()))
+                _build(_expect(_Part, stack[-2]), _expect(tuple, stack.pop()))
             case _:
                 raise ForbiddenError(f"the operation {name}")
 
@@ -146,7 +146,7 @@ class _Machine:
         return top
 
 
-def _of(kind: type | tuple[type, ...], value: Any) -> Any:
+def _expect(kind: type | tuple[type, ...], value: Any) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"it is damaged: a {type(value).__name__} stands in the place of another value")
     return value
@@ -155,7 +155,7 @@ def _of(kind: type | tuple[type, ...], value: Any) -> Any:
 def _pairs(values: list[Any]) -> dict[Any, Any]:
     """Return a dictionary whose keys are plain: the hash of a tuple of tuples of tuples can take for ever."""
     for key in values[::2]:
-        _of((str, bytes, int), key)
+        _expect((str, bytes, int), key)
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
@@ -166,7 +166,7 @@ def _find(name: str) -> _Name:
 
 
 def _call(function: Any, arguments: tuple[Any, ...]) -> _Part:
-    match (_of(_Name, function), *arguments):
+    match (_expect(_Name, function), *arguments):
         case ("dtype", str() | bytes() as name, *_):
             return _Part("type", _type(name))
         case ("_reconstruct", _Name(), (0,), _):
@@ -204,7 +204,7 @@ def _filled_type(part: _Part) -> np.dtype[Any]:
 
 def _array(content: bytes | bytearray, part: _Part, shape: tuple[Any, ...], order: Any) -> Array:
     dtype = _filled_type(part)
-    sides = [int(_of(int, side)) for side in shape]
+    sides = [int(_expect(int, side)) for side in shape]
     if min(sides, default=0) < 0 or len(sides) > 8 or math.prod(sides) * dtype.itemsize != len(content):
         raise ValueError(f"it is damaged: {len(content)} bytes for an array of the shape {tuple(sides)}")
     limits.check("max_rows", sides[0] if sides else 1, "an array in it")

@@ -73,13 +73,13 @@ def join(table: Table, root: Path, files: Sequence[str], request: Request, names
         units = [_with_group(unit, rows, columns.group, dataset, names) for unit in units]
     for unit in units:
         for item in unit.items(request.out_dir):
-            own = (unit.name, item.get("slice"))
-            number, row = rows.get(own) or rows.get((unit.name, None)) or (0, {})
-            if not _complete(item, unit, number, row, columns, labeler, dataset, names, own in rows):
+            place = (unit.name, item.get("slice"))
+            number, row = rows.get(place) or rows.get((unit.name, None)) or (0, {})
+            if not _complete(item, unit, number, row, columns, labeler, dataset, names, place in rows):
                 continue
             if request.masks is not None:
                 item.pop(request.mask_key, None)  # a class, where the masks are the labels
-            if mask := mask_of.get(own) or mask_of.get((unit.name, None)):
+            if mask := mask_of.get(place) or mask_of.get((unit.name, None)):
                 item[request.mask_key] = str(mask)  # replaced or taken away below
             dataset.items.append(item)
         if unit.copies:
@@ -102,8 +102,8 @@ def _with_group(unit: Unit, rows: dict[Place, tuple[int, Row]], column: str, dat
     """Return the unit with the group of its rows, so that slices without a row stay with the others."""
     if unit.slices is None:
         return unit
-    told = [row[column] for k in (None, *range(unit.slices)) if (row := rows.get((unit.name, k), (0, {}))[1])]
-    groups = sorted({text for text in told if text.lower() not in EMPTY and text != CONTRADICTION})
+    texts = [row[column] for k in (None, *range(unit.slices)) if (row := rows.get((unit.name, k), (0, {}))[1])]
+    groups = sorted({text for text in texts if text.lower() not in EMPTY and text != CONTRADICTION})
     if len(groups) > 1:
         dataset.add("noted", "volume whose slices are in several groups", unit.id)
     return replace(unit, group=names.group(groups[0])) if groups else unit
@@ -113,15 +113,15 @@ def _note_other_patients(
     units: Sequence[Unit], rows: dict[Place, tuple[int, Row]], column: str, dataset: Dataset, names: Names
 ) -> None:
     """Take down rows of DICOM files that name a patient of other files: perhaps the rows have slipped."""
-    told = {place: (number, row[column]) for place, (number, row) in rows.items() if row[column].lower() not in EMPTY}
-    groups = {place: names.group(text) for place, (_, text) in told.items() if text != CONTRADICTION}
+    cells = {place: (number, row[column]) for place, (number, row) in rows.items() if row[column].lower() not in EMPTY}
+    groups = {place: names.group(text) for place, (_, text) in cells.items() if text != CONTRADICTION}
     for unit in units:
-        own = groups.get((unit.name, None), unit.group)
-        if unit.group != unit.id and own != unit.group and unit.group in groups.values():
+        group = groups.get((unit.name, None), unit.group)
+        if unit.group != unit.id and group != unit.group and unit.group in groups.values():
             dataset.add(
                 "noted",
                 f"row whose {column} is not the PatientID of its DICOM file, which other rows have",
-                f"row {told[unit.name, None][0]}",
+                f"row {cells[unit.name, None][0]}",
             )
 
 

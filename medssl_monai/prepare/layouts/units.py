@@ -235,8 +235,8 @@ def _is_finite(unit: Unit, nan: Nan, dataset: Dataset) -> bool:
 
 def _dicom_in(folder: Path) -> set[Path]:
     """Return the DICOM files that the reader would find directly in a folder, whether they are wanted or not."""
-    there = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return {path for path in there if image_format(path) == "DICOM"}
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return {path for path in files if image_format(path) == "DICOM"}
 
 
 def _folder_name(id_: str) -> str:
