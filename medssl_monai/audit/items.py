@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from medssl_monai.data.copies import Picture, picture
 from medssl_monai.data.datalist import SECTIONS, Datalist, Item, load_datalist
-from medssl_monai.readers.reader import ClinicalReader, UnreadableImageError
+from medssl_monai.readers.reader import ClinicalReader
+from medssl_monai.readers.refusals import UnreadableImageError
 
 Array = NDArray[Any]
 Sections = dict[str, Datalist]

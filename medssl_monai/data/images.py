@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from medssl_monai.data.cache import HIDDEN, Array, ImageCache
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.fingerprint import NotCacheableError
-from medssl_monai.readers.reader import UnreadableImageError
+from medssl_monai.readers.refusals import UnreadableImageError
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from medssl_monai.files import write_atomically
 from medssl_monai.handlers.mask_writer import NOTE, file_name
 from medssl_monai.options import Nan
 from medssl_monai.png import save_png
-from medssl_monai.readers.dicom import Array
+from medssl_monai.readers.grids import Array
 from medssl_monai.readers.mask_files import write_mask
 from medssl_monai.readers.reader import ClinicalReader
 from medssl_monai.transforms.load import Channelsd, TakeSliced

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medssl_monai.html import SYNTHETIC
+from medssl_monai import pages
 from medssl_monai.metrics.classification import left_out
 from medssl_monai.report.columns import columns_of, known_counts, reason_of, value_text
 
@@ -38,4 +38,4 @@ def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -
             reasons |= dict.fromkeys(left_out(evaluation["undefined"], columns))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*([SYNTHETIC] if synthetic else []), *lines, *reasons])
+    return "\n".join([*([pages.SYNTHETIC] if synthetic else []), *lines, *reasons])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from medssl_monai.html import data_uri, scrollable
+from medssl_monai import pages
 from medssl_monai.report.columns import COLUMNS, columns_of
 
 COLORS = ("#0b6e99", "#a0521a", "#5b4b9a")
@@ -51,5 +51,5 @@ def learning_curves(rounds: Sequence[Mapping[str, Any]]) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "medssl"}):  # equal runs, equal pages
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     alt = escape("Learning curves with intervals: " + ("; ".join(described) or "no value is defined"))
-    picture = f'<img class="figure" src="{data_uri("image/svg+xml", buffer.getvalue())}" alt="{alt}">'
-    return scrollable("Learning curves", picture)
+    picture = f'<img class="figure" src="{pages.data_uri("image/svg+xml", buffer.getvalue())}" alt="{alt}">'
+    return pages.scrollable("Learning curves", picture)

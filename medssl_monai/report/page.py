@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from medssl_monai import pages
 from medssl_monai.files import write_text
-from medssl_monai.html import list_html, page_html, section_html, table_html, thumbnail
 from medssl_monai.metrics.classification import METRICS, left_out
 from medssl_monai.report.columns import (
     FINDING_TITLES,
@@ -47,14 +47,14 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
     rounds = report["rounds"]
     judged = [entry for entry in rounds if entry.get("estimator")]
     sections = [
-        section_html("Performance", _performance(rounds, report["section"])),
-        section_html("Last round in detail", _detail(rounds[-1]["evaluation"])) if rounds else "",
-        section_html("Estimated loss", _estimator(judged)) if judged else "",
-        section_html("Queried images", _queries(report["queries"])),
-        section_html("Notes", list_html(report["notes"])) if report["notes"] else "",
-        section_html("How this was made", f"<pre>{escape(report['command'])}</pre>") if report["command"] else "",
+        pages.section("Performance", _performance(rounds, report["section"])),
+        pages.section("Last round in detail", _detail(rounds[-1]["evaluation"])) if rounds else "",
+        pages.section("Estimated loss", _estimator(judged)) if judged else "",
+        pages.section("Queried images", _queries(report["queries"])),
+        pages.section("Notes", pages.bullets(report["notes"])) if report["notes"] else "",
+        pages.section("How this was made", f"<pre>{escape(report['command'])}</pre>") if report["command"] else "",
     ]
-    write_text(path, page_html(title, _facts(report), sections, report["synthetic"]))
+    write_text(path, pages.frame(title, _facts(report), sections, report["synthetic"]))
     return path
 
 
@@ -82,7 +82,7 @@ def _performance(rounds: Sequence[Mapping[str, Any]], section: str) -> str:
         [*(str(entry[name]) for name in counts), *(cell_text(entry["evaluation"], name) for name in columns)]
         for entry in rounds
     ]
-    table = table_html("Metrics by round", [*counts, *columns.values()], body)
+    table = pages.table("Metrics by round", [*counts, *columns.values()], body)
     if masks := last.get("masks"):
         made += f" Masks: {masks['n']} images of {masks['groups']} groups."
     return f"<p>{escape(made)}</p>\n{table}\n{learning_curves(rounds)}"
@@ -91,16 +91,16 @@ def _performance(rounds: Sequence[Mapping[str, Any]], section: str) -> str:
 def _detail(evaluation: Mapping[str, Any]) -> str:
     others = [name for name in evaluation["metrics"] if name not in columns_of(evaluation)]
     rows = [[TITLES.get(name, name), value_text(evaluation, name)] for name in others]
-    parts = [table_html("Further metrics", ["metric", "value"], rows), _by_class(evaluation)]
+    parts = [pages.table("Further metrics", ["metric", "value"], rows), _by_class(evaluation)]
     if masks := evaluation.get("masks"):
         parts.append(_by_class(masks))
     undefined = evaluation["undefined"]
     if evaluation.get("task") == "multilabel":  # many findings, of which each may lack every metric
         lines = left_out(undefined, {name: TITLES.get(name, name) for name in METRICS})
         undefined = {name: reason for name, reason in undefined.items() if name in METRICS}
-        parts.append(list_html(lines))
+        parts.append(pages.bullets(lines))
     undefined = {**undefined, **evaluation.get("masks", {}).get("undefined", {})}
-    parts.append(list_html(f"undefined: {name}, {reason}" for name, reason in undefined.items()))
+    parts.append(pages.bullets(f"undefined: {name}, {reason}" for name, reason in undefined.items()))
     return "\n".join(parts)
 
 
@@ -117,7 +117,7 @@ def _by_class(evaluation: Mapping[str, Any]) -> str:
         [key, *(number_text(values.get(name), bounds.get(key, {}).get(name)) for name in columns)]
         for key, values in per_class.items()
     ]
-    return table_html(f"By {kind}", head, rows)
+    return pages.table(f"By {kind}", head, rows)
 
 
 def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
@@ -138,11 +138,11 @@ def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
                 for name, values in accepted.get("per_class", {}).items():
                     by_class.append([section, name, str(values["n"]), number_text(values.get("accuracy"))])
     head = ["round", "images", "accepted", "correlation", "ECE, soft", "ECE, hard", "accuracy"]
-    parts = [f"<p>{escape(made)}</p>", table_html("Estimator and targets by round", head, rows)]
+    parts = [f"<p>{escape(made)}</p>", pages.table("Estimator and targets by round", head, rows)]
     if by_class:
         head = ["images", "class", "accepted", "accuracy"]
         parts.append(
-            table_html("Accepted pseudo-labels of the last round, by the class that they name", head, by_class)
+            pages.table("Accepted pseudo-labels of the last round, by the class that they name", head, by_class)
         )
     return "\n".join(parts)
 
@@ -167,7 +167,7 @@ def _card(item: Mapping[str, Any]) -> str:
     scores = ", ".join(f"{key} {_score(value)}" for key, value in item["scores"].items())
     picture = '<span class="empty">no preview</span>'
     if item["image"] is not None:
-        picture = f'<img src="{thumbnail(item["image"])}" alt="Image {escape(name)}">'
+        picture = f'<img src="{pages.thumbnail(item["image"])}" alt="Image {escape(name)}">'
     asked = f"for its {escape(item['ask'])} · " if "ask" in item else ""
     answer = "not annotated yet" if annotated is None else f"annotated {annotated}"
     surprise = ' <strong class="tag">differs</strong>' if item["differs"] else ""

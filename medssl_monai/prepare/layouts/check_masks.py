@@ -11,9 +11,10 @@ from medssl_monai.options import Nan
 from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.layouts.paths import relative
 from medssl_monai.prepare.layouts.request import Request
-from medssl_monai.readers.load_mask import elsewhere
-from medssl_monai.readers.mask_files import mask_reader, to_image_axes
-from medssl_monai.readers.reader import ClinicalReader, UnreadableImageError
+from medssl_monai.readers.load_mask import mask_reader
+from medssl_monai.readers.mask_axes import elsewhere, to_image_axes
+from medssl_monai.readers.reader import ClinicalReader
+from medssl_monai.readers.refusals import UnreadableImageError
 from medssl_monai.transforms.masks import UNLABELED
 
 

@@ -6,7 +6,8 @@ import mmap
 import re
 from pathlib import Path
 
-from medssl_monai.readers.reader import _open_nifti, image_format, nifti_cut_short
+from medssl_monai.readers.formats import image_format
+from medssl_monai.readers.nifti import nifti_cut_short, open_nifti
 
 JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 """But for those within the picture's data."""
@@ -20,7 +21,7 @@ def is_cut_short(path: Path) -> bool:
             return not (_png_ends if kind == "PNG" else _jpeg_ends)(content)
     if kind == "DICOM":
         return False  # `find_series` has looked
-    return nifti_cut_short(_open_nifti(path), path)
+    return nifti_cut_short(open_nifti(path), path)
 
 
 def _png_ends(content: mmap.mmap) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medssl_monai.names import natural
-from medssl_monai.readers.reader import image_format
+from medssl_monai.readers.formats import image_format
 
 FEW = 5
 """Names that stand for all files passed over for one reason."""

@@ -16,15 +16,12 @@ from medssl_monai.prepare.layouts.cut_short import is_cut_short
 from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.layouts.paths import relative
 from medssl_monai.prepare.pseudonym import Names
-from medssl_monai.readers.dicom import DicomSeries, find_series, instance_uid, is_harmless
-from medssl_monai.readers.reader import (
-    CUT_SHORT,
-    UnreadableImageError,
-    count_slices,
-    header_notes,
-    image_format,
-    nonfinite,
-)
+from medssl_monai.readers.decoders import count_slices, header_notes, nonfinite
+from medssl_monai.readers.dicom.identity import instance_uid
+from medssl_monai.readers.dicom.objects import is_harmless
+from medssl_monai.readers.dicom.series import DicomSeries, find_series
+from medssl_monai.readers.formats import image_format
+from medssl_monai.readers.refusals import CUT_SHORT, UnreadableImageError
 
 
 @dataclass(frozen=True)
