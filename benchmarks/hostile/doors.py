@@ -19,7 +19,7 @@ from watch import Input, Places, RefusedError
 from medssl_monai.bundle.data import load_images
 from medssl_monai.cli import main
 from medssl_monai.readers import ClinicalReader
-from medssl_monai.readers.reader import count_slices
+from medssl_monai.readers.decoders import count_slices
 
 Harm = Literal["none", "same", "spoiled"]
 """A seed as it is, in another form that means the same, or spoiled."""

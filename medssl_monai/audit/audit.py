@@ -27,7 +27,8 @@ from medssl_monai.data.copies import Picture, near_copies, picture
 from medssl_monai.data.datalist import FLAGS, SECTIONS, Datalist, Item, load_datalist, patient_of
 from medssl_monai.data.patients import listed
 from medssl_monai.files import read_json, sha256, write_json
-from medssl_monai.readers.reader import ClinicalReader, UnreadableImageError
+from medssl_monai.readers.reader import ClinicalReader
+from medssl_monai.readers.refusals import UnreadableImageError
 
 logger = logging.getLogger(__name__)
 

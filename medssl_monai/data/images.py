@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from medssl_monai.data.cache import HIDDEN, Array, ImageCache
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.fingerprint import NotCacheableError
-from medssl_monai.readers.reader import UnreadableImageError
+from medssl_monai.readers.refusals import UnreadableImageError
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class _Decoder(Dataset["Array | str"]):
             say_background(image, self.data[position], position)
             return self._pack(torch.as_tensor(image))
         except Exception as error:  # any reader may fail in any way; all failures are reported together
-            return _reason(error, self.data[position], position)
+            return reason_of(error, self.data[position], position)
 
     def _pack(self, image: Tensor) -> Array:
         image = getattr(image, "as_tensor", lambda: image)().float()  # a MetaTensor would drag its history along
@@ -208,7 +208,7 @@ def _stack(rows: Iterable[Array | None], count: int) -> Array | None:
     return images
 
 
-def _reason(error: BaseException, item: Item, position: int) -> str:
+def reason_of(error: BaseException, item: Item, position: int) -> str:
     """The first error of a chain, which says more than what MONAI wraps around it, with the id in place of paths."""
     while error.__cause__ is not None:
         error = error.__cause__

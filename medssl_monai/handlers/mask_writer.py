@@ -13,9 +13,10 @@ from ignite.engine import Engine, Events
 
 from medssl_monai.data.readable import ReadableImages
 from medssl_monai.files import write_text
-from medssl_monai.readers.dicom import Array
-from medssl_monai.readers.mask_files import MaskFile, to_file_axes, write_mask
-from medssl_monai.readers.reader import count_slices
+from medssl_monai.readers.decoders import count_slices
+from medssl_monai.readers.grids import Array
+from medssl_monai.readers.mask_axes import to_file_axes
+from medssl_monai.readers.mask_files import MaskFile, write_mask
 from medssl_monai.tables import text_of
 
 NOTE = "trained on SYNTHETIC data"

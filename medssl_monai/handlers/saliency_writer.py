@@ -15,8 +15,9 @@ from medssl_monai.data.readable import ReadableImages
 from medssl_monai.files import write_atomically
 from medssl_monai.handlers.mask_writer import NOTE, file_name
 from medssl_monai.options import Nan
-from medssl_monai.readers.dicom import Array
-from medssl_monai.readers.mask_files import _write_png, write_mask
+from medssl_monai.png import save_png
+from medssl_monai.readers.grids import Array
+from medssl_monai.readers.mask_files import write_mask
 from medssl_monai.readers.reader import ClinicalReader
 from medssl_monai.transforms.load import Channelsd, TakeSliced
 
@@ -108,7 +109,7 @@ class SaliencyWriter:
         item: dict[str, Any] = {key: source[key] for key in ("image", "slice", "id") if key in source}
         image = np.moveaxis(np.asarray(self.picture(item)["image"]), 0, -1)
         pixels = overlay(image, strength, mask).transpose(1, 0, 2)
-        write_atomically(stem.with_name(f"{stem.name}.png"), lambda file: _write_png(file, pixels, self.note))
+        write_atomically(stem.with_name(f"{stem.name}.png"), lambda file: save_png(file, pixels, self.note))
 
 
 def scaled(saliency: Array) -> Array:

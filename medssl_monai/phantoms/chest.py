@@ -13,7 +13,8 @@ import numpy as np
 from medssl_monai.data.datalist import Item
 from medssl_monai.phantoms.base import Array, Rng, generator, patient_name
 from medssl_monai.phantoms.drawing import cover, ellipse, smooth_noise
-from medssl_monai.phantoms.files import write_dicom, write_png
+from medssl_monai.phantoms.files import write_dicom
+from medssl_monai.png import save_png
 
 CHEST_SIZE = 112
 PIXEL = 2.0 / CHEST_SIZE
@@ -225,7 +226,7 @@ def write_chest(folder: Path, section: str, count: int, seed: int) -> Iterator[l
             view = "AP" if rng.random() < 0.35 else "PA"
             image, lung = _chest_image(rng, opaque, view)
             mask = f"{base}/{k}_lungs.png"
-            write_png(folder / mask, lung.astype(np.uint8) * 255)
+            save_png(folder / mask, lung.astype(np.uint8) * 255)
             items.append(
                 {
                     "image": f"{base}/{write_radiograph(folder / base, image, view, name, number, k, f'chest {seed}')}",
@@ -242,7 +243,7 @@ def write_radiograph(folder: Path, image: Array, view: str, name: str, patient: 
     """Write one image in the format whose turn it is with this patient; return the name of the file."""
     modality, photometric, spacing = CHEST_FILES[patient % len(CHEST_FILES)]
     if modality == "PNG":
-        write_png(folder / f"{number}.png", (image * 255).round().astype(np.uint8))
+        save_png(folder / f"{number}.png", (image * 255).round().astype(np.uint8))
         return f"{number}.png"
     stored = (image * 4095).round().astype(np.uint16)
     header: dict[str, Any] = {

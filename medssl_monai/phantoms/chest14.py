@@ -24,7 +24,7 @@ from medssl_monai.phantoms.chest import (
     write_radiograph,
 )
 from medssl_monai.phantoms.drawing import cover, ellipse, smooth_noise
-from medssl_monai.phantoms.files import write_png
+from medssl_monai.png import save_png
 
 IMAGES = 112_120  # of ChestX-ray14
 LEAST_SHARE = 0.05  # of the patients; the rarest findings of ChestX-ray14 would not occur in a small section
@@ -236,7 +236,7 @@ def write_chest14(unknown: float, folder: Path, section: str, count: int, seed: 
             view = "AP" if rng.random() < 0.35 else "PA"
             image, lung = _image(rng, {names[position] for position in np.flatnonzero(present)}, view)
             mask = f"{base}/{k}_lungs.png"
-            write_png(folder / mask, lung.astype(np.uint8) * 255)
+            save_png(folder / mask, lung.astype(np.uint8) * 255)
             file = write_radiograph(folder / base, image, view, name, number, k, f"chest14 {seed}")
             known = (hidden.random(len(names)) >= unknown) | (section != "training")
             items.append(

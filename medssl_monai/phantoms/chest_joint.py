@@ -17,7 +17,7 @@ import numpy as np
 from medssl_monai.data.datalist import Item
 from medssl_monai.phantoms.base import Array, Rng, generator, patient_name
 from medssl_monai.phantoms.chest import draw_anatomy, draw_thorax, expose, opacities, write_radiograph
-from medssl_monai.phantoms.files import write_png
+from medssl_monai.png import save_png
 
 DIAGNOSES = ("normal", "pneumonia")
 LUNGS = ("background", "lung")
@@ -88,7 +88,7 @@ def write_chest_joint(far: bool, folder: Path, section: str, count: int, seed: i
             image, lung = _image(rng, bool(sick[number]), view, (FAR if far else NEAR)[masked])
             file = write_radiograph(folder / base, image, view, name, number, k, f"{family} {seed}")
             mask = f"{base}/{k}_lungs.png"
-            write_png(folder / mask, lung.astype(np.uint8) * 255)
+            save_png(folder / mask, lung.astype(np.uint8) * 255)
             items.append(
                 {
                     "image": f"{base}/{file}",

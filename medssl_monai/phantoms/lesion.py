@@ -23,7 +23,8 @@ import numpy as np
 from medssl_monai.data.datalist import Item
 from medssl_monai.phantoms.base import Array, Rng, generator, patient_name
 from medssl_monai.phantoms.drawing import cover, ellipse, paint
-from medssl_monai.phantoms.files import write_photograph, write_png
+from medssl_monai.phantoms.files import write_photograph
+from medssl_monai.png import save_png
 
 LESIONS = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 LESION_COUNTS = (1113, 6705, 514, 327, 1099, 115, 142)  # training images of ISIC 2018 task 3; only the shares matter
@@ -235,7 +236,7 @@ def write_lesions(folder: Path, section: str, count: int, seed: int) -> Iterator
                 folder / base / f"{k}.{suffix}",
                 np.ascontiguousarray((image * 255).round().astype(np.uint8).transpose(1, 2, 0)),
             )
-            write_png(folder / base / f"{k}_lesion.png", mask.astype(np.uint8) * 255)
+            save_png(folder / base / f"{k}_lesion.png", mask.astype(np.uint8) * 255)
             items.append(
                 {
                     "image": f"{base}/{k}.{suffix}",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from medssl_monai import pages
 from medssl_monai.files import write_text
 from medssl_monai.metrics.classification import METRICS, left_out
 
@@ -33,8 +31,6 @@ TITLES = {
 }
 FINDING_TITLES = {**TITLES, "n": "present", "absent": "absent"}
 """Of findings, of which an image may show several, or none."""
-SYNTHETIC = "SYNTHETIC DATA: these images are phantoms; the numbers say nothing about patients."
-THUMBNAIL = 160  # longest side in pixels
 COLORS = ("#0b6e99", "#a0521a", "#5b4b9a")
 
 
@@ -66,7 +62,7 @@ def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -
             reasons |= dict.fromkeys(left_out(evaluation["undefined"], columns))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*([SYNTHETIC] if synthetic else []), *lines, *reasons])
+    return "\n".join([*([pages.SYNTHETIC] if synthetic else []), *lines, *reasons])
 
 
 def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
@@ -93,41 +89,15 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
     rounds = report["rounds"]
     judged = [entry for entry in rounds if entry.get("estimator")]
     sections = [
-        _section("Performance", _performance(rounds, report["section"])),
-        _section("Last round in detail", _detail(rounds[-1]["evaluation"])) if rounds else "",
-        _section("Estimated loss", _estimator(judged)) if judged else "",
-        _section("Queried images", _queries(report["queries"])),
-        _section("Notes", _list(report["notes"])) if report["notes"] else "",
-        _section("How this was made", f"<pre>{escape(report['command'])}</pre>") if report["command"] else "",
+        pages.section("Performance", _performance(rounds, report["section"])),
+        pages.section("Last round in detail", _detail(rounds[-1]["evaluation"])) if rounds else "",
+        pages.section("Estimated loss", _estimator(judged)) if judged else "",
+        pages.section("Queried images", _queries(report["queries"])),
+        pages.section("Notes", pages.bullets(report["notes"])) if report["notes"] else "",
+        pages.section("How this was made", f"<pre>{escape(report['command'])}</pre>") if report["command"] else "",
     ]
-    write_text(path, frame(title, _facts(report), sections, report["synthetic"]))
+    write_text(path, pages.frame(title, _facts(report), sections, report["synthetic"]))
     return path
-
-
-def frame(title: str, facts: str, sections: Sequence[str], synthetic: bool, style: str = "") -> str:
-    """A whole page: no script, nothing from outside; `title`, `facts` and `sections` are escaped already."""
-    banner = f'<p class="banner" role="note">{escape(SYNTHETIC)}</p>' if synthetic else ""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{"SYNTHETIC DATA: " if synthetic else ""}{title}</title>
-<style>{STYLE}{style}</style>
-</head>
-<body>
-<header>
-{banner}
-<h1>{title}</h1>
-<p class="facts">{facts}</p>
-<p class="warning">For research, not a medical device.</p>
-</header>
-<main>
-{"".join(sections)}</main>
-</body>
-</html>
-"""
 
 
 def _facts(report: Mapping[str, Any]) -> str:
@@ -154,7 +124,7 @@ def _performance(rounds: Sequence[Mapping[str, Any]], section: str) -> str:
         [*(str(entry[name]) for name in counts), *(_cell(entry["evaluation"], name) for name in columns)]
         for entry in rounds
     ]
-    table = _table("Metrics by round", [*counts, *columns.values()], body)
+    table = pages.table("Metrics by round", [*counts, *columns.values()], body)
     if masks := last.get("masks"):
         made += f" Masks: {masks['n']} images of {masks['groups']} groups."
     return f"<p>{escape(made)}</p>\n{table}\n{_figure(rounds)}"
@@ -163,16 +133,16 @@ def _performance(rounds: Sequence[Mapping[str, Any]], section: str) -> str:
 def _detail(evaluation: Mapping[str, Any]) -> str:
     others = [name for name in evaluation["metrics"] if name not in _columns(evaluation)]
     rows = [[TITLES.get(name, name), _value(evaluation, name)] for name in others]
-    parts = [_table("Further metrics", ["metric", "value"], rows), _by_class(evaluation)]
+    parts = [pages.table("Further metrics", ["metric", "value"], rows), _by_class(evaluation)]
     if masks := evaluation.get("masks"):
         parts.append(_by_class(masks))
     undefined = evaluation["undefined"]
     if evaluation.get("task") == "multilabel":  # many findings, of which each may lack every metric
         lines = left_out(undefined, {name: TITLES.get(name, name) for name in METRICS})
         undefined = {name: reason for name, reason in undefined.items() if name in METRICS}
-        parts.append(_list(lines))
+        parts.append(pages.bullets(lines))
     undefined = {**undefined, **evaluation.get("masks", {}).get("undefined", {})}
-    parts.append(_list(f"undefined: {name}, {reason}" for name, reason in undefined.items()))
+    parts.append(pages.bullets(f"undefined: {name}, {reason}" for name, reason in undefined.items()))
     return "\n".join(parts)
 
 
@@ -189,7 +159,7 @@ def _by_class(evaluation: Mapping[str, Any]) -> str:
         [key, *(_entry(values.get(name), bounds.get(key, {}).get(name)) for name in columns)]
         for key, values in per_class.items()
     ]
-    return _table(f"By {kind}", head, rows)
+    return pages.table(f"By {kind}", head, rows)
 
 
 def _columns(evaluation: Mapping[str, Any]) -> dict[str, str]:
@@ -225,10 +195,12 @@ def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
                 for name, values in accepted.get("per_class", {}).items():
                     by_class.append([section, name, str(values["n"]), _entry(values.get("accuracy"))])
     head = ["round", "images", "accepted", "correlation", "ECE, soft", "ECE, hard", "accuracy"]
-    parts = [f"<p>{escape(made)}</p>", _table("Estimator and targets by round", head, rows)]
+    parts = [f"<p>{escape(made)}</p>", pages.table("Estimator and targets by round", head, rows)]
     if by_class:
         head = ["images", "class", "accepted", "accuracy"]
-        parts.append(_table("Accepted pseudo-labels of the last round, by the class that they name", head, by_class))
+        parts.append(
+            pages.table("Accepted pseudo-labels of the last round, by the class that they name", head, by_class)
+        )
     return "\n".join(parts)
 
 
@@ -259,7 +231,7 @@ def _card(item: Mapping[str, Any]) -> str:
     scores = ", ".join(f"{key} {_score(value)}" for key, value in item["scores"].items())
     picture = '<span class="empty">no preview</span>'
     if item["image"] is not None:
-        picture = f'<img src="{_thumbnail(item["image"])}" alt="Image {escape(name)}">'
+        picture = f'<img src="{pages.thumbnail(item["image"])}" alt="Image {escape(name)}">'
     asked = f"for its {escape(item['ask'])} · " if "ask" in item else ""
     answer = "not annotated yet" if annotated is None else f"annotated {annotated}"
     surprise = ' <strong class="tag">differs</strong>' if item["differs"] else ""
@@ -275,16 +247,6 @@ def _card(item: Mapping[str, Any]) -> str:
 
 def _score(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "undefined"
-
-
-def _thumbnail(image: np.ndarray) -> str:
-    from PIL import Image
-
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return _data_uri("image/png", buffer.getvalue())
 
 
 def _figure(rounds: Sequence[Mapping[str, Any]]) -> str:
@@ -324,12 +286,8 @@ def _figure(rounds: Sequence[Mapping[str, Any]]) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "medssl"}):  # equal runs, equal pages
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     alt = escape("Learning curves with intervals: " + ("; ".join(described) or "no value is defined"))
-    picture = f'<img class="figure" src="{_data_uri("image/svg+xml", buffer.getvalue())}" alt="{alt}">'
-    return _scrollable("Learning curves", picture)
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    picture = f'<img class="figure" src="{pages.data_uri("image/svg+xml", buffer.getvalue())}" alt="{alt}">'
+    return pages.scrollable("Learning curves", picture)
 
 
 def _value(evaluation: Mapping[str, Any], name: str) -> str:
@@ -348,69 +306,3 @@ def _cell(evaluation: Mapping[str, Any], name: str) -> str:
 def _reason(evaluation: Mapping[str, Any], name: str) -> str:
     masks = evaluation.get("masks", {}).get("undefined", {})
     return str({**evaluation["undefined"], **masks}.get(name, "not measured"))
-
-
-def _section(heading: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(heading)}</h2>\n{body}\n</section>\n"
-
-
-def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "\n".join(
-        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
-        for first, *rest in rows
-    )
-    return _scrollable(
-        caption,
-        f"<table><caption>{escape(caption)}</caption>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table>",
-    )
-
-
-def _scrollable(label: str, body: str) -> str:
-    """What is wider than a phone scrolls by itself, by keyboard too."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{body}</div>'
-
-
-def _list(texts: Iterable[str]) -> str:
-    entries = "".join(f"<li>{escape(text)}</li>\n" for text in texts)
-    return f"<ul>\n{entries}</ul>" if entries else ""
-
-
-STYLE = """
-:root { color-scheme: light dark; --text: #1b2026; --soft: #55606b; --page: #f5f6f8; --card: #fff; --line: #d5dae0;
-  --accent: #0b6e99; --alert: #8a2b06; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e8ebee; --soft: #a9b4bf; --page: #14181c; --card: #1e242a; --line: #3a434c; --accent: #6cc4e8;
-    --alert: #ffb38f; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1rem; background: var(--page); color: var(--text);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: .8rem 0 .2rem; }
-h2 { font-size: 1.15rem; margin: 0 0 .6rem; }
-p { margin: .3rem 0; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: 1rem; margin: 1rem 0; }
-.facts, .scores, caption { color: var(--soft); font-size: .9rem; }
-.warning { color: var(--alert); font-weight: 600; }
-.banner { background: #ffd34d; color: #1b1500; font-weight: 700; padding: .6rem 1rem; border-radius: .5rem; }
-.scroll { overflow-x: auto; margin: .6rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; overflow-wrap: normal; }
-caption { text-align: left; padding-bottom: .2rem; }
-th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
-td { white-space: nowrap; }
-thead th { color: var(--soft); font-weight: 600; }
-tbody th { font-weight: 600; }
-.figure { display: block; width: 100%; min-width: 34rem; height: auto;
-  background: #fff; border-radius: .4rem; padding: .4rem; }
-summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
-.gallery { list-style: none; margin: .5rem 0 0; padding: 0; display: grid; gap: .8rem;
-  grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
-.gallery li { border: 1px solid var(--line); border-radius: .4rem; padding: .5rem; font-size: .85rem;
-  line-height: 1.35; }
-.gallery img, .empty { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #000;
-  border-radius: .25rem; }
-.empty { display: grid; place-items: center; color: #d0d0d0; }
-.id { font-weight: 600; }
-.tag { color: var(--alert); }
-pre { white-space: pre-wrap; margin: 0; font-size: .9rem; }
-"""

@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 from medssl_monai import limits
 from medssl_monai.files import write_atomically
-from medssl_monai.prepare.layouts.base import SUFFIX, Found, Request, first, natural
+from medssl_monai.names import natural
+from medssl_monai.prepare.layouts.base import SUFFIX, Found, Request, first
 from medssl_monai.prepare.layouts.table import holds_paths, join
 from medssl_monai.prepare.layouts.zips import Archive
 from medssl_monai.tables import Table

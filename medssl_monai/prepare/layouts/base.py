@@ -20,6 +20,7 @@ from medssl_monai.data.datalist import Item, Key
 from medssl_monai.data.patients import as_written, same_patient
 from medssl_monai.files import write_atomically
 from medssl_monai.options import Options
+from medssl_monai.png import save_png
 from medssl_monai.prepare.pseudonym import load_key, pseudonym
 
 Array = NDArray[Any]
@@ -186,11 +187,7 @@ class Found:
 
 def write_png(path: Path, pixels: Array) -> None:
     """Write an image that came as an array."""
-    from PIL import Image
-
-    write_atomically(
-        path, lambda file: Image.fromarray(pixels).save(file, format="PNG", compress_level=1), synced=False
-    )
+    write_atomically(path, lambda file: save_png(file, pixels, compress_level=1), synced=False)
 
 
 def numbered(items: Iterable[Item]) -> tuple[str, ...]:
@@ -199,11 +196,6 @@ def numbered(items: Iterable[Item]) -> tuple[str, ...]:
     count = max((len(label) if isinstance(label, list) else label + 1 for label in labels), default=0)
     limits.check("max_classes", count, "the source")
     return tuple(str(k) for k in range(count))
-
-
-def natural(text: str) -> list[tuple[int, int | str]]:
-    """Sort key that puts ``slice2`` before ``slice10``."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text)]
 
 
 def first(header: Sequence[str], *names: str) -> str | None:

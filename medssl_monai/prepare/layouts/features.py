@@ -11,13 +11,13 @@ import numpy as np
 
 from medssl_monai import limits
 from medssl_monai.files import read_json
+from medssl_monai.names import natural
 from medssl_monai.prepare.layouts.base import (
     EACH_ITS_OWN,
     SECTION_NAMES,
     Array,
     Found,
     Request,
-    natural,
     numbered,
     relative,
 )

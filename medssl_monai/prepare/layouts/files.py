@@ -15,19 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medssl_monai.data.datalist import Item
+from medssl_monai.names import natural
 from medssl_monai.options import Nan
-from medssl_monai.prepare.layouts.base import Found, Names, natural, relative
-from medssl_monai.readers.dicom import DicomSeries, find_series, instance_uid, is_harmless
-from medssl_monai.readers.reader import (
-    CUT_SHORT,
-    UnreadableImageError,
-    _open_nifti,
-    count_slices,
-    header_notes,
-    image_format,
-    nifti_cut_short,
-    nonfinite,
-)
+from medssl_monai.prepare.layouts.base import Found, Names, relative
+from medssl_monai.readers.decoders import count_slices, header_notes, nonfinite
+from medssl_monai.readers.dicom.identity import instance_uid
+from medssl_monai.readers.dicom.objects import is_harmless
+from medssl_monai.readers.dicom.series import DicomSeries, find_series
+from medssl_monai.readers.formats import image_format
+from medssl_monai.readers.nifti import nifti_cut_short, open_nifti
+from medssl_monai.readers.refusals import CUT_SHORT, UnreadableImageError
 
 FEW = 5
 """Names that stand for all files passed over for one reason."""
@@ -397,7 +394,7 @@ def _cut_short(path: Path) -> bool:
             return not (_png_ends if kind == "PNG" else _jpeg_ends)(content)
     if kind == "DICOM":
         return False  # `find_series` has looked
-    return nifti_cut_short(_open_nifti(path), path)
+    return nifti_cut_short(open_nifti(path), path)
 
 
 def _png_ends(content: mmap.mmap) -> bool:

@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from medssl_monai.data.patients import looks_like_date, same_patient
 from medssl_monai.prepare.layouts.base import CONTRADICTION, EMPTY, Found, Request
-from medssl_monai.readers.dicom import identifiers
-from medssl_monai.readers.reader import image_format
+from medssl_monai.readers.dicom.identity import identifiers
+from medssl_monai.readers.formats import image_format
 from medssl_monai.tables import Row, Table
 
 FRACTION = re.compile(

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from medssl_monai.data.datalist import Item
-from medssl_monai.prepare.layouts.base import SECTION_NAMES, SUFFIX, Found, first, natural
+from medssl_monai.names import natural
+from medssl_monai.prepare.layouts.base import SECTION_NAMES, SUFFIX, Found, first
 from medssl_monai.tables import Table, lines_of
 
 PUBLISHED = {"tear350": 349, "tear600": 599, "tear800": 799, "tear1200": 1199, "tear2000": 2000}

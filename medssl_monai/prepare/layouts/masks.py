@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl_monai.names import natural
 from medssl_monai.options import Nan
-from medssl_monai.prepare.layouts.base import CONTRADICTION, EMPTY, Found, Request, natural, relative
+from medssl_monai.prepare.layouts.base import CONTRADICTION, EMPTY, Found, Request, relative
 from medssl_monai.prepare.layouts.files import image_files
 from medssl_monai.prepare.layouts.paths import Parts, Paths, pairs, parts_of, shared, stem
-from medssl_monai.readers.load_mask import elsewhere
-from medssl_monai.readers.mask_files import mask_reader, to_image_axes
-from medssl_monai.readers.reader import ClinicalReader, UnreadableImageError
+from medssl_monai.readers.load_mask import mask_reader
+from medssl_monai.readers.mask_axes import elsewhere, to_image_axes
+from medssl_monai.readers.reader import ClinicalReader
+from medssl_monai.readers.refusals import UnreadableImageError
 from medssl_monai.tables import Row, Table
 from medssl_monai.transforms.masks import UNLABELED
 

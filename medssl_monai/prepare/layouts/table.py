@@ -11,7 +11,7 @@ from pathlib import Path
 from medssl_monai import limits
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.patients import same_patient
-from medssl_monai.names import find, fold, problem_of
+from medssl_monai.names import find, fold, natural, problem_of
 from medssl_monai.options import Policy
 from medssl_monai.prepare.layouts.base import (
     CONTRADICTION,
@@ -22,7 +22,6 @@ from medssl_monai.prepare.layouts.base import (
     Names,
     Request,
     first,
-    natural,
     relative,
 )
 from medssl_monai.prepare.layouts.files import Unit, find_units
