@@ -770,6 +770,7 @@ def pool_loader(
     epoch_length: int,
     seed: int = 0,
     balanced: bool = False,
+    foreground: float = 0.33,
     **kwargs: Any,
 ) -> DataLoader:
     """A loader that yields exactly `epoch_length` batches of one side of a pool.
@@ -783,6 +784,7 @@ def pool_loader(
         epoch_length: batches per epoch, whatever the size of the subset.
         seed: see `PoolSampler`.
         balanced: see `PoolSampler`.
+        foreground: share of the labeled patches around a voxel of foreground, see `PatchDataset`.
         kwargs: passed on to `monai.data.DataLoader`.
 
     Raises:
@@ -792,7 +794,8 @@ def pool_loader(
     if patch_size := getattr(dataset, "patch_size", None):
         if pool.beside is not None or pool.key == "mask":
             raise ValueError("labels beside masks are of whole images, and not of patches; set `patch_size` to null.")
-        dataset = PatchDataset(cast(ImageDataset, dataset), patch_size, pool if subset == "labeled" else None)
+        known = pool if subset == "labeled" else None
+        dataset = PatchDataset(cast(ImageDataset, dataset), patch_size, known, foreground)
     if length != len(pool):
         raise ValueError(f"the dataset has {length} items, the pool {len(pool)}; both must share one datalist.")
     sampler = PoolSampler(pool, subset, num_samples=batch_size * epoch_length, seed=seed, balanced=balanced)

@@ -368,9 +368,16 @@ def test_the_grid_of_the_repository_is_valid():
     assert {query for row in on_pneumonia for query in row["query"]} == set(wanted.query)
 
 
-@pytest.mark.parametrize("name", ["boostmis", "s2mts2", "tear"])
-def test_every_grid_of_the_repository_is_read(name):
-    assert load_grid(ROOT / "benchmarks" / name / "grid.yaml").name == name
+GRIDS = sorted((ROOT / "benchmarks").rglob("grid*.yaml"))
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_grid_of_the_repository_is_read(path):
+    assert load_grid(path).name.startswith(path.parent.name)
+
+
+def test_there_are_grids_to_read():
+    assert len(GRIDS) >= 6
 
 
 @pytest.fixture
