@@ -563,9 +563,3 @@ def test_compositions_of_monai_are_cached_too(make, folder):
     items = make(10)
     load(items, folder, Compose([Grey()]).set_random_state(1))
     assert load(items, folder, Compose([Grey()]).set_random_state(2))[1] == []
-
-
-def test_a_pipe_in_place_of_a_pack_is_discarded(tmp_path):
-    os.mkfifo(tmp_path / "pack.npy")
-    assert Pack.open(tmp_path / "pack.npy") is None
-    assert not (tmp_path / "pack.npy").exists()
