@@ -24,7 +24,7 @@ from medssl_monai.transforms.load import Channelsd, TakeSliced
 FULL = 99.5
 """Percentile of an image's saliency that is drawn as strong as can be."""
 OPACITY = 0.65
-"""Of the strongest saliency; where there is none, the image is bare."""
+"""Opacity of the strongest saliency; where there is none, the image is bare."""
 COLOURS = (
     *((0, 0, 4), (33, 12, 74), (87, 16, 110), (138, 34, 106), (188, 55, 84)),
     *((228, 90, 49), (249, 142, 9), (249, 203, 53), (252, 255, 164)),
