@@ -30,7 +30,9 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 from torch import Tensor, nn
 
-from medssl_monai.bundle.run import copy_bundle, nested, shipped_bundles, workflow
+from medssl_monai.bundle.overrides import nested
+from medssl_monai.bundle.run import workflow
+from medssl_monai.bundle.shipped import copy_bundle, shipped_bundles
 from medssl_monai.engines.trainer import SSLTrainer
 from medssl_monai.networks.embedding import EmbeddingClassifier
 from medssl_monai.query.base import PoolOutputs
@@ -59,8 +61,6 @@ PARTS = {  # of a run, by the class of the handler that does it
     "RoundReport": "round report",
     "EstimatorReport": "estimator report",
 }
-
-
 ENTRANCES = ("joint", "with_embedding")
 """Methods that make a pass through a network without a call of it, where a network has them."""
 
@@ -614,7 +614,7 @@ def speed(
     Raises:
         ValueError: if a case ends early, with its last words.
     """
-    from medssl_monai.benchmark.run import environment
+    from medssl_monai.benchmark.environment import environment
 
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     name, values = None if bundle is None else str(bundle), dict(overrides or {})

@@ -19,9 +19,23 @@ import torch
 import yaml
 from support import ROOT
 
-from medssl_monai.benchmark import differences, draw_figures, grid, load_grid, plan, run, run_benchmark, summarize
-from medssl_monai.benchmark.results import COLUMNS, _panels, _within_range, read_results
-from medssl_monai.bundle.run import copy_bundle
+from medssl_monai.benchmark import (
+    differences,
+    draw_figures,
+    hashes,
+    load_grid,
+    plan,
+    process,
+    read_results,
+    run_benchmark,
+    summarize,
+)
+from medssl_monai.benchmark.cells import Pretraining, command
+from medssl_monai.benchmark.figures import panels_of, within_range
+from medssl_monai.benchmark.forecast import forecast
+from medssl_monai.benchmark.process import without_paths
+from medssl_monai.benchmark.results import COLUMNS
+from medssl_monai.bundle.shipped import copy_bundle
 from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch
 from medssl_monai.metrics import evaluate_predictions
 from medssl_monai.networks import small_resnet
@@ -107,13 +121,14 @@ def fake(monkeypatch):
     """Cells are run by a few lines of Python in place of MONAI; ``MOODS`` says what befalls a cell."""
 
     def _arguments(cell, folder, **changes):
-        if isinstance(cell, grid.Pretraining):
+        if isinstance(cell, Pretraining):
             return ["-c", FAKE_PRETRAINING, json.dumps({"name": cell.name, "weights": cell.weights})]
         facts = {"name": f"{cell.method} {cell.seed}", "folder": folder, "method": cell.method, "seed": cell.seed}
         schedule = {"start": cell.schedule.start, "budget": cell.schedule.budget, "rounds": cell.schedule.rounds}
         return ["-c", FAKE, json.dumps({**facts, **schedule, **changes})]
 
-    monkeypatch.setattr(run, "arguments", _arguments)
+    for module in ("forecast", "process"):
+        monkeypatch.setattr(f"medssl_monai.benchmark.{module}.arguments", _arguments)
 
     def _moods(**moods):
         monkeypatch.setenv("MOODS", json.dumps({name.replace("_", " "): mood for name, mood in moods.items()}))
@@ -283,7 +298,7 @@ def test_the_hash_changes_with_what_decides_the_result_and_with_nothing_else(
         "of the data": first(data={"toy": {**data["toy"], "overrides": {"batch_size::labeled": 5}}}),
     }
     other.unlink()
-    monkeypatch.setattr(grid, "code_sha256", lambda: "other")
+    monkeypatch.setattr("medssl_monai.benchmark.cells.code_sha256", lambda: "other")
     different["code"] = first()
     assert len(set(different.values())) == len(different)
 
@@ -299,17 +314,17 @@ def test_weights_count_by_their_content(grid_file, tmp_path):
 
 def test_the_hash_of_the_code_is_that_of_what_a_cell_runs(monkeypatch, tmp_path):
     package = tmp_path / "medssl_monai"
-    for name in ("__init__.py", "methods/base.py", "benchmark/run.py", "cli.py"):
+    for name in ("__init__.py", "methods/base.py", "benchmark/run.py", "cli/loop.py"):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("one")
-    monkeypatch.setattr(grid.medssl_monai, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(hashes.medssl_monai, "__file__", str(package / "__init__.py"))
 
     def after(name):
         (package / name).write_text("two")
-        return grid.code_sha256.__wrapped__()
+        return hashes.code_sha256.__wrapped__()
 
-    before = grid.code_sha256.__wrapped__()
-    assert after("benchmark/run.py") == after("cli.py") == before
+    before = hashes.code_sha256.__wrapped__()
+    assert after("benchmark/run.py") == after("cli/loop.py") == before
     assert after("methods/base.py") != before
 
 
@@ -323,7 +338,7 @@ def test_data_are_prepared_once_from_a_recipe(grid_file, tmp_path, toy_datalist,
     (cell, *_) = plan(load_grid(path), tmp_path / "out")
     assert (tmp_path / "out" / cell.datalist).is_file()
     wanted = load_grid(path)
-    monkeypatch.setattr(grid, "prepare", None)
+    monkeypatch.setattr("medssl_monai.benchmark.data.prepare", None)
     assert plan(wanted, tmp_path / "out")[0].hash == cell.hash
 
 
@@ -352,7 +367,7 @@ def test_other_masks_are_other_data(grid_file, tmp_path, toy_joint):
 def test_a_command_names_everything_from_the_output_folder_on(grid_file, tmp_path):
     wanted = load_grid(grid_file())
     cell = plan(wanted, tmp_path)[1]
-    copy, _, start = grid.command(cell, wanted).partition(" && ")
+    copy, _, start = command(cell, wanted).partition(" && ")
     assert copy == f"medssl bundle boostmis cells/{cell.hash}/bundle"
     assert start.startswith(f"OMP_NUM_THREADS=1 python -m monai.bundle run --config_file cells/{cell.hash}/bundle/")
     assert "--image_size '[16, 16]'" in start
@@ -655,7 +670,7 @@ def test_a_cell_that_another_process_is_at_is_left_alone(grid_file, fake, tmp_pa
     out = tmp_path / "out"
     cell = plan(load_grid(grid_file()), out)[1]
     (out / cell.folder).mkdir(parents=True)
-    with run._lock(out / cell.folder) as lock:
+    with process.hold(out / cell.folder) as lock:
         assert lock is not None
         assert states(run_benchmark(grid_file(), out))["fixmatch 0"] == "running"
     assert "fixmatch 0" not in calls(out)
@@ -692,7 +707,7 @@ def test_the_forecast_scales_with_the_rounds_that_are_left(grid_file, fake, tmp_
     begun.mkdir(parents=True)
     for number in range(3):
         (begun / f"round_{number:02d}.json").touch()
-    text = run._forecast(cells, out, jobs=2)  # an hour of CPU per round: two rounds of one cell, five of the other
+    text = forecast(cells, out, jobs=2)  # an hour of CPU per round: two rounds of one cell, five of the other
     assert text.startswith("2 of 8 cells have finished, 6 open; 7.00 CPU hours are left, 1.75 hours on the clock (")
     assert "4 not measured, and not counted" in text
 
@@ -721,7 +736,7 @@ def test_cells_of_one_configuration_share_a_run(grid_file, fake, tmp_path):
     ],
 )
 def test_reasons_have_no_paths(text, expected):
-    assert run.without_paths(text) == expected
+    assert without_paths(text) == expected
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------
@@ -864,10 +879,10 @@ def test_one_class_per_image_has_the_table_that_it_had(grid_file, fake, tmp_path
 
 
 def test_a_negative_correlation_stays_inside_its_panel():
-    assert _within_range((-1.2, 1.2), [{"metric": "loss_correlation"}]) == (-1.02, 1.02)
-    assert _within_range((-0.3, 0.2), [{"metric": "loss_correlation"}]) == (-0.3, 0.2)
-    assert _within_range((-0.3, 1.2), [{"metric": "auroc"}]) == _within_range((-0.3, 1.2), []) == (-0.02, 1.02)
-    assert _within_range((-3.0, 9.0), [{"metric": "hd95"}]) == (-0.02, 9.0)
+    assert within_range((-1.2, 1.2), [{"metric": "loss_correlation"}]) == (-1.02, 1.02)
+    assert within_range((-0.3, 0.2), [{"metric": "loss_correlation"}]) == (-0.3, 0.2)
+    assert within_range((-0.3, 1.2), [{"metric": "auroc"}]) == within_range((-0.3, 1.2), []) == (-0.02, 1.02)
+    assert within_range((-3.0, 9.0), [{"metric": "hd95"}]) == (-0.02, 9.0)
 
 
 def test_the_page_shows_ends_means_and_differences(grid_file, fake, tmp_path):
@@ -890,7 +905,7 @@ def test_the_page_shows_ends_means_and_differences(grid_file, fake, tmp_path):
 def test_a_panel_names_only_the_arms_that_it_has():
     rows = [{**row, "kind": "real", "note": ""} for row in summarize(results(CURVES)) if row["round"] != "mean"]
     other = [{**row, "data": "other"} for row in rows if row["method"] == "fixmatch"]
-    _, panels, colors = _panels([*rows, *other], height=float)
+    _, panels, colors = panels_of([*rows, *other], height=float)
     assert [len(arms) for _, _, arms in panels] == [2, 1]
     assert len(set(colors.values())) == 2
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from medssl_monai.benchmark import speed
-from medssl_monai.bundle.run import copy_bundle, shipped_bundles
+from medssl_monai.bundle.shipped import copy_bundle, shipped_bundles
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.methods import FixMatch, MeanTeacher, MultiMix
 from medssl_monai.methods.base import SSLMethod

@@ -1,4 +1,4 @@
-"""The command `medssl`."""
+"""The commands `medssl annotate` and `medssl correct`."""
 
 from __future__ import annotations
 
@@ -6,50 +6,15 @@ import functools
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from support import ROOT
 
-from medssl_monai.cli.command import main, parse_overrides
+from medssl_monai.cli import main
 from medssl_monai.data import load_datalist
 from medssl_monai.locks import changing, holding
 from medssl_monai.pool import LabelPool
-
-
-def test_help_names_every_command_and_imports_nothing_heavy():
-    code = (
-        "import sys; from medssl_monai.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    for command in ("prepare", "audit", "features", "loop", "label-app", "annotate", "correct", "bundle", "phantom"):
-        assert command in done.stdout
-    assert "not a medical device" in " ".join(done.stdout.split())
-    assert done.stdout.strip().endswith("False")
-
-
-def test_no_command_shows_the_help(capsys):
-    assert main([]) == 2
-    assert "usage: medssl" in capsys.readouterr().out
-
-
-def test_bundle_is_copied_out_once(tmp_path, capsys):
-    assert main(["bundle", "boostmis", str(tmp_path / "mine")]) == 0
-    assert (tmp_path / "mine" / "configs" / "train.yaml").exists()
-    assert not (tmp_path / "mine" / "models").exists()
-    assert main(["bundle", "boostmis", str(tmp_path / "mine")]) == 1
-    assert "is not empty" in capsys.readouterr().err
-    assert main(["bundle", "boostmiss", str(tmp_path / "other")]) == 1
-    assert "there is no bundle 'boostmiss'" in capsys.readouterr().err
-
-
-@pytest.fixture
-def pool_file(toy_datalist, tmp_path):
-    LabelPool(load_datalist(toy_datalist), labels=4).save(tmp_path / "labels.json")
-    return tmp_path / "labels.json"
 
 
 def test_annotate_keeps_good_rows_and_names_bad_ones(pool_file, toy_datalist, tmp_path, capsys):
@@ -77,75 +42,6 @@ def test_a_correction_is_a_command_of_its_own(pool_file, toy_datalist, tmp_path)
     assert json.loads(pool_file.read_text())["labels"] == known
     assert main(["correct", *arguments]) == 0
     assert json.loads(pool_file.read_text())["labels"] == {**known, name: 1 - known[name]}
-
-
-def test_overrides_are_read_as_yaml():
-    values = parse_overrides(["--labels", "20", "--image_size=[28, 28]", "--datalist", "a.json"])
-    assert values == {"labels": 20, "image_size": [28, 28], "datalist": "a.json"}
-    with pytest.raises(ValueError, match="must be a flag with a value"):
-        parse_overrides(["--labels"])
-
-
-@pytest.mark.parametrize("text", ["{a: b", "!!python/name:os.system", "- a: b: c", "[" * 5000])
-def test_a_value_that_is_no_yaml_is_named(text):
-    with pytest.raises(ValueError, match=r"the value of --labels, .* is no YAML"):
-        parse_overrides(["--labels", text])
-
-
-def test_a_misspelt_override_of_the_loop_is_named(own_bundle, tmp_path, capsys):
-    assert main(["loop", str(own_bundle("boostmis")), str(tmp_path / "out"), "--datalsit", "x.json"]) == 1
-    assert "did you mean `--datalist`?" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("text", ["@methods::x", "%configs/other.yaml::x", "$@seed + 1", "$[1, 2]"])
-def test_references_macros_and_expressions_stay_texts(text):
-    assert parse_overrides(["--value", text]) == parse_overrides([f"--value={text}"]) == {"value": text}
-
-
-def test_label_app(own_bundle, tmp_path, capsys):
-    app = tmp_path / "app"
-    bundle = str(own_bundle("boostmis"))
-    assert main(["label-app", "--output", str(app)]) == 0
-    assert f"serves nothing yet: copy bundles to {app / 'model'}" in capsys.readouterr().out
-    command = ["label-app", bundle, "--output", str(app), "--method_def", "@methods::fixmatch", "--image_size=[32, 32]"]
-    assert main(command) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith(f"{app}\nserves boostmis\nmonailabel start_server --app {app} --studies")
-    settings = json.loads((app / "model" / "boostmis" / "configs" / "label.json").read_text())
-    assert settings == {"overlays": [], "overrides": {"method_def": "@methods::fixmatch", "image_size": [32, 32]}}
-    assert main(command) == 1
-    assert "has a bundle 'boostmis' already" in capsys.readouterr().err
-    assert main(["label-app", str(own_bundle("ssal")), "--overlay", "train_3d.yaml", "--output", str(app)]) == 0
-    assert "serves boostmis, ssal" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["boostmis", "--method_def", "@methods::x"], "`--method_def @methods::x`: the override"),
-        (["boostmis", "--datalsit", "x.json"], "did you mean `--datalist`?"),
-        (["boostmis", "--overlay", "train_4d.yaml"], "train_4d.yaml"),
-        (["boostmis", "--rounds", "3"], "`--rounds` is for the app or the viewer to say"),
-        (["boostmis/docs"], "is no bundle of this package: there is no"),
-        (["nothing"], "is no bundle of this package: there is no"),
-    ],
-)
-def test_label_app_says_what_is_wrong_and_writes_nothing(own_bundle, tmp_path, capsys, arguments, reason):
-    folder = own_bundle("boostmis").parent
-    assert main(["label-app", str(folder / arguments[0]), *arguments[1:], "--output", str(tmp_path / "app")]) == 1
-    assert reason in capsys.readouterr().err
-    assert not (tmp_path / "app").exists()
-
-
-def test_a_flag_without_a_value_is_named(own_bundle, tmp_path, capsys):
-    assert main(["loop", str(own_bundle("boostmis")), str(tmp_path / "out"), "--labels"]) == 1
-    assert "'--labels' must be a flag with a value" in capsys.readouterr().err
-
-
-def test_an_unknown_argument_of_another_command_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        main(["phantom", "chest", "folder", "--sead", "1"])
-    assert "unknown argument '--sead'" in capsys.readouterr().err
 
 
 def test_labels_are_never_written_into_a_table(pool_file, toy_datalist, tmp_path, capsys):
@@ -274,36 +170,6 @@ def test_a_damaged_file_of_labels_is_named(toy_datalist, tmp_path, capsys, conte
     assert (tmp_path / "pool.json").read_text() == content
 
 
-@pytest.fixture
-def leaky(tmp_path):
-    """Eight images of four patients with a split that tears one of them apart, and one file that is no image."""
-    (tmp_path / "in").mkdir()
-    rows = ["image,label,patient,split"]
-    for k in range(8):
-        pixels = np.random.default_rng(k).integers(0, 255, (16, 16), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "in" / f"{k}.png")
-        rows.append(f"{k}.png,{'ab'[k % 2]},p{k // 2},{'train' if k < 5 else 'val'}")
-    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
-    (tmp_path / "in" / "t.csv").write_text("\n".join(rows))
-    return tmp_path / "in"
-
-
-def test_prepare_says_what_it_found_and_where_the_bad_file_is(leaky, tmp_path, capsys):
-    out = str(tmp_path / "out")
-    assert main(["prepare", str(leaky), out, "--split", "0.5", "0.5", "0"]) == 0
-    printed = capsys.readouterr()
-    assert "training: 4 images, 2 groups, 4 labeled (2 a, 2 b in all)" in printed.out
-    assert "bad.png: cannot be read as PNG" in printed.err
-    assert main(["prepare", str(leaky), out, "--split_column", "split"]) == 1
-    assert "puts 1 groups into several sections" in capsys.readouterr().err
-    assert main(["prepare", str(leaky), out, "--label_column", "", "--split", "1", "0", "0"]) == 0
-    assert "no label: name a table" in capsys.readouterr().out
-    assert main(["prepare", str(leaky), out, "--positive", "b", "--labels", "2", "--split", "1", "0", "0"]) == 0
-    assert "2 labeled (4 other, 4 b in all)" in capsys.readouterr().out
-    assert main(["prepare", str(leaky), out, "--positive", "c"]) == 1
-    assert "`positive` 'c' is none of the classes" in capsys.readouterr().err
-
-
 LUNGS = ["--masks", "_lungs", "--mask_classes", "background", "lung"]
 
 
@@ -368,28 +234,3 @@ def test_a_table_of_labels_and_masks_keeps_both(leaky, tmp_path):
     data = load_datalist(out / "datalist.json")
     pool = LabelPool(data, labels=tmp_path / "o.json", beside=LabelPool(data, labels=0, key="mask"))
     assert [int(own.mask.sum()) for own in (pool, pool.beside)] == [2, 2]
-
-
-def test_audit_fails_on_leaks_unless_they_are_allowed(leaky, tmp_path, capsys):
-    folder = tmp_path / "out"
-    main(["prepare", str(leaky), str(folder), "--split_column", "split", "--allow_leaks"])
-    capsys.readouterr()
-    assert main(["audit", str(folder / "datalist.json")]) == 1
-    assert "leak: groups (patients, lesions) in both training and validation: 1" in capsys.readouterr().out
-    assert main(["audit", str(folder / "datalist.json"), str(tmp_path / "page"), "--allow_leaks"]) == 0
-    assert {path.name for path in (tmp_path / "page").iterdir()} == {"audit.json", "audit.html"}
-    assert main(["audit", str(leaky), str(tmp_path / "source")]) == 1  # as its publisher split it
-    assert "leak: groups (patients, lesions) in both training and validation: 1" in capsys.readouterr().out
-
-
-def test_the_terminal_says_which_file_a_person_is_asked_about(own_bundle, tiny, tmp_path, capsys):
-    settings = tiny("loop", labels=6)
-    flags = [part for key, value in settings.items() if key not in ("output_dir", "ckpt_dir", "rounds")
-             for part in (f"--{key}", str(value))]  # fmt: skip
-    command = ["loop", str(own_bundle("boostmis")), str(tmp_path / "loop"), "--annotator", "person", *flags]
-    assert main(command) == 0
-    printed = capsys.readouterr().out
-    asked = json.loads((tmp_path / "loop" / "round_00" / "queries" / "round_00.json").read_text())["items"]
-    assert f"labels in {tmp_path / 'loop' / 'round_00' / 'queries' / 'round_00.csv'}" in printed
-    for item in asked:
-        assert f"{item['id']} is " in printed

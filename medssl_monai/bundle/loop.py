@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from monai.bundle import ConfigParser
 
+from medssl_monai.asking.answers import Answering, hand_over
 from medssl_monai.asking.record import read_query
 from medssl_monai.bundle.run import path_value, workflow
-from medssl_monai.data.datalist import Item
 from medssl_monai.files import read_json
-from medssl_monai.handlers.query import Oracle, check_cold_start, give_answers, write_one_query
+from medssl_monai.handlers.query import check_cold_start, write_one_query
 from medssl_monai.handlers.rounds import write_report
 from medssl_monai.locks import holding
-from medssl_monai.names import NOTHING
-from medssl_monai.pool.pool import LabelPool
-from medssl_monai.pool.tables import annotate_from_table
 
-logger = logging.getLogger(__name__)
+StartFrom = Literal["fresh", "continued"]
 
 
 def run_loop(
     bundle: str | Path,
     output_dir: str | Path,
     rounds: int = 3,
-    annotator: Literal["oracle", "person"] = "oracle",
-    weights: Literal["fresh", "continued"] = "fresh",
+    annotator: Answering = "oracle",
+    weights: StartFrom = "fresh",
     overrides: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Train, ask, annotate; again and again, each round in ``round_00``, ``round_01``, ... of its own.
+    """Train, ask, annotate, in ``round_00``, ``round_01``, ...; returns whether all rounds are done.
 
-    The same call again continues where it stood: a finished round is not repeated, a broken one goes on from its last
-    checkpoint. Between rounds the datalist may become longer; samples are matched by id.
+    If not, a query waits for a person. The same call again continues where it stood: a finished round is not repeated,
+    a broken one goes on from its last checkpoint. Between rounds the datalist may become longer; samples are matched
+    by id.
 
     Args:
         bundle: folder of a bundle.
@@ -45,9 +42,6 @@ def run_loop(
             where it asks for masks beside labels.
         weights: every round starts from ``fresh`` weights, or from the model of the round before.
         overrides: values of the bundle's configuration.
-
-    Returns:
-        Whether all rounds are done; False: a query waits for a person.
 
     Raises:
         OSError: if another run is at work in the folder of the loop, or of one of its rounds.
@@ -65,8 +59,8 @@ def _run_rounds(
     bundle: Path,
     output_dir: Path,
     rounds: int,
-    annotator: Literal["oracle", "person"],
-    weights: Literal["fresh", "continued"],
+    annotator: Answering,
+    weights: StartFrom,
     overrides: Mapping[str, Any],
 ) -> bool:
     config = ConfigParser.load_config_file(bundle / "configs" / "train.yaml")
@@ -122,7 +116,7 @@ def _start(bundle: Path, values: Mapping[str, Any]) -> Any:
 
 
 def _cold_start(run: Any, folder: Path) -> Path | None:
-    """The query for the first labels, asked if it is not there; None if some are known, or none are to be asked for."""
+    """Return the query for the first labels, asked if it is not there; None if some are known, or none are wanted."""
     names = ("pool", "query::cold_start", "train::dataset", "method_def", "query::strategy", "seed", "device")
     pool, budget, dataset, method, strategy, seed, device = (run.parser.get_parsed_content(name) for name in names)
     if not budget or len(pool.indices("labeled")):
@@ -133,46 +127,3 @@ def _cold_start(run: Any, folder: Path) -> Path | None:
         pool.quarantine(dataset.unreadable, method.learned)
         write_one_query(path, method, dataset, pool, strategy, budget, seed, device)
     return path
-
-
-def hand_over(
-    query: Path, labels: Path, pool: LabelPool, datalist: Sequence[Item], annotator: Literal["oracle", "person"]
-) -> bool:
-    """Write the labels that the next round starts with.
-
-    Args:
-        query: what was asked for; a person's answers are in the table beside it.
-        labels: file to write.
-        pool: the labels before that, and the masks `beside` them; changed.
-        datalist: what the oracle knows; a person needs none.
-        annotator: see `run_loop`.
-
-    Returns:
-        False if a person has not filled in anything yet.
-    """
-    record, table = read_query(query), query.with_suffix(".csv")
-    if annotator == "oracle":
-        give_answers(pool, record, Oracle(datalist))
-    else:
-        given = annotate_from_table(pool, table).values()
-        for reason in (reason for own in given for reason in own.refused):
-            logger.warning(f"{table}: {reason}; this row is left out.")
-        accepted = {name for own in given for name in own.accepted}
-        if not accepted and record["items"]:
-            logger.info(f"Fill in {_how(table, record, pool)}, then start the same command again.")
-            return False
-        logger.info(f"{len(accepted)} of {len(record['items'])} queries were answered.")
-    pool.query_size = tuple(record["query_size"])
-    pool.save_over(labels)
-    return True
-
-
-def _how(table: Path, record: Mapping[str, Any], pool: LabelPool) -> str:
-    """What a person is to write, and where."""
-    paths = "paths of masks, from the folder of that table"
-    findings = f"what is there, separated by semicolons, with '?' before what is unknown, or {NOTHING!r}"
-    if any("ask" in item for item in record["items"]):
-        labels = f"; a label is {findings}" if pool.task == "multilabel" else ""
-        return f"the column of {table} that 'ask' names: masks with {paths}{labels}"
-    how = {"multilabel": f" with {findings}", "segmentation": f" with {paths}"}.get(pool.task, "")
-    return f"the column 'label' of {table}{how}"
