@@ -8,7 +8,7 @@ import shlex
 import pytest
 from support import ROOT
 
-from medssl_monai.bundle.run import copy_bundle
+from medssl_monai.bundle.shipped import copy_bundle
 from medssl_monai.cli import main
 
 PAGE = (ROOT / "docs" / "monai-label.md").read_text(encoding="utf-8")
