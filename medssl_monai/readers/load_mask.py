@@ -8,7 +8,6 @@ The chain for a mask is that for its image without what concerns grey values, ea
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,12 @@ from monai.config import KeysCollection
 from monai.data import ImageReader, MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
-from numpy.typing import NDArray
 
-from medssl_monai.readers.mask_files import mask_reader, to_image_axes
+from medssl_monai.readers.grids import Array
+from medssl_monai.readers.mask_axes import elsewhere, to_image_axes
+from medssl_monai.readers.reader import ClinicalReader
 from medssl_monai.transforms.load import TakeSliced
 from medssl_monai.transforms.masks import UNLABELED
-
-Array = NDArray[Any]
 
 
 class LoadMaskd(MapTransform):
@@ -92,13 +90,13 @@ class LoadMaskd(MapTransform):
     def _slice_meta(
         self, item: Mapping[Hashable, Any], shape: Sequence[int], grid: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Of a slice of the item's image."""
+        """Return the metadata of a slice of the item's image."""
         volume = MetaTensor(torch.empty(1).expand(1, *shape), meta=dict(grid))
         cut = TakeSliced("image")({**item, "image": volume})
         return dict(cut["image"].meta)
 
     def _classes(self, mask: Array, name: str) -> Array:
-        """Indices and `UNLABELED` of the values in a file."""
+        """Return the indices of classes, and `UNLABELED`, for the values in a file."""
         whole = np.round(mask)
         mask = np.where(np.abs(mask - whole) < 1e-3, whole, mask)  # a file with a scale has them nearly
         values, count = np.unique(mask), self.num_classes
@@ -119,29 +117,9 @@ class LoadMaskd(MapTransform):
         return np.where((mask < 0) | (mask == count), UNLABELED, mask).astype(np.uint8)
 
 
-def elsewhere(mask: Mapping[str, Any], image: Mapping[str, Any], shape: Sequence[int]) -> str | None:
-    """How the place of a mask differs from its image's, as far as their files tell; None: it does not.
-
-    A corner of the mask's grid may lie off the image's by a tenth of the smallest side of a voxel.
-
-    Args:
-        mask: metadata with ``spacing`` in mm (NaN: unknown, as in PNG files) and ``affine``.
-        image: likewise.
-        shape: of both.
-    """
-    ours, theirs = (np.array(meta["spacing"], dtype=float) for meta in (mask, image))
-    known = np.isfinite(ours) & np.isfinite(theirs)
-    if (np.abs(ours - theirs) > 0.01 * theirs)[known].any():
-        return f"the mask's spacing is {_numbers(ours)} mm, its image's {_numbers(theirs)} mm"
-    if not known.all():
-        return None
-    corners = np.array([(*corner, 1.0) for corner in itertools.product(*((0, size - 1) for size in shape))])
-    axes = [*range(len(shape)), -1]  # of an image, the affine has a third axis too
-    move = (np.asarray(mask["affine"]) - np.asarray(image["affine"]))[:, axes]
-    far = np.linalg.norm((corners @ move.T)[:, :3], axis=1).max()
-    if far <= 0.1 * theirs.min():
-        return None
-    return f"the mask lies up to {far:.3g} mm off its image: another position or orientation"
+def mask_reader() -> ClinicalReader:
+    """Return the reader of masks: of a picture with a palette, the index is the class."""
+    return ClinicalReader(indexed=True)
 
 
 def _read(reader: ImageReader, path: Any, what: str) -> tuple[Array, dict[str, Any]]:
@@ -165,7 +143,3 @@ def _one_channel(mask: Array, name: str) -> Array:
 def _sides(shape: Sequence[int]) -> str:
     names = ("columns", "rows", "slices")
     return " x ".join(f"{size} {name}" for size, name in zip(shape, names, strict=False))
-
-
-def _numbers(values: Array) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
