@@ -7,7 +7,7 @@ the nearest neighbours on top. A probe is a network like any other, to predict, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -44,6 +44,7 @@ class Probe:
         dataset: item ``i`` is sample ``i`` of `pool`.
         pool: knows the labels to fit on, and the task.
         device: where the network is.
+        options: what else the probe of this kind takes: ``inverse_penalty``, or ``neighbours`` and ``temperature``.
         batch_size: images at once.
 
     Raises:
@@ -65,12 +66,13 @@ class Probe:
         dataset: ImageDataset,
         pool: LabelPool,
         device: torch.device | str,
+        options: Mapping[str, float] | None = None,
         batch_size: int = 128,
     ) -> None:
         if kind not in ("linear", "knn"):
             raise ValueError(f"`kind` must be 'linear' or 'knn', got {kind!r}.")
         self.kind, self.network, self.dataset, self.pool = kind, network, dataset, pool
-        self.device, self.batch_size = device, batch_size
+        self.device, self.options, self.batch_size = device, dict(options or {}), batch_size
 
     def fit(self) -> nn.Module:
         """Fit on the images that are labeled now.
@@ -78,8 +80,9 @@ class Probe:
         Raises:
             ValueError: if there are none.
         """
-        make = linear_probe if self.kind == "linear" else knn_probe
-        self.inference_network = make(self.network, self.dataset, self.pool, self.device, batch_size=self.batch_size)
+        make: Callable[..., nn.Module] = linear_probe if self.kind == "linear" else knn_probe
+        data = self.dataset, self.pool, self.device
+        self.inference_network = make(self.network, *data, batch_size=self.batch_size, **self.options)
         return self.inference_network
 
 
@@ -140,7 +143,7 @@ def evaluate_probe(
     Raises:
         ValueError: if `kind` is neither, or no image is labeled.
     """
-    probe = Probe(kind, network, dataset, pool, device, batch_size).fit()
+    probe = Probe(kind, network, dataset, pool, device, batch_size=batch_size).fit()
     figures = evaluate(probe, validation, validation_pool, device, batch_size)
     return {**figures, "probe": {"kind": kind, "labeled": len(pool.indices("labeled"))}}
 

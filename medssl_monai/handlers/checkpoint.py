@@ -26,7 +26,6 @@ class TrainingCheckpoint:
         path: file to write and, if it exists, to continue from.
         objects: everything with ``state_dict`` and ``load_state_dict`` that the run changes.
         identity: what the run must share with the file.
-        resume: ignore an existing file if False.
 
     Raises:
         KeyError: at the start, if the file holds other objects.
@@ -39,9 +38,8 @@ class TrainingCheckpoint:
         path: str | Path,
         objects: Mapping[str, Any],
         identity: Identity | None = None,
-        resume: bool = True,
     ) -> None:
-        self.path, self.objects, self.resume = Path(path), dict(objects), resume
+        self.path, self.objects = Path(path), dict(objects)
         self.identity = identity or Identity()
         self.told: dict[str, Any] = {}
 
@@ -62,7 +60,7 @@ class TrainingCheckpoint:
         if is_first():
             self.told = self.identity.state()
         wait_for_all()
-        if not (self.resume and self.path.exists()):
+        if not self.path.exists():
             return
         state = load_tensors(self.path)
         identity = state.pop("identity", None) if isinstance(state, dict) else None

@@ -96,7 +96,6 @@ class KeyQueue(nn.Module):
     Args:
         length: keys kept (K); it need not be a multiple of the batch.
         dim: of a key (D).
-        seed: of the first content.
 
     Raises:
         ValueError: if `length` is less than 1.
@@ -105,11 +104,11 @@ class KeyQueue(nn.Module):
     keys: Tensor
     pointer: Tensor
 
-    def __init__(self, length: int, dim: int, seed: int = 0) -> None:
+    def __init__(self, length: int, dim: int) -> None:
         super().__init__()
         if length < 1:
             raise ValueError(f"`length` counts keys and must be at least 1, got {length}.")
-        first = torch.randn(length, dim, generator=torch.Generator().manual_seed(seed))
+        first = torch.randn(length, dim, generator=torch.Generator().manual_seed(0))
         self.register_buffer("keys", F.normalize(first, dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))  # the row that is oldest, and next
 

@@ -12,7 +12,7 @@ from medssl_monai.query.boostmis import nearest_neighbors
 from medssl_monai.query.clusters import fit_centers
 
 
-def typicality(features: Tensor, neighbors: int, tiny: float = 1e-5) -> Tensor:
+def typicality(features: Tensor, neighbors: int) -> Tensor:
     """Inverse mean distance to the nearest neighbours on the unit sphere (Hacohen et al. 2022, Sec. 3), ``(N,)``.
 
     Euclidean. Block by block, without an N x N matrix.
@@ -20,11 +20,10 @@ def typicality(features: Tensor, neighbors: int, tiny: float = 1e-5) -> Tensor:
     Args:
         features: ``(N, D)``; rows are scaled to norm 1.
         neighbors: how many, the sample itself not counted; cut to the ``N - 1`` others.
-        tiny: added to the mean distance, so that copies of an image are finite.
     """
     _, cosine = nearest_neighbors(features, neighbors + 1)
     distance = (2.0 - 2.0 * cosine).clamp_min(0.0).sqrt()
-    return 1.0 / (distance.sum(dim=1) / max(1, distance.shape[1]) + tiny)
+    return 1.0 / (distance.sum(dim=1) / max(1, distance.shape[1]) + 1e-5)  # copies of an image have a finite one
 
 
 class TypiClust(EmbeddingQuery):

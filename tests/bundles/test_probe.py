@@ -43,6 +43,12 @@ def test_writes_a_round_and_leaves_the_pretrained_encoder_as_it_is(name, kind, p
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
+def test_what_a_probe_takes_is_a_choice(pretrained, run_bundle):
+    pretrained("s2mts2")
+    run = run_bundle("s2mts2", "probe", ("probe.yaml",), probe="knn", **{"probes::knn::neighbours": 3})
+    assert run.parser.get_parsed_content("method_def").inference_network.neighbours == 3
+
+
 def test_without_a_pre_training_it_says_which_file_is_missing(run_bundle):
     with pytest.raises(RuntimeError) as error:
         run_bundle("s2mts2", "probe", ("probe.yaml",))

@@ -151,13 +151,6 @@ def test_a_damaged_file_is_an_error_and_not_a_new_start(path, keep):
         Run(path, epochs=2)()
 
 
-def test_without_resume_the_file_is_ignored_and_replaced(path):
-    Run(path, epochs=3)()
-    run = Run(path, epochs=1, resume=False)()
-    assert (run.seen, run.steps) == ([1], 3)
-    assert load_tensors(path)["counter"]["value"] == 3
-
-
 def test_a_write_that_fails_stops_the_run_and_keeps_the_last_state(path, monkeypatch):
     Run(path, epochs=2)()
     before = path.read_bytes()
