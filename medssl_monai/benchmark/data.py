@@ -15,7 +15,8 @@ from medssl_monai.data.datalist import load_datalist
 from medssl_monai.files import write_json
 from medssl_monai.phantoms import make_phantom
 from medssl_monai.pool.pool import LabelPool
-from medssl_monai.prepare.prepare import hide_labels, prepare
+from medssl_monai.prepare.draw import hide_labels
+from medssl_monai.prepare.prepare import prepare
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ def load_data(
     """
     if datalist:
         if section == "training":
-            from medssl_monai.audit.audit import check_leaks
+            from medssl_monai.audit.leaks import check_leaks
 
             check_leaks(datalist, dataset_dir, allow_leaks)
         return load_datalist(datalist, section, dataset_dir, allow_leaks)
@@ -77,7 +77,8 @@ def load_images(
         return load_datalist(datalist, section, dataset_dir, allow_leaks=True)  # nothing is trained or measured here
     if not dataset_dir:
         raise ValueError("name the images to predict: `--dataset_dir FOLDER` or `--datalist FILE`.")
-    from medssl_monai.prepare.layouts.files import by_suffix, in_words, list_images
+    from medssl_monai.prepare.layouts.files import by_suffix, in_words
+    from medssl_monai.prepare.layouts.listing import list_images
 
     gather = Path(list_to).parent if list_to else None
     items, unusable, passed_over = list_images(dataset_dir, volumes, gather=gather)

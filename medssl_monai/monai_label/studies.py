@@ -20,8 +20,8 @@ from medssl_monai.monai_label.files import Kind, kind_of
 from medssl_monai.monai_label.labels import read_class
 from medssl_monai.monai_label.served import ServedBundle
 from medssl_monai.names import problem_of
-from medssl_monai.prepare.prepare import is_synthetic
 from medssl_monai.prepare.pseudonym import load_key, pseudonym
+from medssl_monai.prepare.sources import is_synthetic
 from medssl_monai.readers.decoders import count_slices
 from medssl_monai.readers.dicom.series import find_series
 from medssl_monai.readers.formats import image_format

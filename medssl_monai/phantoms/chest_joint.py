@@ -27,7 +27,7 @@ MASKED_EVERY = 3  # patients: one of three is of the source with masks
 
 
 class Scanner(NamedTuple):
-    """What a device makes of the same body.
+    """A device, by what it makes of the same body.
 
     Attributes:
         field: width of the picture, as a factor.
@@ -51,7 +51,7 @@ FAR = (
 
 
 def _image(rng: Rng, sick: bool, view: str, scanner: Scanner) -> tuple[Array, Array]:
-    """One radiograph, dense is bright, in [0, 1], and its lungs, each ``(rows, columns)``."""
+    """Draw one radiograph, dense is bright, in [0, 1], and its lungs, each ``(rows, columns)``."""
     thorax = draw_thorax(rng, view, field=scanner.field)
     image = draw_anatomy(rng, thorax)
     if sick:

@@ -1,9 +1,7 @@
-"""The report of an active-learning run: a table for the console, and one HTML file that needs nothing else."""
+"""The report of an active-learning run as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
-import io
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,56 +11,16 @@ from typing import Any
 from medssl_monai import pages
 from medssl_monai.files import write_text
 from medssl_monai.metrics.classification import METRICS, left_out
-
-COLUMNS = {"accuracy": "accuracy", "f1_macro": "macro-F1", "auroc": "AUROC"}
-MASK_COLUMNS = {"dice": "Dice", "hd95": "95 % Hausdorff distance", "asd": "average surface distance"}
-TITLES = {
-    "balanced_accuracy": "balanced accuracy",
-    "precision_macro": "macro precision",
-    "recall_macro": "macro recall",
-    "ap": "average precision",
-    "ece": "calibration error (ECE)",
-    "n": "images",
-    "absent": "images without it",
-    "missed": "of the others, not found",
-    "spurious": "found where none is",
-    **COLUMNS,
-    **MASK_COLUMNS,
-}
-FINDING_TITLES = {**TITLES, "n": "present", "absent": "absent"}
-"""Of findings, of which an image may show several, or none."""
-COLORS = ("#0b6e99", "#a0521a", "#5b4b9a")
-
-
-def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -> str:
-    """The learning curve as plain text: a row per round, each metric as ``0.812 [0.770, 0.851]``.
-
-    Args:
-        rounds: ``round``, ``labels``, perhaps ``masks`` (how many are known beside labels) and ``evaluation`` (see
-            `medssl_monai.metrics.evaluate_predictions`) of each.
-        synthetic: whether the images are phantoms; the table then says so.
-
-    Returns:
-        The lines; reasons for undefined values stand below the table, each once; multi-label, also the findings that
-        the means leave out.
-    """
-    columns = _columns(rounds[0]["evaluation"] if rounds else {})
-    counts = _counts(rounds)
-    rows = [["round", *counts, *columns.values()]]
-    reasons: dict[str, None] = {}
-    for entry in rounds:
-        evaluation = entry["evaluation"]
-        cells = [_value(evaluation, name) for name in columns]
-        known = [str(entry[name]) for name in counts]
-        rows.append([str(entry["round"]), *known, *(cell or "undefined" for cell in cells)])
-        for (name, title), cell in zip(columns.items(), cells, strict=True):
-            if not cell:
-                reasons[f"{title} undefined: {_reason(evaluation, name)}"] = None
-        if evaluation.get("task") == "multilabel":
-            reasons |= dict.fromkeys(left_out(evaluation["undefined"], columns))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*([pages.SYNTHETIC] if synthetic else []), *lines, *reasons])
+from medssl_monai.report.columns import (
+    FINDING_TITLES,
+    TITLES,
+    cell_text,
+    columns_of,
+    known_counts,
+    number_text,
+    value_text,
+)
+from medssl_monai.report.figure import learning_curves
 
 
 def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
@@ -118,21 +76,21 @@ def _performance(rounds: Sequence[Mapping[str, Any]], section: str) -> str:
         f"Measured on the {section} section: {last['n']} images of {last['groups']} groups. In brackets: "
         f"{last['interval']}; it covers the choice of the groups, not that of the training seed."
     )
-    columns = _columns(last)
-    counts = ["round", *_counts(rounds)]
+    columns = columns_of(last)
+    counts = ["round", *known_counts(rounds)]
     body = [
-        [*(str(entry[name]) for name in counts), *(_cell(entry["evaluation"], name) for name in columns)]
+        [*(str(entry[name]) for name in counts), *(cell_text(entry["evaluation"], name) for name in columns)]
         for entry in rounds
     ]
     table = pages.table("Metrics by round", [*counts, *columns.values()], body)
     if masks := last.get("masks"):
         made += f" Masks: {masks['n']} images of {masks['groups']} groups."
-    return f"<p>{escape(made)}</p>\n{table}\n{_figure(rounds)}"
+    return f"<p>{escape(made)}</p>\n{table}\n{learning_curves(rounds)}"
 
 
 def _detail(evaluation: Mapping[str, Any]) -> str:
-    others = [name for name in evaluation["metrics"] if name not in _columns(evaluation)]
-    rows = [[TITLES.get(name, name), _value(evaluation, name)] for name in others]
+    others = [name for name in evaluation["metrics"] if name not in columns_of(evaluation)]
+    rows = [[TITLES.get(name, name), value_text(evaluation, name)] for name in others]
     parts = [pages.table("Further metrics", ["metric", "value"], rows), _by_class(evaluation)]
     if masks := evaluation.get("masks"):
         parts.append(_by_class(masks))
@@ -147,7 +105,7 @@ def _detail(evaluation: Mapping[str, Any]) -> str:
 
 
 def _by_class(evaluation: Mapping[str, Any]) -> str:
-    """The table of the classes, findings, or classes of masks; nothing if there is none."""
+    """Return the table of the classes, findings, or classes of masks; empty if there is none."""
     per_class = evaluation["per_class"]
     columns = list(dict.fromkeys(name for values in per_class.values() for name in values))
     if not columns:
@@ -156,29 +114,14 @@ def _by_class(evaluation: Mapping[str, Any]) -> str:
     head = [kind, *(titles.get(name, name) for name in columns)]
     bounds = evaluation.get("per_class_intervals", {})
     rows = [
-        [key, *(_entry(values.get(name), bounds.get(key, {}).get(name)) for name in columns)]
+        [key, *(number_text(values.get(name), bounds.get(key, {}).get(name)) for name in columns)]
         for key, values in per_class.items()
     ]
     return pages.table(f"By {kind}", head, rows)
 
 
-def _columns(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """The metrics that every table and the figure show, with their titles."""
-    masks = evaluation if evaluation.get("task") == "segmentation" else evaluation.get("masks")
-    if masks is None:
-        return COLUMNS
-    unit = masks["unit"]
-    columns = {name: title if name == "dice" else f"{title} ({unit})" for name, title in MASK_COLUMNS.items()}
-    return columns if masks is evaluation else {**COLUMNS, **columns}
-
-
-def _counts(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was known in a round, by name: labels, and where there are such, masks beside them."""
-    return ["labels", *(["masks"] if any("masks" in entry for entry in rounds) else [])]
-
-
 def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """The figures of `medssl_monai.handlers.EstimatorReport`, and those of the last round by class."""
+    """Return the figures of `medssl_monai.handlers.EstimatorReport`, and those of the last round by class."""
     made = (
         "Judged by labels that training did not see. Correlation: Spearman's, of the estimated and the true loss over "
         "all images, or known pairs of image and finding. ECE: how far the certainty of the accepted targets is from "
@@ -190,10 +133,10 @@ def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
             accepted = found["accepted"]
             figures = (found.get("loss_correlation"), *map(accepted.get, ("target_ece", "hard_ece", "accuracy")))
             counts = f"{accepted['n']} of {found['n']}"
-            rows.append([str(entry["round"]), section, counts, *map(_entry, figures)])
+            rows.append([str(entry["round"]), section, counts, *map(number_text, figures)])
             if entry is rounds[-1]:
                 for name, values in accepted.get("per_class", {}).items():
-                    by_class.append([section, name, str(values["n"]), _entry(values.get("accuracy"))])
+                    by_class.append([section, name, str(values["n"]), number_text(values.get("accuracy"))])
     head = ["round", "images", "accepted", "correlation", "ECE, soft", "ECE, hard", "accuracy"]
     parts = [f"<p>{escape(made)}</p>", pages.table("Estimator and targets by round", head, rows)]
     if by_class:
@@ -202,13 +145,6 @@ def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
             pages.table("Accepted pseudo-labels of the last round, by the class that they name", head, by_class)
         )
     return "\n".join(parts)
-
-
-def _entry(value: float | None, bounds: Sequence[float] | None = None) -> str:
-    if value is None:
-        return "undefined"
-    interval = f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else ""
-    return str(value) if isinstance(value, int) else f"{value:.3f}{interval}"
 
 
 def _queries(queries: Sequence[Mapping[str, Any]]) -> str:
@@ -247,62 +183,3 @@ def _card(item: Mapping[str, Any]) -> str:
 
 def _score(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "undefined"
-
-
-def _figure(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Learning curves with their intervals; words in place of it without matplotlib."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FixedLocator
-    except ImportError:
-        return '<p>To have the learning curve drawn here: <code>pip install "medssl-monai[report]"</code>.</p>'
-
-    columns = _columns(rounds[0]["evaluation"])
-    figure = Figure(figsize=(3.0 * len(columns), 3.1), layout="constrained")
-    axes = figure.subplots(1, len(columns), sharex=True, sharey=columns is COLUMNS)
-    described = []
-    for axis, (name, title), color in zip(axes, columns.items(), itertools.cycle(COLORS)):
-        points = [
-            (entry["labels"], entry["evaluation"]["metrics"][name])
-            for entry in rounds
-            if name in entry["evaluation"]["metrics"]
-        ]
-        labels, values = [label for label, _ in points], [metric["value"] for _, metric in points]
-        axis.plot(labels, values, color=color, marker="o", linewidth=1.6)
-        # Bars about the middle of the interval: a percentile interval need not contain the value.
-        for label, metric in points:
-            if "low" in metric:
-                low, high = metric["low"], metric["high"]
-                axis.errorbar(label, (low + high) / 2, (high - low) / 2, fmt="none", ecolor=color, capsize=3)
-        axis.set_title(title, fontsize=None if columns is COLUMNS else 9)
-        axis.set(xlabel="labels", ylim=(0.0, None if name in ("hd95", "asd") else 1.02))
-        axis.xaxis.set_major_locator(FixedLocator([entry["labels"] for entry in rounds], nbins=6))
-        axis.grid(axis="y", color="#dddddd", linewidth=0.8)
-        axis.spines[["top", "right"]].set_visible(False)
-        if points:
-            described.append(f"{title} from {values[0]:.3f} at {labels[0]} to {values[-1]:.3f} at {labels[-1]} labels")
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "medssl"}):  # equal runs, equal pages
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    alt = escape("Learning curves with intervals: " + ("; ".join(described) or "no value is defined"))
-    picture = f'<img class="figure" src="{pages.data_uri("image/svg+xml", buffer.getvalue())}" alt="{alt}">'
-    return pages.scrollable("Learning curves", picture)
-
-
-def _value(evaluation: Mapping[str, Any], name: str) -> str:
-    """``0.812 [0.770, 0.851]``, without brackets if there is no interval; empty if undefined."""
-    metric = evaluation["metrics"].get(name)
-    if metric is None:
-        return ""
-    interval = f" [{metric['low']:.3f}, {metric['high']:.3f}]" if "low" in metric else ""
-    return f"{metric['value']:.3f}{interval}"
-
-
-def _cell(evaluation: Mapping[str, Any], name: str) -> str:
-    return _value(evaluation, name) or f"undefined: {_reason(evaluation, name)}"
-
-
-def _reason(evaluation: Mapping[str, Any], name: str) -> str:
-    masks = evaluation.get("masks", {}).get("undefined", {})
-    return str({**evaluation["undefined"], **masks}.get(name, "not measured"))

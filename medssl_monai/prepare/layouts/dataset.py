@@ -1,14 +1,12 @@
-"""What a layout is asked for, and what it hands back."""
+"""A data set as it came: its images with their labels, and what was left out of it."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,93 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_monai import limits
-from medssl_monai.data.datalist import Item, Key
-from medssl_monai.data.patients import as_written, same_patient
+from medssl_monai.data.datalist import Item
 from medssl_monai.files import write_atomically
-from medssl_monai.options import Options
 from medssl_monai.png import save_png
-from medssl_monai.prepare.pseudonym import load_key, pseudonym
+from medssl_monai.prepare.layouts.conventions import SUFFIX
 
 Array = NDArray[Any]
 Findings = dict[str, list[str]]
 """Reason to what it applies to: ids, or rows of the table."""
-
-SECTION_NAMES = {
-    **{"train": "training", "training": "training", "test": "testing", "testing": "testing"},
-    **{"val": "validation", "valid": "validation", "validation": "validation"},
-}
-CONTRADICTION = "\0"
-"""In place of a cell: rows of one image contradict each other there."""
-EMPTY = {"", "na", "n/a", "nan", "none", "null", "?"}
-"""Cells that say nothing, in lower case."""
-SUFFIX = re.compile(r"\.(png|jpe?g|dcm|dicom|ima|nii|nii\.gz)$", re.IGNORECASE)
-KERMANY = re.compile(r"(?P<patient>person\d+|(?:NORMAL2-)?IM-\d+)[_-]")
 LONGEST_NAME = 100
 EACH_ITS_OWN = "every file its own: nothing keeps images of one patient in one section"
 
 
 @dataclass
-class Names:
-    """Ids and groups in place of what may name a person.
-
-    Args:
-        clear: keep paths and the groups of tables as they are, for images that are public anyway.
-        key_file: see `medssl_monai.prepare.pseudonym.load_key`.
-        as_written: groups whose names differ in case, blanks, ``^`` or leading zeros are not one.
-
-    Attributes:
-        spellings: how each group was written, in the order in which the spellings came.
-    """
-
-    clear: bool = False
-    key_file: str | Path | None = None
-    as_written: bool = False
-    spellings: dict[str, dict[str, None]] = field(default_factory=dict)
-    _names: dict[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def key(self) -> bytes:
-        """Made when first needed."""
-        return load_key(self.key_file)
-
-    def file(self, path: str, uid: str = "") -> str:
-        """Id of a file, by its path relative to the source or, wherever it lies, by its DICOM UID."""
-        return path if self.clear else pseudonym(self.key, "file", uid or path)
-
-    def group(self, text: str) -> str:
-        """Group of a cell in a table: the same for all spellings of one patient, and for DICOM files of theirs."""
-        return self._group(text, self.clear)
-
-    def patient(self, patient_id: str) -> str:
-        """Group of a DICOM PatientID, which is never shown."""
-        return self._group(patient_id, False)
-
-    def _group(self, text: str, shown: bool) -> str:
-        text = as_written(text)
-        key = text if self.as_written else same_patient(text)
-        if key not in self._names:
-            self._names[key] = text if shown else pseudonym(self.key, "patient", key)
-        self.spellings.setdefault(self._names[key], {})[text] = None
-        return self._names[key]
-
-
-@dataclass(frozen=True)
-class Request(Options):
-    """What the caller said, of which source, and where to write; a layout decides what they left open."""
-
-    source: Path
-    out_dir: Path
-    names: Names = field(default_factory=Names)
-
-    @property
-    def mask_key(self) -> Key:
-        """Where masks go: with names for their classes beside the labels, else in their place."""
-        return "mask" if self.mask_classes else "label"
-
-
-@dataclass
-class Found:
-    """What a layout holds.
+class Dataset:
+    """The images that a layout reads, with their labels and groups, and what it left out.
 
     Attributes:
         items: ``image`` relative to the output folder, ``id``, ``group`` and, where known, ``label``, ``labeled``,
@@ -150,7 +76,7 @@ class Found:
             getattr(self, kind).setdefault(reason, []).extend(what)
 
     def add_once(self, kind: Literal["dropped", "noted"], reason: str, what: str) -> None:
-        """`add`, but for what the list ends with already: the slices of a volume share a row."""
+        """Do as `add`, but not twice in a row: the slices of a volume share a row of the table."""
         if getattr(self, kind).get(reason, [""])[-1] != what:
             self.add(kind, reason, what)
 
@@ -191,35 +117,8 @@ def write_png(path: Path, pixels: Array) -> None:
 
 
 def numbered(items: Iterable[Item]) -> tuple[str, ...]:
-    """Class names ``0``, ``1``, ... for labels that have no others."""
+    """Return class names ``0``, ``1``, ... for labels that have no others."""
     labels = [item["label"] for item in items if not isinstance(item.get("label"), str | None)]
     count = max((len(label) if isinstance(label, list) else label + 1 for label in labels), default=0)
     limits.check("max_classes", count, "the source")
     return tuple(str(k) for k in range(count))
-
-
-def first(header: Sequence[str], *names: str) -> str | None:
-    """The first of the names that the header has, as it is or but for case, blanks, ``_`` and ``-``.
-
-    Raises:
-        ValueError: if several columns are called so but for these.
-    """
-    for name in names:
-        same = [column for column in header if _letters(column) == _letters(name)]
-        if len(same) > 1:
-            raise ValueError(f"the columns {same[0]!r} and {same[1]!r} may both be {name!r}; rename or remove one.")
-        if same:
-            return same[0]
-    return None
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[\s_-]", "", name).casefold()
-
-
-def relative(path: Path, folder: Path) -> str:
-    """Path as seen from `folder`; absolute where there is no way, as between drives."""
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:
-        return str(path.resolve())
