@@ -54,14 +54,14 @@ class Identity:
     """
 
     def __init__(self, sections: Mapping[str, ImageDataset] | None = None, **facts: Any) -> None:
-        self.sections, self.own = dict(sections or {}), facts
+        self.sections, self.facts = dict(sections or {}), facts
         self.parser = building_parser()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps; to be asked for when the run starts, when everything is built."""
+        """Return what a checkpoint keeps; to be asked for when the run starts, when everything is built."""
         facts = {f"{name} section": _hash(dataset)[:16] for name, dataset in self.sections.items()}
         return {
-            "facts": {**facts, **self.own, **(choices(self.parser) if self.parser else {})},
+            "facts": {**facts, **self.facts, **(choices(self.parser) if self.parser else {})},
             "images": {name: image_hashes(dataset) for name, dataset in self.sections.items()},
             "version": medssl_monai.__version__,
         }
@@ -92,18 +92,18 @@ class Identity:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs, with both values; once, if several keys differ alike, by the nearest to the top of them."""
+    """Return what differs, with both values; once, if several keys differ alike, by the nearest to the top of them."""
     keys = sorted(before.keys() | now.keys(), key=lambda key: (key.count("::"), key))
     differing = [key for key in keys if before.get(key) != now.get(key) or (key in before) != (key in now)]
     both = [key for key in differing if key in before and key in now]  # the others follow from these
-    told: dict[tuple[str, str], str] = {}
+    keys_of: dict[tuple[str, str], str] = {}
     for key in both or differing:
-        told.setdefault((repr(before.get(key)), repr(now.get(key))), key)
-    return [f"{key} {old}, this one has {new}" for (old, new), key in told.items()]
+        keys_of.setdefault((repr(before.get(key)), repr(now.get(key))), key)
+    return [f"{key} {old}, this one has {new}" for (old, new), key in keys_of.items()]
 
 
 def choices(parser: ConfigParser) -> dict[str, Any]:
-    """The plain values, by id, of all that a run of this configuration uses; the run must have been built.
+    """Return the plain values, by id, of all that a run of this configuration uses; the run must have been built.
 
     Args:
         parser: of the whole configuration, with its overrides.
@@ -123,14 +123,14 @@ def choices(parser: ConfigParser) -> dict[str, Any]:
                 if not _is_below(leaf, WIRING) and leaf not in LENGTH:
                     value = _value(leaf, text, names, resolved)
                     if _is_file(value):
-                        own = os.path.realpath(value) == os.path.realpath(weights)
-                        value = "the weights that it writes" if own else f"sha256 {sha256(value)[:16]}"
+                        is_written = os.path.realpath(value) == os.path.realpath(weights)
+                        value = "the weights that it writes" if is_written else f"sha256 {sha256(value)[:16]}"
                     found[leaf] = value
     return found
 
 
 def _leaves(key: str, config: Any) -> Iterator[tuple[str, Any]]:
-    """Plain values, references and expressions below an id; a list of plain values is one."""
+    """Yield plain values, references and expressions below an id; a list of plain values is one."""
     if _is_below(key, PLACES | DATA) or key.rpartition("::")[2] in ("num_workers", "_desc_"):
         return
     if isinstance(config, Mapping):
@@ -147,7 +147,7 @@ def _leaves(key: str, config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _value(key: str, text: Any, names: Sequence[str], resolved: Mapping[str, Any]) -> Any:
-    """What a leaf comes to, if that is plain and the same everywhere; else how it is written."""
+    """Return what a leaf comes to, if that is plain and the same everywhere; else how it is written."""
     value = text
     if isinstance(text, str) and text.startswith(("$", "@")):
         value = resolved.get(names[0] if text.startswith("@") and names else key, text)
@@ -169,7 +169,7 @@ def _is_below(key: str, top: set[str]) -> bool:
 
 
 def _is_literal(value: Any) -> bool:
-    """Whether a part of a configuration says itself what it is: a number, a word, or a list of such."""
+    """Say whether a part of a configuration says itself what it is: a number, a word, or a list of such."""
     if isinstance(value, list | tuple):
         return all(map(_is_literal, value))
     return not isinstance(value, dict) and not (isinstance(value, str) and value.startswith(("$", "@")))
@@ -188,7 +188,10 @@ def _is_file(value: Any) -> bool:
 
 
 def building_parser() -> ConfigParser | None:
-    """The parser that is just building this object, if one is: MONAI gives no component a way to its configuration."""
+    """Return the parser that is just building this object, if one is.
+
+    MONAI gives no component a way to its configuration.
+    """
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
@@ -203,7 +206,7 @@ def _hash(dataset: ImageDataset) -> str:
 
 
 def image_hashes(dataset: ImageDataset) -> Tensor:
-    """A hash of each image after the preprocessing, and of the files of its masks: ``(N,)`` int64.
+    """Return a hash of each image after the preprocessing, and of the files of its masks: ``(N,)`` int64.
 
     Empty where a run is to stop for images that cannot be read; `RoundReport` names those of all sections.
     """

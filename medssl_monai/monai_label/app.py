@@ -6,7 +6,6 @@ import functools
 import logging
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,19 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from medssl_monai import __version__
-from medssl_monai.monai_label.archive import Archive, segments, voxels
+from medssl_monai.monai_label.archive import Archive
 from medssl_monai.monai_label.gate import INFER, PREDICTIONS, check_host, checked, served_at
-from medssl_monai.monai_label.guard import Guard, check_info, check_suffix, check_tag
+from medssl_monai.monai_label.guard import Guard
 from medssl_monai.monai_label.infer import ClassInfer, MaskInfer
-from medssl_monai.monai_label.labels import Kind, TooLargeError, check_size, kind_of, read_class, settle_mask
 from medssl_monai.monai_label.record import Record
-from medssl_monai.monai_label.scoring import NextImage, QueryScores
+from medssl_monai.monai_label.scoring import QueryScores
 from medssl_monai.monai_label.served import ServedBundle
+from medssl_monai.monai_label.storing import LabelStore, path_of
+from medssl_monai.monai_label.strategy import NextImage
 from medssl_monai.monai_label.studies import TAGS, incomplete
 from medssl_monai.monai_label.train import Training
 from medssl_monai.monai_label.writes import SafeWrites, opening
-from medssl_monai.names import check_classes, problem_of
+from medssl_monai.names import check_classes
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
             description="Label-efficient learning: " + ", ".join(self.served) + ". For research, not a medical device.",
             version=__version__,
         )
-        self._take_over()
+        self.label_store.take_over()
 
     def _download_dcmqi_tools(self) -> None:
         """MONAI Label loads an old release from GitHub; the package ``dcmqi`` has a newer one."""
@@ -101,13 +101,8 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
                 "dcmqi`, and activate the environment before the server is started."
             )
 
-    def _take_over(self) -> None:
-        """Masks that viewers stored in the archive themselves."""
-        if self.archive:
-            self.archive.take_over(functools.partial(self._keep, self.archive))
-
     def init_datastore(self) -> Any:
-        """MONAI Label's datastore; finds DICOM files, loses no change, and takes no label that does not fit."""
+        """Return MONAI Label's datastore, which finds DICOM files, loses no change, and takes labels that fit."""
         settings = monailabel.config.settings
         known = list(settings.MONAI_LABEL_DATASTORE_FILE_EXT)
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = known + [suffix for suffix in SUFFIXES if suffix not in known]
@@ -116,9 +111,9 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         self.writes = SafeWrites(store)
         self.archive = Archive(store, self.writes) if isinstance(store, DICOMWebDatastore) else None
         self.writes.adopt((*TAGS, PREDICTIONS))
-        self.record = Record(Path(store._datastore_config_path).parent)
-        self.guard = Guard(store, self.record)
-        store.save_label = functools.partial(self._save_label, store.save_label)
+        record = Record(Path(store._datastore_config_path).parent)
+        self.guard = Guard(store, record)
+        self.label_store = LabelStore(store, self.served, self.writes, self.archive, record, self.label_mb)
         return store
 
     def server_mode(self, mode: bool) -> None:
@@ -153,10 +148,10 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         Who asks for all models names the parameters of each, which `request` has already.
         """
         models = self._trainers.keys() | self._scoring_methods.keys()
-        own = {
+        values = {
             key: value for key, value in (params or {}).items() if not (key in models and isinstance(value, Mapping))
         }
-        return run(method, request=self._asked(method, {**(request or {}), **own}), **named)
+        return run(method, request=self._asked(method, {**(request or {}), **values}), **named)
 
     def _asked(self, kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """A request with nothing but what it may say; else 400."""
@@ -223,7 +218,7 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         request = self._asked("infer", request)
         _look_up("model", request.get("model"), self._infers)
         image = request.get("image")
-        path = self._image(image)
+        path = path_of(self.datastore(), image)
         save, tag = request.pop("save_label", False), request.pop("label_tag", PREDICTIONS)
         try:
             if reason := self._incomplete(image, self._infers[request["model"]].served.dimensions):
@@ -241,7 +236,7 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
     def batch_infer(self, request: Any, datastore: Any = None) -> Any:
         """Predict many images; one that cannot be read is passed over, with its reason in the log."""
         self._take_up()
-        request = self._asked("batch_infer", _own(request))
+        request = self._asked("batch_infer", _as_sent(request))
         several = {"multi_gpu": torch.cuda.is_available()}  # MONAI Label's default shares the work among no GPUs
         return self._batch_infer({**several, **request}, datastore or self.datastore(), self._infer_or_pass)
 
@@ -253,15 +248,15 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
             return {}
 
     def train(self, request: Any) -> Any:
-        return super().train(checked("train", _own(request)))
+        return super().train(checked("train", _as_sent(request)))
 
     def scoring(self, request: Any, datastore: Any = None) -> Any:
-        return super().scoring(checked("scoring", _own(request)), datastore)
+        return super().scoring(checked("scoring", _as_sent(request)), datastore)
 
     def next_sample(self, request: Any) -> Any:
         request = self._asked("activelearning", request)
         _look_up("strategy", request.get("strategy") or "random", self._strategies)
-        self._take_over()
+        self.label_store.take_over()
         self.writes.read()
         return super().next_sample(request)
 
@@ -283,93 +278,17 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
             if name not in running and scoring.due(self.datastore())
         }
 
-    def _uri(self, image_id: str) -> str:
-        try:
-            return str(self.datastore().get_image_uri(image_id))
-        except IndexError:  # no series of an archive
-            return ""
-
-    def _image(self, image: Any) -> str:
-        """Path of an image of the datastore; 404 for everything else, such as a path or a file that was sent along."""
-        if not isinstance(image, str) or not (path := self._uri(image)):
-            raise HTTPException(
-                404, f"there is no image {image!r:.200} in the studies; /datastore/?output=all lists their ids."
-            )
-        if problem := problem_of(image):
-            raise HTTPException(422, f"the id {image!r:.200} {problem}; rename the file.")
-        return path
-
     def _incomplete(self, image: str, dimensions: int) -> str | None:
-        """Why a study of a folder is only a part of its volume."""
+        """Say why a study of a folder is only a part of its volume."""
         if self.archive:
             return None
         store = self.datastore()
         paths = {name: Path(store.get_image_uri(name)) for name in store.list_images()}
         return incomplete(paths, dimensions == 3).get(image)
 
-    def _save_label(
-        self, save: Callable[..., str], image_id: str, label_filename: str, label_tag: str, label_info: Any, *more: Any
-    ) -> str:
-        """Store a label if it fits a bundle; beside one of the other kind, if there is one; predictions as they are."""
-        check_tag(label_tag)
-        image, file, info = self._image(image_id), Path(label_filename), check_info(label_info)
-        check_suffix(file)
-        try:
-            check_size(file, self.label_mb)
-        except TooLargeError as error:
-            raise HTTPException(413, f"the label was not saved: {error}") from None
-        kind, tag, names = kind_of(label_filename), str.__str__(label_tag), info.get("label_info") or []
-        with tempfile.TemporaryDirectory() as folder:
-            if tag in TAGS:
-                file, info["label_info"] = self._settle(file, image, names, Path(folder))
-                tag = self._beside(image_id, kind, tag)
-            if self.archive and tag in TAGS:
-                label_id = self.archive.save(save, image_id, file, tag, info)
-            else:
-                self.writes.put(image_id, file, tag, info)
-                label_id = image_id
-            self.record.write("stored", image_id, tag, kind, file, info)
-        return label_id
 
-    def _keep(self, archive: Archive, image_id: str, mask: Path, names: list[dict[str, Any]]) -> None:
-        """Store a mask that is in the archive already."""
-        with tempfile.TemporaryDirectory() as folder:
-            check_size(mask, self.label_mb)
-            file, names = self._settle(mask, self._uri(image_id), names, Path(folder))
-            tag = self._beside(image_id, "mask", "final")
-            archive.keep(image_id, file, tag, {"label_info": names})
-            self.record.write("stored", image_id, tag, "mask", file, {"user": "a segmentation in the archive"})
-
-    def _beside(self, image_id: str, kind: Kind, tag: str) -> str:
-        """`tag`, or the kind if a label of the other kind has that."""
-        there = self.datastore().get_label_uri(image_id, tag)
-        return kind if there and kind_of(there) != kind else tag
-
-    def _settle(self, file: Path, image: str, names: Any, folder: Path) -> tuple[Path, list[dict[str, Any]]]:
-        """The label as training reads it, and the segments in it.
-
-        Raises:
-            HTTPException: 400, with what each bundle says, if it fits none.
-        """
-        reasons = []
-        for name, served in self.served.items():
-            try:
-                if kind_of(file) == "class" and served.classes:
-                    read_class(file, served.classes, served.task)
-                    return file, []
-                if kind_of(file) == "mask" and served.mask_classes:
-                    whole = voxels(file, image, folder) if self.archive and file.suffix == ".bin" else file
-                    mask = settle_mask(whole, image, served.mask_classes, names, folder)
-                    return mask, segments(mask, served.mask_classes, names) if self.archive else names
-            except ValueError as error:
-                reasons.append(f"{name}: {error}")
-        kinds = {"class": "classes, as JSON", "mask": "masks, as images"}
-        none = f"no bundle of this app learns {kinds[kind_of(file)]}"
-        raise HTTPException(400, f"the label was not saved: {'; '.join(reasons) or none}")
-
-
-def _own(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what MONAI Label adds for its processes."""
+def _as_sent(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request without what MONAI Label adds for its processes."""
     return {name: value for name, value in request.items() if name not in ("bundle_path", "local_rank")}
 
 

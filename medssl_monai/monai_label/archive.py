@@ -19,7 +19,8 @@ from monailabel.datastore.utils.convert import binary_to_image, dicom_seg_to_itk
 from pydicom import Dataset
 
 from medssl_monai.files import write_json
-from medssl_monai.monai_label.labels import NOT_LABELED, kind_of
+from medssl_monai.monai_label.files import kind_of
+from medssl_monai.monai_label.masks import NOT_LABELED
 from medssl_monai.monai_label.writes import SafeWrites
 from medssl_monai.readers.formats import image_format
 
@@ -80,7 +81,7 @@ class Archive:
             self._remember(ds.SeriesInstanceUID)
 
     def _search(self, filters: Mapping[str, str]) -> dict[str, str]:
-        """Study by series; asked anew, where `list_images` answers what was there up to two hours ago."""
+        """Return the study by series; asked anew, where `list_images` answers what was there up to two hours ago."""
         found = self.store._client.search_for_series(search_filters=dict(filters))
         return {series["0020000E"]["Value"][0]: series["0020000D"]["Value"][0] for series in found}
 
@@ -93,7 +94,7 @@ class Archive:
 
 
 def _uid(name: Any) -> str:
-    """What may be the id of a series; MONAI Label makes a path of it before it asks the archive.
+    """Return what may be the id of a series; MONAI Label makes a path of it before it asks the archive.
 
     Raises:
         IndexError: like MONAI Label for a series that is not there.
@@ -116,7 +117,7 @@ def _hand_over(ds: Dataset, image: str, save: Callable[[str, Path, list[dict[str
 
 
 def voxels(file: Path, image: str, folder: Path) -> Path:
-    """The voxels alone (``.bin``, a byte each, x fastest), as OHIF sends them, as NIfTI on the grid of the image.
+    """Return voxels alone (``.bin``, a byte each, x fastest), as OHIF sends them, as NIfTI on the grid of the image.
 
     Raises:
         ValueError: if their number differs.
@@ -126,20 +127,20 @@ def voxels(file: Path, image: str, folder: Path) -> Path:
     return Path(shutil.move(binary_to_image(image, str(file)), folder / "voxels.nii.gz"))
 
 
-def segments(file: Path, classes: Sequence[str], told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """``label_info`` of the classes that a settled mask holds: MONAI Label names its n-th value by the n-th entry.
+def segments(file: Path, classes: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return ``label_info`` of the classes in a settled mask: MONAI Label names its n-th value by the n-th entry.
 
     Raises:
         ValueError: if the file is no NIfTI, which alone becomes a SEG, or has negative numbers, as no segment has.
     """
     if image_format(file) != "NIfTI":
         raise ValueError("a mask for an archive is .nii.gz, .nrrd or .bin; save it anew.")
-    own = {str(entry.get("name", "")).lower(): entry for entry in told}
+    named = {str(entry.get("name", "")).lower(): entry for entry in entries}
     names = dict(enumerate([*classes, NOT_LABELED])) | ({255: classes[1]} if len(classes) == 2 else {})
     there = [int(value) for value in np.unique(np.asanyarray(nib.load(file).dataobj)) if value]
     if there and there[0] < 0:
         raise ValueError(f"the mask holds {there[0]}; what nobody labeled is {len(classes)} in an archive.")
-    return [{**own.get(names[n].lower(), {}), "name": names[n], "idx": n} for n in there]
+    return [{**named.get(names[n].lower(), {}), "name": names[n], "idx": n} for n in there]
 
 
 def _image_of(ds: Dataset) -> str:

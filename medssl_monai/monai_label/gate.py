@@ -46,8 +46,8 @@ def _images(value: Any) -> Any:
 
 
 def _one_of(*choices: str) -> Field:
-    told = " or ".join(repr(choice) for choice in choices)
-    return Field(told, lambda value: next((one for one in choices if isinstance(value, str) and value == one), None))
+    words = " or ".join(repr(choice) for choice in choices)
+    return Field(words, lambda value: next((one for one in choices if isinstance(value, str) and value == one), None))
 
 
 TEXT, SWITCH = Field("a text of one line, at most 256 characters", _text), Field("true or false", _switch)
@@ -87,7 +87,7 @@ FIELDS: dict[str, dict[str, Field]] = {
 
 
 def checked(kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request with nothing but known values of their own types; those that are null are left out.
+    """Return a request with nothing but known values of their own types; those that are null are left out.
 
     Args:
         kind: a key of `FIELDS`.
@@ -110,7 +110,7 @@ def checked(kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def known_device(device: Any) -> str:
-    """A device as torch names it, since a configuration evaluates this value.
+    """Return a device as torch names it, since a configuration evaluates this value.
 
     Raises:
         ValueError: for anything else.
@@ -121,7 +121,7 @@ def known_device(device: Any) -> str:
 
 
 def served_at(argv: Sequence[str]) -> str | None:
-    """The host that ``monailabel start_server`` listens at, by its own reading of its command line.
+    """Return the host that ``monailabel start_server`` listens at, by its own reading of its command line.
 
     Args:
         argv: of this process; MONAI Label keeps the host nowhere else.

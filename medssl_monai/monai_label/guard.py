@@ -9,8 +9,8 @@ from typing import Any
 
 from fastapi import HTTPException
 
+from medssl_monai.monai_label.files import kind_of
 from medssl_monai.monai_label.gate import PREDICTIONS
-from medssl_monai.monai_label.labels import kind_of
 from medssl_monai.monai_label.record import Record
 from medssl_monai.monai_label.studies import KEY, TAGS
 from medssl_monai.names import problem_of
@@ -56,16 +56,16 @@ class Guard:
 
     def add_image(self, add: Callable[..., str]) -> Callable[..., str]:
         def checked(image_id: str, image_filename: str, image_info: Any) -> str:
-            own = image_id or self.store._to_id(Path(image_filename).name)[0]
+            name = image_id or self.store._to_id(Path(image_filename).name)[0]
             suffix = self.store._to_id(Path(image_filename).name)[1]
-            if problem := _no_id(own):
-                raise HTTPException(400, f"the id {own!r:.200} {problem}; name another.")
-            if f"*{suffix}" not in self.store._extensions or self.store._to_id(own + suffix) != (own, suffix):
+            if problem := _no_id(name):
+                raise HTTPException(400, f"the id {name!r:.200} {problem}; name another.")
+            if f"*{suffix}" not in self.store._extensions or self.store._to_id(name + suffix) != (name, suffix):
                 known = ", ".join(pattern.removeprefix("*") for pattern in self.store._extensions)
                 raise HTTPException(400, f"an image is a file of the type {known}, and its id holds none of these.")
-            if self._is_there(own):
-                raise HTTPException(409, f"there is an image {own!r} already, and this one would get its labels.")
-            return add(own, image_filename, check_info(image_info))
+            if self._is_there(name):
+                raise HTTPException(409, f"there is an image {name!r} already, and this one would get its labels.")
+            return add(name, image_filename, check_info(image_info))
 
         return checked
 
@@ -115,13 +115,13 @@ def check_suffix(file: Path) -> None:
 
 
 def check_info(info: Any) -> dict[str, Any]:
-    """What a request adds to the info of an image or label; 400 if it is no object, too large, or the server's own."""
+    """Return what a request adds to the info of an image or label; 400 if it is none, too large or the server's."""
     if info is None:
         return {}
     if not isinstance(info, Mapping):
         raise HTTPException(400, "`params` and `info` are JSON objects.")
-    if own := [name for name in KEPT if name in info]:
-        raise HTTPException(400, f"{own[0]!r} is what the server writes of an image or label; leave it out.")
+    if taken := [name for name in KEPT if name in info]:
+        raise HTTPException(400, f"{taken[0]!r} is what the server writes of an image or label; leave it out.")
     if len(json.dumps(info, default=str)) > INFO_BYTES:
         raise HTTPException(413, f"`params` and `info` take more than {INFO_BYTES:,} characters; send less.")
     if not all(_is_given_out(one) for one in _values(info.get("strategy", {}))):

@@ -12,7 +12,7 @@ from medssl_monai.bundle.facts import classes_of, image_size_of, mask_classes_of
 from medssl_monai.bundle.metadata import metadata_of
 from medssl_monai.data.datalist import FLAGS, Item, Key
 from medssl_monai.files import sha256
-from medssl_monai.monai_label.labels import Kind
+from medssl_monai.monai_label.files import Kind
 from medssl_monai.monai_label.write import SETTINGS
 from medssl_monai.networks.pretrained import weights_metadata
 from medssl_monai.task import Task
@@ -72,7 +72,7 @@ class ServedBundle:
 
     @property
     def joint(self) -> bool:
-        """Whether it is for classes and masks beside them, so that a datalist has them under two keys."""
+        """Say whether it is for classes and masks beside them, so that a datalist has them under two keys."""
         outputs = self.metadata["network_data_format"]["outputs"]
         return outputs["pred"].get("format") == "segmentation" and "classes" in outputs
 
@@ -88,13 +88,13 @@ class ServedBundle:
 
     @property
     def task(self) -> Task | None:
-        """Of the classes; None: not known before the first training."""
+        """The task of the classes; None: not known before the first training."""
         task = self.about.get("task")
         return None if task not in ("multiclass", "multilabel") else cast(Task, task)
 
     @property
     def image_size(self) -> list[int]:
-        """That the weights are for; before the first training, as configured."""
+        """The size that the weights are for; before the first training, as configured."""
         return image_size_of(self.metadata) if self.weights.exists() else list(self.config["image_size"])
 
     @property
@@ -113,22 +113,22 @@ class ServedBundle:
 
     @property
     def epochs(self) -> int:
-        """Of a training, if nobody says how many."""
+        """The epochs of a training, if nobody says how many."""
         return int(self.config["rounds"]) * int(self.config["epochs_per_round"])
 
     def strategies(self, wanted: str = "") -> list[str]:
-        """Names of query strategies in the configuration, but for ``random``, which needs no score.
+        """Return names of query strategies in the configuration, but for ``random``, which needs no score.
 
         Args:
             wanted: ``all``, or names separated by commas; default: the one that the bundle asks by, and ``entropy``.
         """
         there = [name for name in self.config["strategies"] if name != "random"]
-        own = str(self.config["query"]["strategy"]).replace("#", "::").removeprefix("@strategies::")
-        names = wanted.replace(",", " ").split() or [own, "entropy"]
+        usual = str(self.config["query"]["strategy"]).replace("#", "::").removeprefix("@strategies::")
+        names = wanted.replace(",", " ").split() or [usual, "entropy"]
         return there if wanted == "all" else [name for name in there if name in names]
 
     def run(self, train: Sequence[Item], validation: Sequence[Item] | None, synthetic: bool, **values: Any) -> Any:
-        """The configuration on these images, as a `monai.bundle.ConfigWorkflow` that is initialized.
+        """Return the configuration on these images, as a `monai.bundle.ConfigWorkflow` that is initialized.
 
         Args:
             train: items; those whose ``labeled`` (and ``masked``) flag is false are the unlabeled ones.
@@ -141,16 +141,16 @@ class ServedBundle:
         """
         from medssl_monai.bundle.run import workflow
 
-        own = self._values() | self._tasks(train, validation or ())
-        own["train::dataset::data"] = self._datalist(train, synthetic)
+        settings = self._values() | self._tasks(train, validation or ())
+        settings["train::dataset::data"] = self._datalist(train, synthetic)
         if validation is not None:
-            own["validate::dataset::data"] = self._datalist(validation, synthetic)
+            settings["validate::dataset::data"] = self._datalist(validation, synthetic)
         elif not self.overrides.get("datalist"):
             raise ValueError(
                 f"{self.name} has no images to measure on: write the app with `--datalist FILE`, whose section "
                 "'validation' they are, or start the server with `--conf validation 0.2`."
             )
-        run = workflow(self.files, "train", False, **(own | values))
+        run = workflow(self.files, "train", False, **(settings | values))
         run.initialize()
         return run
 
@@ -182,11 +182,11 @@ class ServedBundle:
         return values
 
     def _tasks(self, train: Sequence[Item], validation: Sequence[Item]) -> dict[str, Any]:
-        """The task of each pool in which no label tells it yet."""
+        """Return the task of each pool in which no label tells it yet."""
         task = "segmentation" if self.mask_classes and not self.joint else self.task
-        own = {name: self.config["validate"].get(name) for name in ("pool", "labels")}
+        configured = {name: self.config["validate"].get(name) for name in ("pool", "labels")}
         pools = {"pool": train} | {  # a pool may be made of another
-            f"validate::{name}": validation for name, pool in own.items() if isinstance(pool, Mapping)
+            f"validate::{name}": validation for name, pool in configured.items() if isinstance(pool, Mapping)
         }
         untold = [name for name, items in pools.items() if all(item.get("label") is None for item in items)]
         return {f"{name}::task": task for name in untold if task}

@@ -16,7 +16,8 @@ import pydicom
 
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.patients import same_patient
-from medssl_monai.monai_label.labels import Kind, kind_of, read_class
+from medssl_monai.monai_label.files import Kind, kind_of
+from medssl_monai.monai_label.labels import read_class
 from medssl_monai.monai_label.served import ServedBundle
 from medssl_monai.names import problem_of
 from medssl_monai.prepare.pseudonym import load_key, pseudonym
@@ -35,7 +36,7 @@ TAGS = ("final", "class", "mask")
 
 
 def label_files(store: Any, image_id: str) -> dict[Kind, Path]:
-    """The finished labels of an image; the first of each kind in the order of `TAGS`."""
+    """Return the finished labels of an image; the first of each kind in the order of `TAGS`."""
     found: dict[Kind, Path] = {}
     for tag in TAGS:
         if uri := store.get_label_uri(image_id, tag):
@@ -65,7 +66,7 @@ class Studies:
 
 
 def read_studies(store: Any, served: ServedBundle, share: float, folder: str | Path = "") -> Studies:
-    """Every image of a datastore as the bundle sees it.
+    """Return every image of a datastore as the bundle sees it.
 
     A patient's images are all for training or all for validation, by a keyed hash of the patient (of the image, where
     nothing tells the patient), whatever is labeled. Only while none of those that are held out has a label, the labeled
@@ -98,12 +99,12 @@ def read_studies(store: Any, served: ServedBundle, share: float, folder: str | P
     if share > 0 and labeled and not result.held_out & set(labeled) and len({place[name][0] for name in labeled}) > 1:
         nearest = min(labeled, key=lambda name: place[name][1])
         result.held_out |= {name for name in items if place[name][0] == place[nearest][0]}
-    for name, own in items.items():
-        result.image_of.update({item["id"]: name for item in own})
+    for name, of_image in items.items():
+        result.image_of.update({item["id"]: name for item in of_image})
         if name not in result.held_out:
-            result.train += own
+            result.train += of_image
         else:
-            result.validation += [item for item in own if _is_labeled(item)]
+            result.validation += [item for item in of_image if _is_labeled(item)]
     if result.refused:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(result.refused.items())[:20])
         logger.warning(f"{served.name} leaves {len(result.refused)} images or labels out: {reasons}")
@@ -111,7 +112,7 @@ def read_studies(store: Any, served: ServedBundle, share: float, folder: str | P
 
 
 def incomplete(paths: Mapping[str, Path], volumes: bool) -> dict[str, str]:
-    """Which studies of a folder are a part of a DICOM series, and so no volume, by id with the reason.
+    """Return which studies of a folder are a part of a DICOM series, and so no volume, by id with the reason.
 
     A study is a file, or a folder of one series. To a network of two dimensions single files may be slices.
 
@@ -143,7 +144,7 @@ def _incomplete(stamped: Sequence[tuple[str, Path, int]], volumes: bool) -> dict
 
 
 def _paths(store: Any, refused: dict[str, str]) -> dict[str, Path]:
-    """Images by id, sorted; those of an archive are fetched, and what cannot be is `refused`."""
+    """Return images by id, sorted; those of an archive are fetched, and what cannot be is `refused`."""
     paths = {}
     for name in sorted(store.list_images()):
         try:
@@ -154,7 +155,7 @@ def _paths(store: Any, refused: dict[str, str]) -> dict[str, Path]:
 
 
 class _Learned(NamedTuple):
-    """Of a `ServedBundle`, which reads its files each time that it is asked."""
+    """What a `ServedBundle` learns, which reads its files each time that it is asked."""
 
     classes: Sequence[str]
     mask_classes: Sequence[str]
@@ -191,7 +192,7 @@ def _is_labeled(item: Mapping[str, Any]) -> bool:
 
 
 def _groups(store: Any, paths: Mapping[str, Path]) -> dict[str, str]:
-    """Whom an image is of: the patient, as a DICOMweb server or the DICOM file says, or else itself."""
+    """Return whom an image is of: the patient, as a DICOMweb server or the DICOM file says, or else itself."""
     groups = {}
     for name, path in paths.items():
         patient = same_patient(str(store.get_image_info(name).get("PatientID") or _patient(path)))
@@ -200,7 +201,7 @@ def _groups(store: Any, paths: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _patient(path: Path) -> str:
-    """PatientID of a DICOM file, or of the first in a folder; empty if there is none."""
+    """Return the PatientID of a DICOM file, or of the first in a folder; empty if there is none."""
     with warnings.catch_warnings():  # pydicom's quote what it finds
         warnings.simplefilter("ignore")
         try:
@@ -215,7 +216,7 @@ def _patient(path: Path) -> str:
 
 
 def _place(key: bytes, group: str) -> tuple[str, float]:
-    """Pseudonym of a group, and where it lies between 0 and 1."""
+    """Return the pseudonym of a group, and where it lies between 0 and 1."""
     name = pseudonym(key, "patient", group)
     return name, int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) / 16**12
 

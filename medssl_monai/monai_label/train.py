@@ -49,9 +49,9 @@ class Training(BundleTrainTask):  # type: ignore[misc]  # MONAI Label is untyped
     def stats(self) -> dict[str, Any]:
         """What the weights say of the training that they are from, in the words of MONAI Label's viewers."""
         about = self.served.about
-        told = {name: about.get(name) for name in ("metric", "epoch")}
-        told |= {"best_metric": about.get("value"), "total_time": 1}  # viewers take a time for: it has ended
-        return {name: value for name, value in told.items() if value is not None} if about else {}
+        figures = {name: about.get(name) for name in ("metric", "epoch")}
+        figures |= {"best_metric": about.get("value"), "total_time": 1}  # viewers take a time for: it has ended
+        return {name: value for name, value in figures.items() if value is not None} if about else {}
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
         """Train.
@@ -105,11 +105,11 @@ class Training(BundleTrainTask):  # type: ignore[misc]  # MONAI Label is untyped
         pool.quarantine(images.unreadable, method.learned)
         measured.quarantine(to_measure.unreadable, method.learned)
         counts: dict[str, int] = {}
-        for key, own in pools_of(pool).items():
-            counts |= {FLAGS[key]: len(own.indices("labeled")), f"un{FLAGS[key]}": len(own.indices("unlabeled"))}
+        for key, part in pools_of(pool).items():
+            counts |= {FLAGS[key]: len(part.indices("labeled")), f"un{FLAGS[key]}": len(part.indices("unlabeled"))}
         counts["validation"] = len(measured.indices("all"))
-        told = ", ".join(f"{count} {name}" for name, count in counts.items())
+        sizes = ", ".join(f"{count} {name}" for name, count in counts.items())
         used = {"unlabeled", "unmasked"} & set(method.streams)
         how = "it learns from those without a label as well" if used else "it learns from labels alone"
-        logger.info(f"{self.served.name}: {type(method).__name__} on {told} images; {how}.")
+        logger.info(f"{self.served.name}: {type(method).__name__} on {sizes} images; {how}.")
         return counts

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from medssl_monai.files import write_atomically
-from medssl_monai.monai_label.labels import kind_of
+from medssl_monai.monai_label.files import kind_of
 
 logger = logging.getLogger(__name__)
 

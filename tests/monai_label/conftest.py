@@ -38,7 +38,7 @@ from medssl_monai.bundle.shipped import copy_bundle
 from medssl_monai.data import write_datalist
 from medssl_monai.monai_label import write_app
 
-OWN = ("app", "archive", "infer", "scoring", "train")
+OWN = ("app", "archive", "infer", "scoring", "storing", "strategy", "train")
 """Modules of `medssl_monai.monai_label` that import MONAI Label."""
 
 

@@ -252,11 +252,11 @@ class TestSegmentations:
         for name in (image, other):
             archive.add_seg(name, volumes[name], ["ball"])
         content, archive.series[image].EncapsulatedDocument = archive.series[image].EncapsulatedDocument, b""
-        server.app._take_over()
+        server.app.label_store.take_over()
         assert server.labels() == {f"final/{other}.nii.gz"}
         assert [record.levelname for record in caplog.records if image in record.message] == ["WARNING"]
         archive.series[image].EncapsulatedDocument = content
-        server.app._take_over()
+        server.app.label_store.take_over()
         assert server.labels() == {f"final/{other}.nii.gz", f"final/{image}.nii.gz"}
 
     def test_those_that_the_server_stored_are_not_taken_over(self, serve_archive, volumes, archive, monkeypatch):

@@ -27,7 +27,7 @@ SHIPPED = {
     },
     "s2mts2": {
         **{"classes": 14, "mask_classes": [], "outputs": ("label",), "kinds": {"class"}, "joint": False},
-        **{"asks": ["entropy"], "strategies": ["entropy", "margin"], "task": None},
+        **{"asks": ["entropy"], "strategies": ["boostmis", "entropy", "margin"], "task": None},
     },
     "ssal": {
         **{"classes": [], "mask_classes": ["background", "lesion"], "outputs": ("mask",), "kinds": {"mask"}},

@@ -1,0 +1,11 @@
+"""Files of labels."""
+
+from __future__ import annotations
+
+from medssl_monai.monai_label.files import kind_of
+
+
+def test_json_is_a_class_and_everything_else_a_mask():
+    assert [kind_of(name) for name in ("a.json", "/b/A.JSON", "a.nii.gz", "a.seg.nrrd", "json")] == [
+        *("class", "class", "mask", "mask", "mask")
+    ]
