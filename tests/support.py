@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from datetime import timedelta
 from html.parser import HTMLParser
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import pydicom
 import pytest
@@ -101,17 +105,27 @@ def torchrun(*arguments: str, cwd: Path | None = None, path: Sequence[Path] = ()
 def in_two_processes(code: str, folder: Path) -> list[Any]:
     """Run `code`, which can import tests, with gloo; what each process puts into `result`, as JSON gives it back.
 
-    The code finds its ``rank``.
+    The code finds its ``rank``. Both processes come from one that has imported what takes long, and begin anew.
     """
-    body = "".join(f"    {line}\n" for line in code.strip().splitlines())
-    script = folder / "script.py"
-    script.write_text(
-        "import json\nimport ignite.distributed as idist\n"
-        f'with idist.Parallel(backend="gloo"):\n    rank = idist.get_rank()\n{body}'
-        f"    json.dump(result, open(f'{folder}/rank{{rank}}.json', 'w'))\n"
-    )
-    torchrun(str(script), path=[ROOT / "tests"])
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["ignite.distributed", "medssl_monai.methods", "pytest"])
+    with ProcessPoolExecutor(2, mp_context=context) as processes:
+        ranks = [processes.submit(_one_of_two, rank, code, folder) for rank in (0, 1)]
+        for done in as_completed(ranks):
+            done.result()  # raises what went wrong first, not that the other one was left alone
+        return [done.result() for done in ranks]
+
+
+def _one_of_two(rank: int, code: str, folder: Path) -> Any:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    idist.initialize("gloo", init_method=meeting, world_size=2, rank=rank, timeout=timedelta(minutes=5))
+    try:
+        names: dict[str, Any] = {"rank": rank}
+        exec(code, names)
+        return json.loads(json.dumps(names["result"]))
+    finally:
+        idist.finalize()  # so that the other one does not wait for one that failed
 
 
 def dicom_sample(name: str) -> Path:
@@ -181,3 +195,8 @@ class Outline(HTMLParser):
 
     def all(self, name):
         return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def read_csv(path):
+    """Rows of a table, as mappings."""
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))

@@ -33,10 +33,10 @@ def run_benchmark(
     A pre-training lives likewise in ``pretrained/HASH``. It is run when cells that start from it are left; where it
     fails, they fail with its reason.
 
-    Before it starts, CPU hours are told. They come from finished cells of the same data and method, scaled by rounds;
-    where there are none, from the first round of one such cell, which is run for this purpose only and counted as if
-    every round had its start, so that it is an upper bound. Cells of one round are told as not measured at first, and
-    so are pre-trainings.
+    Before it starts, it says how many CPU hours are left. They come from finished cells of the same data and method,
+    scaled by rounds; where there are none, from the first round of one such cell, which is run for this purpose only
+    and counted as if every round had its start, so that it is an upper bound. Cells of one round count as not measured
+    at first, and so do pre-trainings.
 
     Args:
         path: grid file, see `medssl_monai.benchmark.load_grid`.

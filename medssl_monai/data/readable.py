@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
-from medssl_monai.data.cache import HIDDEN
 from medssl_monai.data.datalist import Item
-from medssl_monai.data.images import NO_NUMBERS, reason_of, say_background
+from medssl_monai.data.item_files import HIDDEN
+from medssl_monai.data.reasons import NO_NUMBERS, reason_of, say_background
 
 
 class ReadableImages(IterableDataset[dict[str, Any]]):

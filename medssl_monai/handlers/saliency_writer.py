@@ -1,4 +1,4 @@
-"""What the class of an image rests on, drawn over the image."""
+"""Pictures of what the class of an image rests on, drawn over the image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medssl_monai.transforms.load import Channelsd, TakeSliced
 FULL = 99.5
 """Percentile of an image's saliency that is drawn as strong as can be."""
 OPACITY = 0.65
-"""Of the strongest saliency; where there is none, the image is bare."""
+"""Opacity of the strongest saliency; where there is none, the image is bare."""
 COLOURS = (
     *((0, 0, 4), (33, 12, 74), (87, 16, 110), (138, 34, 106), (188, 55, 84)),
     *((228, 90, 49), (249, 142, 9), (249, 203, 53), (252, 255, 164)),
@@ -113,14 +113,14 @@ class SaliencyWriter:
 
 
 def scaled(saliency: Array) -> Array:
-    """Saliency ``(C, *spatial)`` as its strength in [0, 1], ``(*spatial)``; 1 from the percentile `FULL` on."""
+    """Return the strength of a saliency ``(C, *spatial)``, ``(*spatial)`` in [0, 1]; 1 from percentile `FULL` on."""
     strongest = saliency.max(axis=0)
     full = np.percentile(strongest, FULL) or strongest.max()  # where less than a two hundredth has any
     return (strongest / full).clip(0.0, 1.0) if full > 0 else np.zeros_like(strongest)
 
 
 def overlay(image: Array, strength: Array, mask: Array | None = None) -> Array:
-    """An image under its saliency, and with the outline of its mask.
+    """Draw the saliency over an image, and the outline of its mask.
 
     Args:
         image: ``(x, y, 3)`` in [0, 1].

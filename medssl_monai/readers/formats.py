@@ -12,7 +12,7 @@ from medssl_monai.readers.refusals import RefusedError, UnreadableImageError
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".dcm": "DICOM", ".dicom": "DICOM", ".ima": "DICOM"}
 MEND = "mend its path in the datalist, or set `dataset_dir`"
 BARE_DICOM = re.compile(rb"[\x02\x08]\x00.\x00(UL|CS|UI|DA|LO|SH|PN)|[\x02\x08]\x00\x00\x00\x04\x00\x00\x00", re.DOTALL)
-"""How a DICOM file without preamble begins: an element of the first groups with its type, or the length of a group."""
+"""Start of a DICOM file without preamble: an element of the first groups with its type, or the length of a group."""
 
 
 def image_format(path: Path) -> str | None:

@@ -40,12 +40,9 @@ class LoadMaskd(MapTransform):
     whose position is not looked at: programs that cut slices often leave them that of the volume.
 
     Args:
-        keys: paths of masks; items without such a key are refused, unless `allow_missing_keys`.
+        keys: paths of masks of the item's ``image``; items without such a key are refused, unless `allow_missing_keys`.
         reader: reads the image, usually `medssl_monai.readers.ClinicalReader`; masks are read by `mask_reader`.
         num_classes: K, at most 254.
-        image_key: path of the image that the mask belongs to.
-        slice_key: index of the slice of the volume that the item is.
-        tolerance: see `elsewhere`.
         allow_missing_keys: pass items without a mask.
 
     Raises:
@@ -58,37 +55,33 @@ class LoadMaskd(MapTransform):
         keys: KeysCollection,
         reader: ImageReader,
         num_classes: int,
-        image_key: str = "image",
-        slice_key: str = "slice",
-        tolerance: float = 0.1,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if not 2 <= num_classes < UNLABELED:
             raise ValueError(f"`num_classes` counts the background too, from 2 to {UNLABELED - 1}; got {num_classes}.")
         self.reader, self.mask_reader = reader, mask_reader()  # each keeps the volume that it read last
-        self.num_classes, self.tolerance = num_classes, tolerance
-        self.image_key, self.slice_key = image_key, slice_key
+        self.num_classes = num_classes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
             name = str(result.get("id", "the item"))
-            image, grid = _read(self.reader, result[self.image_key], f"{name}: its image")
+            image, grid = _read(self.reader, result["image"], f"{name}: its image")
             mask, own_grid = _read(self.mask_reader, result[key], f"{name}: its mask")
-            mask_path, path = (Path(ensure_tuple(data[k])[0]) for k in (key, self.image_key))
+            mask_path, path = (Path(ensure_tuple(data[k])[0]) for k in (key, "image"))
             try:
                 mask, ours, theirs = to_image_axes(mask, mask_path, own_grid, path, grid)
             except ValueError as error:  # headers are read anew
                 raise ValueError(f"{name}: where its image or mask lies cannot be read: {error}") from error
             shape, own_shape = image.shape[1:], mask.shape[1:]
-            one_slice = self.slice_key in result and own_shape == shape[:-1] and len(own_shape) == 2
+            one_slice = "slice" in result and own_shape == shape[:-1] and len(own_shape) == 2
             if own_shape != shape and not one_slice:
                 raise ValueError(
                     f"{name}: the mask has {_sides(own_shape)}, its image {_sides(shape)}; export it again on the grid "
                     "of the image (in most programs: set the image as reference geometry)."
                 )
-            if problem := None if one_slice else elsewhere(ours, theirs, shape, self.tolerance):
+            if problem := None if one_slice else elsewhere(ours, theirs, shape):
                 raise ValueError(f"{name}: {problem}; export the mask again on the grid of its image.")
             classes = torch.from_numpy(self._classes(_one_channel(mask, name), name))
             result[key] = MetaTensor(classes, meta=self._slice_meta(result, shape, grid) if one_slice else dict(grid))
@@ -99,8 +92,8 @@ class LoadMaskd(MapTransform):
     ) -> dict[str, Any]:
         """Return the metadata of a slice of the item's image."""
         volume = MetaTensor(torch.empty(1).expand(1, *shape), meta=dict(grid))
-        cut = TakeSliced(self.image_key, self.slice_key)({**item, self.image_key: volume})
-        return dict(cut[self.image_key].meta)
+        cut = TakeSliced("image")({**item, "image": volume})
+        return dict(cut["image"].meta)
 
     def _classes(self, mask: Array, name: str) -> Array:
         """Return the indices of classes, and `UNLABELED`, for the values in a file."""

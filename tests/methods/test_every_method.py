@@ -104,6 +104,13 @@ JOINT = {
 }
 """What learns classes or findings and masks, by one network; its bridge and arguments."""
 
+ONE_FORM_EACH = {
+    forms[turn % len(forms)]
+    for turn, baseline in enumerate(CONFIGURATIONS)
+    for forms in [[name for name in JOINT if name.startswith(f"{baseline} on ")]]
+}
+"""Every baseline once and every form at least once: pairs enough for a default run."""
+
 NOT_LEARNED = {"Enc": ("decoder", "output"), "EncSSL": ("decoder", "output"), "U-Net": ("classifier.head",)}
 """Parts of the network that have nothing to learn from."""
 
@@ -166,7 +173,13 @@ def head_of(network):
     return getattr(network, "classifier", network).head
 
 
-@pytest.fixture(params=METHODS)
+def thinned(names):
+    """The names as parameters; the joint methods on forms that another one covers run with ``--all`` only."""
+    rest = JOINT.keys() - ONE_FORM_EACH
+    return [pytest.param(name, marks=pytest.mark.every) if name in rest else name for name in names]
+
+
+@pytest.fixture(params=thinned(METHODS))
 def make(request):
     """Builds the method anew, on a network of another seed."""
     return lambda seed=0: METHODS[request.param](network(seed, request.param))
@@ -397,7 +410,7 @@ def test_weight_decay_spares_biases_and_normalisation(method):
 # ---- findings --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[name for name in METHODS if name.endswith("findings")])
+@pytest.fixture(params=thinned(name for name in METHODS if name.endswith("findings")))
 def of_findings(request):
     return METHODS[request.param](network(name=request.param))
 

@@ -40,7 +40,7 @@ CLASSES = {
 }
 """What objects hold that are no images, by a part of their class's name."""
 IMAGE_CLASS = re.compile(r"\bImage\b|US Volume|Parametric Map")
-"""In the name of a class of storage that holds images; RT images (taken with the beam) are images."""
+"""What the name of a class of storage says that holds images; RT images (taken with the beam) are images."""
 EMPTY = "it is empty; copy it anew from its source"
 NOT_DICOM = "it is not a DICOM file"
 NO_PIXELS = "it holds no image; it may be a report, a plan or a presentation state"

@@ -24,7 +24,7 @@ processing: Any = import_module("pydicom.pixels.processing" if PYDICOM_3 else "p
 STREAM = re.compile(
     rb"\xff\x4f\xff\x51|\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]\x00[\x0b\x0e\x11\x14]", re.DOTALL
 )
-"""Where a picture in JPEG 2000, JPEG or JPEG-LS says how large it is."""
+"""The marker where a picture in JPEG 2000, JPEG or JPEG-LS says how large it is."""
 ITEM, END_OF_ITEMS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 JPEGS = "1.2.840.10008.1.2.4."
 
