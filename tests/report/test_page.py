@@ -3,77 +3,15 @@
 import base64
 import io
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from support import Outline
+from support_report import evaluation, make_item, make_report, without_auroc
 
 from medssl_monai.metrics import evaluate_predictions
-from medssl_monai.report import format_table, write_page
-
-
-def evaluation(value, **interval):
-    return {
-        "n": 40,
-        "groups": 20,
-        "metrics": {name: {"value": value, **interval} for name in ("accuracy", "f1_macro", "auroc", "ece")},
-        "undefined": {},
-        "per_class": {"benign": {"n": 30, "recall": 0.5}, "malignant": {"n": 10, "recall": 0.25, "auroc": 0.75}},
-        "interval": "95 % group bootstrap, 1000 resamples, seed 0",
-    }
-
-
-def without_auroc():
-    result = evaluation(0.5)
-    del result["metrics"]["auroc"]
-    return {**result, "undefined": {"auroc": "only benign occurs"}}
-
-
-def make_item(**changes):
-    return {
-        "id": "case 7",
-        "rank": 1,
-        "reason": "unstable",
-        "scores": {"instability": 0.012345, "degree": 7.0},
-        "annotated": "malignant",
-        "predicted": "benign",
-        "differs": True,
-        "confidence": 0.625,
-        "image": np.zeros((300, 200), dtype=np.uint8),
-        **changes,
-    }
-
-
-def make_report(**changes):
-    return {
-        "title": "BoostMIS",
-        "synthetic": False,
-        "data": "lesions",
-        "classes": ["benign", "malignant"],
-        "section": "validation",
-        "created": "2026-11-21T07:15:00+00:00",
-        "seconds": 184.2,
-        "command": "medssl run boostmis",
-        "rounds": [
-            {"round": 0, "epoch": 6, "labels": 24, "evaluation": evaluation(0.5)},
-            {"round": 1, "epoch": 12, "labels": 48, "evaluation": evaluation(0.812, low=0.77, high=0.851)},
-        ],
-        "queries": [{"round": 0, "epoch": 6, "strategy": "boostmis", "items": [make_item()]}],
-        "notes": ["The test section was not touched."],
-        **changes,
-    }
-
-
-@pytest.fixture
-def render(tmp_path):
-    def render(**changes):
-        path = write_page(tmp_path / "report.html", make_report(**changes))
-        return path.read_text(encoding="utf-8")
-
-    return render
+from medssl_monai.report import format_table
 
 
 def test_the_page_says_what_was_measured_on_what_and_how(render):
@@ -193,26 +131,6 @@ def test_a_page_before_the_first_round(render):
         assert absent not in text
 
 
-def test_nothing_defined_still_gives_a_page(render):
-    nothing = evaluate_predictions(np.empty((0, 2)), np.empty(0, dtype=int), [])
-    page = render(rounds=[{"round": 0, "epoch": 6, "labels": 24, "evaluation": nothing}])
-    assert "no value is defined" in Outline(page).all("img")[0]["alt"]
-
-
-def test_an_interval_beside_its_value_is_drawn(render):
-    beside = evaluation(0.5, low=0.6, high=0.7)  # percentile intervals may do so; matplotlib refuses negative bars
-    page = render(rounds=[{"round": 0, "epoch": 6, "labels": 24, "evaluation": beside}])
-    assert "image/svg+xml" in page
-
-
-def test_without_matplotlib_the_page_says_how_to_get_the_figure(render, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    page = render()
-    assert "image/svg+xml" not in page
-    assert 'pip install "medssl-monai[report]"' in Outline(page).text
-    assert "0.812 [0.770, 0.851]" in page
-
-
 def test_equal_runs_give_equal_pages(render):
     assert render() == render()
 
@@ -227,16 +145,6 @@ def test_an_evaluation_fits_the_page(render):
     assert f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]" in text
 
 
-@pytest.fixture(scope="module")
-def findings():
-    """An evaluation of 60 images: of hernia there is no positive sample, of edema no label is known."""
-    rng = np.random.default_rng(0)
-    target, probs = rng.integers(-1, 2, (60, 4)), rng.random((60, 4))
-    target[:, 2], target[:, 3] = np.minimum(target[:, 2], 0), -1
-    names = ["effusion", "mass", "hernia", "edema"]
-    return evaluate_predictions(probs, target, [str(n // 3) for n in range(60)], names, resamples=50)
-
-
 def test_findings_have_a_row_each_and_those_left_out_are_named(render, findings):
     text = Outline(render(rounds=[{"round": 0, "epoch": 6, "labels": 24, "evaluation": findings}])).text
     assert "By finding" in text and "By class" not in text
@@ -249,29 +157,3 @@ def test_findings_have_a_row_each_and_those_left_out_are_named(render, findings)
     assert "AUROC leaves out hernia (no positive sample); edema (no label is known)" in text
     assert "any finding" in text
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)
-
-
-def test_the_table_of_the_console_names_the_findings_that_a_mean_leaves_out(findings):
-    rounds = [{"round": n, "epoch": n, "labels": 24, "evaluation": findings} for n in (0, 1)]
-    lines = format_table(rounds).splitlines()
-    assert lines[3:] == [
-        "macro-F1 leaves out edema (no label is known)",
-        "AUROC leaves out hernia (no positive sample); edema (no label is known)",
-    ]
-
-
-def test_the_table_of_the_console():
-    rounds = make_report()["rounds"] + [{"round": 2, "epoch": 18, "labels": 72, "evaluation": without_auroc()}]
-    assert format_table(rounds).splitlines() == [
-        "round  labels  accuracy              macro-F1              AUROC",
-        "0      24      0.500                 0.500                 0.500",
-        "1      48      0.812 [0.770, 0.851]  0.812 [0.770, 0.851]  0.812 [0.770, 0.851]",
-        "2      72      0.500                 0.500                 undefined",
-        "AUROC undefined: only benign occurs",
-    ]
-    assert format_table([]) == "round  labels  accuracy  macro-F1  AUROC"
-
-
-def test_importing_the_report_does_not_import_matplotlib():
-    code = "import sys, medssl_monai.report; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -3,6 +3,7 @@ import json
 import stat
 import unicodedata
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,3 +119,28 @@ def test_a_table_that_is_too_long_is_refused(tmp_path):
     path = packed(tmp_path / "set.zip", SIX)
     with raised(max_table_bytes=20), pytest.raises(ValueError, match=r"set\.zip: manifest\.csv holds"):
         prepare(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [{"masks": "mask"}, {"label_column": "mask"}], ids=["masks", "label"])
+def test_an_archive_of_classes_and_masks(tmp_path, options):
+    """As HAM10000: classes without an option, masks with one."""
+    rows = ["image,mask,id,label,label_name,lesion_id"]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for k in range(4):
+            for name, pixels in (("images", np.full((4, 6, 3), 50 * k)), ("masks", np.eye(4, 6) * 255)):
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "x.png")
+                archive.write(tmp_path / "x.png", f"{name}/{k}.png")
+            rows.append(f"images/{k}.png,masks/{k}.png,i{k},{k % 2},{'nv' if k % 2 else 'mel'},L{k // 2}")
+        archive.writestr("manifest.csv", "\n".join(rows))
+    plain = load_datalist(prepare(tmp_path / "set.zip", tmp_path / "plain", split=(1, 0, 0)))
+    assert plain.classes == ("mel", "nv")
+    data = load_datalist(prepare(tmp_path / "set.zip", tmp_path / "out", split=(1, 0, 0), **options))
+    assert data.classes == ("background", "foreground")
+    assert [Path(item["label"]) for item in data] == [tmp_path / "out" / "masks" / f"{k}.png" for k in range(4)]
+    assert all(Path(item["label"]).is_file() for item in data)
+    assert data[0]["meta"]["label_name"] == "mel"
+    both = {"masks": "mask", "mask_classes": ["skin", "lesion"], "split": (1, 0, 0)}
+    joint = load_datalist(prepare(tmp_path / "set.zip", tmp_path / "both", **both))
+    assert (joint.classes, joint.mask_classes) == (("mel", "nv"), ("skin", "lesion"))
+    assert [item["label"] for item in joint] == [0, 1, 0, 1]
+    assert all(Path(item["mask"]).is_file() for item in joint)

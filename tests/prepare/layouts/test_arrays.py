@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medssl_monai.data.datalist import load_datalist
 from medssl_monai.limits import raised
@@ -224,3 +225,62 @@ def test_many_images_of_one_name_and_long_names_get_files_of_their_own(tmp_path)
     assert len({item["image"].lower() for item in found.items}) == COUNT
     assert max(len(item["image"].encode()) for item in found.items) < 130
     json.dumps(found.items)
+
+
+def arrays(**more):
+    rng = np.random.default_rng(0)
+    return {
+        "images": rng.integers(0, 255, (4, 6, 5, 3), dtype=np.uint8),
+        "ids": np.array(["a", "b", "c", "d/e"]),
+        "labels": np.array([1, 0, 1, 0]),
+        "label_names": np.array(["nv", "mel"]),
+        "lesion_ids": np.array(["L1", "L1", "L2", "L3"]),
+        "masks": rng.integers(0, 2, (4, 6, 5), dtype=np.uint8),
+        **more,
+    }
+
+
+def test_arrays_of_masks_are_labels_if_asked_for(tmp_path):
+    content = arrays()
+    np.savez(tmp_path / "set.npz", **content)
+    plain = load_datalist(prepare(tmp_path / "set.npz", tmp_path / "plain", split=(1, 0, 0)))
+    assert plain.classes == ("nv", "mel") and [item["label"] for item in plain] == [1, 0, 1, 0]
+    data = load_datalist(prepare(tmp_path / "set.npz", tmp_path / "out", split=(1, 0, 0), masks="masks"))
+    assert data.classes == ("background", "foreground")
+    assert [item["meta"] for item in data] == [{"label": name} for name in ("mel", "nv", "mel", "nv")]
+    assert [item["group"] for item in data] == ["L1", "L1", "L2", "L3"]
+    for item, mask in zip(data, content["masks"], strict=True):
+        with Image.open(item["label"]) as image:
+            np.testing.assert_array_equal(np.asarray(image), mask * 255)
+
+
+def test_arrays_of_masks_of_more_classes(tmp_path):
+    masks = np.arange(4, dtype=np.int64)[:, None, None] % 3 * np.ones((1, 6, 5), np.int64)
+    np.savez(tmp_path / "set.npz", **arrays(masks=masks))
+    data = load_datalist(prepare(tmp_path / "set.npz", tmp_path / "out", split=(1, 0, 0), masks="masks"))
+    assert data.classes == ("0", "1", "2")
+    with Image.open(data[2]["label"]) as image:
+        assert (np.asarray(image) == 2).all()
+
+
+def test_arrays_without_such_masks(tmp_path):
+    np.savez(tmp_path / "set.npz", **arrays(masks=np.zeros((4, 3, 3))))
+    for name, problem in (
+        ("mask", " has no array 'mask'"),
+        ("masks", r": the array 'masks' .* must have the shape \(4, "),
+    ):
+        with pytest.raises(ValueError, match=f"set.npz{problem}"):
+            prepare(tmp_path / "set.npz", tmp_path / "out", masks=name)
+
+
+def test_arrays_of_masks_beside_classes(tmp_path):
+    content = arrays()
+    np.savez(tmp_path / "set.npz", **content)
+    options = {"masks": "masks", "mask_classes": ["skin", "lesion"], "split": (1, 0, 0)}
+    data = load_datalist(prepare(tmp_path / "set.npz", tmp_path / "out", **options))
+    assert (data.classes, data.mask_classes) == (("nv", "mel"), ("skin", "lesion"))
+    assert [item["label"] for item in data] == [1, 0, 1, 0]
+    assert not any("meta" in item for item in data)
+    for item, mask in zip(data, content["masks"], strict=True):
+        with Image.open(item["mask"]) as image:
+            np.testing.assert_array_equal(np.asarray(image), mask * 255)

@@ -1,9 +1,12 @@
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
+from support_masks import masks_of
 
+from medssl_monai.data.datalist import load_datalist
 from medssl_monai.prepare.prepare import prepare
 
 LABELS = {"0": "background", "1": "tumour"}
@@ -95,3 +98,27 @@ def test_a_file_that_is_no_object_is_refused(source, tmp_path, text):
     (source / "dataset.json").write_text(text)
     with pytest.raises(ValueError, match=r"dataset\.json"):
         prepare(source, tmp_path / "out")
+
+
+def test_a_list_of_the_decathlon(pairs, tmp_path):
+    shutil.move(pairs / "images", pairs / "imagesTr")
+    shutil.move(pairs / "masks", pairs / "labelsTr")
+    content = {
+        "labels": {"0": "background", "1": "anterior", "2": "posterior"},
+        "training": [
+            {"image": f"./imagesTr/case{k}.nii.gz", "label": f"./labelsTr/case{k}.nii.gz"} for k in (0, 1, 2, 9)
+        ],
+        "test": ["./imagesTs/case7.nii.gz"],
+    }
+    (pairs / "dataset.json").write_text(json.dumps(content))
+    for source in (pairs, pairs / "dataset.json"):
+        path = prepare(source, tmp_path / "out", split=(1, 0, 0))
+        data = load_datalist(path)
+        assert masks_of(data) == [(f"imagesTr/case{k}.nii.gz", f"labelsTr/case{k}.nii.gz") for k in range(3)]
+        assert data.classes == ("background", "anterior", "posterior")
+        dropped = json.loads((path.parent / "prepare_report.json").read_text())["dropped"]
+        assert dropped["row whose file is missing"]["items"] == ["row 4"]
+        assert "test image of the publisher, without a mask" in dropped
+    (pairs / "dataset.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no dataset\.json of the Decathlon"):
+        prepare(pairs, tmp_path / "out")
