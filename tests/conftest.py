@@ -175,8 +175,14 @@ def own_bundle(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def run_bundle(own_bundle: Callable[[str], Path], tiny: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
-    """Runs a bundle in this process, tiny, with further config files of the bundle; returns the workflow."""
+def run_bundle(
+    own_bundle: Callable[[str], Path], tiny: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Runs a bundle in this process, tiny, with further config files of the bundle; returns the workflow.
+
+    The picture in its report is left empty: to draw it takes a third of such a run, and the tests of reports draw it.
+    """
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: file.write(b"<svg/>"))
 
     def _run(name: str = "boostmis", folder: str = "run", overlays: tuple[str, ...] = (), **overrides: Any) -> Any:
         from medssl_monai.bundle.run import workflow
