@@ -11,6 +11,7 @@ import re
 import reprlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from medssl_monai import limits
@@ -150,3 +151,8 @@ def find(text: str, names: Iterable[str]) -> str | None:
         return text
     same = [name for name in there if fold(name) == fold(text)]
     return same[0] if len(same) == 1 else None
+
+
+def natural(name: str | PurePath) -> list[tuple[int, int | str]]:
+    """Return a sort key that puts ``slice2`` before ``slice10``."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", str(name))]

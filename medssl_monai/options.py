@@ -22,7 +22,7 @@ def _number(text: str) -> int | float:
 
 
 def _option(default: Any, about: str, parse: Callable[[str], Any] | None = None, **argument: Any) -> Any:
-    """A field; `about` is its help in the shell, `argument` what else `argparse` has to know."""
+    """Return a field; `about` is its help in the shell, `argument` what else `argparse` has to know."""
     return field(default=default, metadata={"help": about, "type": parse, **argument})
 
 
@@ -41,7 +41,7 @@ def _bound(name: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `medssl_monai.prepare.prepare.prepare` and ``medssl prepare`` can be told; the fields say it themselves.
+    """The options of `medssl_monai.prepare.prepare.prepare` and ``medssl prepare``; the fields say it themselves.
 
     Raises:
         ValueError: if options contradict each other.
@@ -173,7 +173,7 @@ class Options:
         self._check_joint()
 
     def _settle(self, name: str, kind: Callable[[Any], Any]) -> None:
-        """A list as a tuple, a text as a path: what Python's users give."""
+        """Turn a list into a tuple, and a text into a path: what Python's users give."""
         value = getattr(self, name)
         if value is not None:
             object.__setattr__(self, name, kind(value))
@@ -192,7 +192,7 @@ class Options:
             raise ValueError(f"`folds` must be at least 2, and `fold` from 0 to one less, got fold {fold} of {folds}.")
 
     def _check_joint(self) -> None:
-        """Of masks beside labels, whether all is said that belongs together."""
+        """Refuse options of masks beside labels without those that belong to them."""
         classes = list(self.mask_classes)
         if not classes and (self.mask_labels is not None or self.masked is not None):
             raise ValueError(
@@ -205,24 +205,26 @@ class Options:
 
     @property
     def bounds(self) -> dict[str, int | None]:
-        """What `medssl_monai.limits.raised` takes."""
+        """Bounds, as `medssl_monai.limits.raised` takes them."""
         return {name: getattr(self, name) for name in limits.LIMITS}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give a command a flag for each field."""
     for option in fields(Options):
-        told: dict[str, Any] = {key: value for key, value in option.metadata.items() if value is not None}
-        parser.add_argument(f"--{option.name}", default=option.default, **{**told, "help": _escaped(told["help"])})
+        argument: dict[str, Any] = {key: value for key, value in option.metadata.items() if value is not None}
+        parser.add_argument(
+            f"--{option.name}", default=option.default, **{**argument, "help": _escaped(argument["help"])}
+        )
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
-    """The options that a command line names."""
+    """Return the options that a command line names."""
     return Options(**{option.name: getattr(arguments, option.name) for option in fields(Options)})
 
 
 def option_names() -> Sequence[str]:
-    """In the order of their declaration."""
+    """Return the names of all options, in the order of their declaration."""
     return [option.name for option in fields(Options)]
 
 

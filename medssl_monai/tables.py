@@ -88,12 +88,12 @@ class Table:
         lines = re.split(r"\r\n|\r|\n", unicodedata.normalize("NFC", _decode(content, name)))
         while lines and not lines[-1].strip():
             lines.pop()
-        told = SEPARATOR_LINE.fullmatch(lines[0].strip(" ")) if lines else None
-        top = 1 if told else 0
+        separator = SEPARATOR_LINE.fullmatch(lines[0].strip(" ")) if lines else None
+        top = 1 if separator else 0
         if len(lines) <= top:
             raise ValueError(f"{name} is empty; its first line must name the columns.")
         limits.check("max_rows", len(lines) - top - 1, name)
-        delimiter = told["delimiter"] if told else _delimiter(lines)
+        delimiter = separator["delimiter"] if separator else _delimiter(lines)
         header = [_plain(cell) for cell in _cells(lines[top], delimiter)]
         twice = next((column for column in header if column and header.count(column) > 1), None)
         if twice is not None:
@@ -120,7 +120,7 @@ class Table:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Lines of a file of text, in any encoding that tables come in.
+    """Return the lines of a file of text, in any encoding that tables come in.
 
     Raises:
         ValueError: if it is no text, or too long.
@@ -130,7 +130,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def header_of(path: Path) -> list[str]:
-    """Names of a file's columns, to tell layouts apart by; none if it is no table."""
+    """Return the names of a file's columns, to tell layouts apart by; none if it is no table."""
     if not path.is_file():
         return []
     try:
@@ -142,7 +142,7 @@ def header_of(path: Path) -> list[str]:
 
 
 def text_of(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as comma separated text that a spreadsheet opens without computing anything.
+    """Return rows as comma separated text that a spreadsheet opens without computing anything.
 
     Texts that begin with ``=``, ``+``, ``-`` or ``@`` get an apostrophe before them, which `Table` takes off again;
     numbers are to be given as numbers, which stay as they are.
@@ -160,8 +160,8 @@ def _plain(cell: str) -> str:
 
 
 def _decode(content: bytes, name: str, whole: bool = True) -> str:
-    """The text of a file, or of its beginning."""
-    encoding = next((own for mark, own in ENCODINGS.items() if content.startswith(mark)), None)
+    """Return the text of a file, or of its beginning."""
+    encoding = next((known for mark, known in ENCODINGS.items() if content.startswith(mark)), None)
     if encoding is None and b"\0" in content[:400]:  # UTF-16 without a mark: every other byte of Latin text is 0
         zeros = [content[:400][start::2].count(0) for start in (0, 1)]
         encoding = "utf-16-be" if zeros[0] > 4 * zeros[1] else "utf-16-le" if zeros[1] > 4 * zeros[0] else None
@@ -178,7 +178,7 @@ def _decode(content: bytes, name: str, whole: bool = True) -> str:
 
 
 def _delimiter(lines: Sequence[str], sample: int = 50) -> str:
-    """The one that gives most of the first rows as many cells as the header, of those the one that gives it most."""
+    """Return the sign that gives most of the first rows as many cells as the header, and the header the most."""
 
     def fit(delimiter: str) -> tuple[int, int]:
         width = len(_cells(lines[0], delimiter))
@@ -192,7 +192,7 @@ def _cells(text: str, delimiter: str) -> list[str]:
 
 
 def _end_of_quote(lines: Sequence[str], start: int, delimiter: str, width: int) -> int:
-    """Line after the row whose quoted cell goes on over several lines; the next one if its quote is a mistake."""
+    """Return the line after a row whose quoted cell spans lines; the next one if its quote is a mistake."""
     for position in range(start + 1, len(lines)):
         if lines[position].count('"') % 2:
             return position + 1

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by scripts that need a virtual environment; each function builds or reuses the one in $VENV:
 #   make_environment         this package and what its tests need, in .venv unless VENV says otherwise
 #   make_label_environment   MONAI Label and this package, in .venv-label unless VENV says otherwise

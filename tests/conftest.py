@@ -166,7 +166,7 @@ def own_bundle(tmp_path: Path) -> Callable[[str], Path]:
     """Copies a shipped bundle, since a run writes weights and metadata into its bundle."""
 
     def _copy(name: str) -> Path:
-        from medssl_monai.bundle.run import copy_bundle
+        from medssl_monai.bundle.shipped import copy_bundle
 
         target = tmp_path / "bundles" / name
         return target if target.exists() else copy_bundle(name, target)

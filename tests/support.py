@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -194,3 +195,8 @@ class Outline(HTMLParser):
 
     def all(self, name):
         return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def read_csv(path):
+    """Rows of a table, as mappings."""
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))

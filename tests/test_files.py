@@ -43,6 +43,37 @@ def test_folders_are_made_and_content_is_replaced(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["notes.txt"]  # no temporary file is left
 
 
+@pytest.mark.parametrize(
+    ("synced", "expected"),
+    [(True, ["write", "sync the new file", "replace", "sync the folder"]), (False, ["write", "replace"])],
+)
+def test_content_is_on_the_disk_before_it_takes_the_old_one_s_place(tmp_path, monkeypatch, synced, expected):
+    """Else a power failure leaves an empty file under the name; and the folder follows, else the new name is lost."""
+    path, done, fsync, replace = tmp_path / "notes.txt", [], os.fsync, os.replace
+    write_text(path, "old")
+
+    def note_sync(handle):
+        what = os.fstat(handle)
+        new = next(tmp_path.glob(".*.tmp"), path)
+        done.append("sync the new file" if os.path.samestat(what, new.stat()) else "sync the folder")
+        assert stat.S_ISDIR(what.st_mode) or what.st_size == 3  # nothing is left in Python's buffer
+        fsync(handle)
+
+    def note_replace(source, target):
+        done.append("replace")
+        replace(source, target)
+
+    def write(file):
+        done.append("write")
+        file.write(b"new")
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    write_atomically(path, write, synced=synced)
+    assert done == expected
+    assert path.read_text() == "new"
+
+
 @pytest.mark.parametrize("error", [OSError("no space left"), RuntimeError("unexpected pos"), ValueError("bug")])
 def test_a_failing_writer_leaves_the_old_file_whole(tmp_path, error):
     path = tmp_path / "notes.txt"

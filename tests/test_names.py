@@ -146,3 +146,13 @@ def test_what_is_inert_stays():
     cyclic: dict = {"a": ALLOWED, "b": {"0": 1.5, "1": None, "c_d": True}}
     cyclic["again"] = cyclic
     names.check_inert(cyclic, "metadata.json")
+
+
+def test_numbers_in_names_are_sorted_by_their_size():
+    assert sorted(["b", "slice10", "slice2", "a10/1", "2"], key=names.natural) == [
+        "2",
+        "a10/1",
+        "b",
+        "slice2",
+        "slice10",
+    ]

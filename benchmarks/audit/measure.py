@@ -33,7 +33,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from medssl_monai.audit.audit import audit, check_leaks
+from medssl_monai.audit.audit import audit
+from medssl_monai.audit.leaks import check_leaks
 from medssl_monai.data import write_datalist
 from medssl_monai.files import write_json
 from medssl_monai.prepare.prepare import prepare

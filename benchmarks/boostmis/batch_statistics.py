@@ -24,7 +24,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medssl_monai.benchmark.run import environment
-from medssl_monai.bundle.run import copy_bundle, workflow
+from medssl_monai.bundle.run import workflow
+from medssl_monai.bundle.shipped import copy_bundle
 from medssl_monai.engines.evaluate import evaluate
 from medssl_monai.files import write_json
 

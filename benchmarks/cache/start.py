@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from medssl_monai.bundle.run import copy_bundle
+from medssl_monai.bundle.shipped import copy_bundle
 from medssl_monai.data import write_datalist
 from medssl_monai.files import write_json
 

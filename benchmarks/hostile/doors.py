@@ -16,10 +16,10 @@ from formats import voxels
 from spoil import Chance
 from watch import Input, Places, RefusedError
 
-from medssl_monai.bundle.run import load_images
+from medssl_monai.bundle.data import load_images
 from medssl_monai.cli import main
 from medssl_monai.readers import ClinicalReader
-from medssl_monai.readers.reader import count_slices
+from medssl_monai.readers.decoders import count_slices
 
 Harm = Literal["none", "same", "spoiled"]
 """A seed as it is, in another form that means the same, or spoiled."""

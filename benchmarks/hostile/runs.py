@@ -22,7 +22,9 @@ from spoil import Chance, Payloads, json_file, odd, spoil_bytes, spoil_tree, tex
 from watch import Door, Input, Places
 
 from medssl_monai import bundle
-from medssl_monai.cli import parse_overrides
+from medssl_monai.bundle.describe import describe_data
+from medssl_monai.bundle.overrides import check_overrides, nested
+from medssl_monai.cli.overrides import parse_overrides
 from medssl_monai.data import ImageDataset
 from medssl_monai.handlers import TrainingCheckpoint
 from medssl_monai.networks.pretrained import load_weights
@@ -178,7 +180,7 @@ def make_metadata(chance: Chance, places: Places, harm: Harm) -> Input:
         return [names, bundle.mask_classes_of([], content), bundle.channels_of([], content), size]
 
     def described() -> Any:
-        bundle.describe_data(root, CLASSES, 1, [32, 32], False)
+        describe_data(root, CLASSES, 1, [32, 32], False)
         return [bundle.classes_of([], bundle.metadata_of(root)), bundle.image_size_of(bundle.metadata_of(root))]
 
     file, asked = root / "configs" / "inference.json", ("classes", "channels", "image_size")
@@ -253,7 +255,7 @@ def training() -> dict[str, Any]:
     """The configuration of a shipped bundle."""
     from monai.bundle import ConfigParser
 
-    config: dict[str, Any] = bundle.nested(ConfigParser.load_config_file(BUNDLE / "configs" / "train.yaml"))
+    config: dict[str, Any] = nested(ConfigParser.load_config_file(BUNDLE / "configs" / "train.yaml"))
     return config
 
 
@@ -299,7 +301,7 @@ def make_overrides(chance: Chance, places: Places, harm: Harm) -> Input:
 
     def parsed() -> Any:
         found = parse_overrides(words)
-        bundle.check_overrides(found, training())
+        check_overrides(found, training())
         return found
 
     def checked() -> Any:

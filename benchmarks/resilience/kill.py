@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from medssl_monai.bundle.run import copy_bundle
+from medssl_monai.bundle.shipped import copy_bundle
 from medssl_monai.files import load_tensors, write_json
 
 VALUES = {

@@ -28,7 +28,7 @@ import torch
 
 from medssl_monai.benchmark.run import environment
 from medssl_monai.benchmark.speed import apart, as_text, cases_of, speed, step_of_bundle
-from medssl_monai.bundle.run import shipped_bundles
+from medssl_monai.bundle.shipped import shipped_bundles
 from medssl_monai.files import write_json
 from medssl_monai.methods import IPH
 

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from sklearn.metrics import adjusted_mutual_info_score
 
-from medssl_monai.bundle.run import copy_bundle, workflow
+from medssl_monai.bundle.run import workflow
+from medssl_monai.bundle.shipped import copy_bundle
 from medssl_monai.clustering import nearest_center
 from medssl_monai.files import write_json
 from medssl_monai.query import PoolOutputs

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from medssl_monai import pages
 from medssl_monai.files import write_text
-from medssl_monai.report.page import _list, _section, _table, _thumbnail, frame
 
 SHOWN = 40
 """Sets of copies, and pairs of near copies, that the page shows."""
@@ -38,18 +38,18 @@ def write_audit_page(path: str | Path, result: Result, images: Mapping[str, np.n
     title = escape(f"Audit of {data['name']}")
     facts = escape(f"created {result['created']} · took {result['seconds']:.0f} s · {result['package']}")
     sections = [
-        _section("Verdict", _verdicts(result)),
-        _section("Sections", _sections(result)),
-        _section("Groups in several sections", _owners(result)),
-        _section("Images that recur in another section", _recurring(result)),
-        _section("Exact copies", _exact(result["exact_copies"], images)),
-        _section("Near copies", _near(result["near_copies"], images)),
-        _section("Labels by section", _labels(result["label_shift"])),
-        _section("Grey values by section", _intensities(result["intensity_shift"])),
-        _section("Files that cannot be read", _unreadable(result["unreadable"])) if result["unreadable"] else "",
-        _section("Images of a single grey value", _ids(result["blank"])) if result["blank"] else "",
+        pages.section("Verdict", _verdicts(result)),
+        pages.section("Sections", _sections(result)),
+        pages.section("Groups in several sections", _owners(result)),
+        pages.section("Images that recur in another section", _recurring(result)),
+        pages.section("Exact copies", _exact(result["exact_copies"], images)),
+        pages.section("Near copies", _near(result["near_copies"], images)),
+        pages.section("Labels by section", _labels(result["label_shift"])),
+        pages.section("Grey values by section", _intensities(result["intensity_shift"])),
+        pages.section("Files that cannot be read", _unreadable(result["unreadable"])) if result["unreadable"] else "",
+        pages.section("Images of a single grey value", _ids(result["blank"])) if result["blank"] else "",
     ]
-    write_text(path, frame(title, facts, sections, data["synthetic"], PAIRS))
+    write_text(path, pages.frame(title, facts, sections, data["synthetic"], PAIRS))
     return path
 
 
@@ -66,7 +66,7 @@ def _verdicts(result: Result) -> str:
     for kind, heading in (("leaks", "Leaks"), ("errors", "Errors"), ("warnings", "Warnings")):
         if result[kind]:
             mark = "" if kind == "warnings" else ' class="tag"'
-            parts.append(f"<h3{mark}>{heading}</h3>\n{_list(result[kind])}")
+            parts.append(f"<h3{mark}>{heading}</h3>\n{pages.bullets(result[kind])}")
     return "\n".join(parts)
 
 
@@ -83,7 +83,7 @@ def _sections(result: Result) -> str:
         ]
         for section, content in result["sections"].items()
     ]
-    return _table("Images by section and label", head, rows)
+    return pages.table("Images by section and label", head, rows)
 
 
 def _owners(result: Result) -> str:
@@ -96,7 +96,9 @@ def _owners(result: Result) -> str:
         for pair in shared["pairs"]
     ]
     parts = [
-        _table("Shared by two sections", ["sections", "what", "shared", "images in the first", "in the second"], pairs)
+        pages.table(
+            "Shared by two sections", ["sections", "what", "shared", "images in the first", "in the second"], pairs
+        )
     ]
     sections = list(result["sections"])
     rows = [
@@ -104,7 +106,7 @@ def _owners(result: Result) -> str:
         for entry in groups["list"][:LISTED]
     ]
     if rows:
-        table = _table("Images of each shared group", ["group", *sections], rows)
+        table = pages.table("Images of each shared group", ["group", *sections], rows)
         parts.append(f"<details><summary>The groups</summary>\n{table}{_more(groups['list'], LISTED)}</details>")
     return "\n".join(parts)
 
@@ -117,7 +119,7 @@ def _recurring(result: Result) -> str:
     if not rows:
         return "<p>There is one section only.</p>"
     head = ["images of", "recur in", "exactly", "copies there", "nearly", "near copies there"]
-    return _table("Distinct images with copies in another section, and how many copies those are", head, rows)
+    return pages.table("Distinct images with copies in another section, and how many copies those are", head, rows)
 
 
 def _exact(copies: Mapping[str, Any], images: Mapping[str, np.ndarray]) -> str:
@@ -162,7 +164,7 @@ def _figure(item: Mapping[str, Any], image: np.ndarray | None) -> str:
     name = escape(str(item["id"]))
     picture = '<span class="empty">no preview</span>'
     if image is not None:
-        picture = f'<img src="{_thumbnail(image)}" alt="Image {name}">'
+        picture = f'<img src="{pages.thumbnail(image)}" alt="Image {name}">'
     label = "no label" if item["label"] is None else str(item["label"])
     return (
         f'<figure>{picture}<figcaption><span class="id">{name}</span><br>{escape(item["section"])}<br>'
@@ -182,21 +184,21 @@ def _labels(shifts: Sequence[Mapping[str, Any]]) -> str:
         [shift["question"], "yes" if shift["shifted"] else "no", f"{shift['p']:.3f}", f"{shift['cramers_v']:.2f}"]
         for shift in shifts
     ]
-    table = _table("Shares of labels", ["label", "shift", "p", "Cramer's V"], rows)
-    return table + _list(shift["statement"] for shift in shifts)
+    table = pages.table("Shares of labels", ["label", "shift", "p", "Cramer's V"], rows)
+    return table + pages.bullets(shift["statement"] for shift in shifts)
 
 
 def _intensities(shift: Mapping[str, Any]) -> str:
     rows = [[section, *(f"{value:g}" for value in values.values())] for section, values in shift["sections"].items()]
     head = ["section", "mean", "standard deviation", "1st percentile", "99th percentile"]
-    return _table("Averages over groups of the pixel values as stored", head, rows) + _list(
+    return pages.table("Averages over groups of the pixel values as stored", head, rows) + pages.bullets(
         comparison["statement"] for comparison in shift["comparisons"]
     )
 
 
 def _unreadable(bad: Sequence[Mapping[str, Any]]) -> str:
     lines = (f"{file['id']} ({file['section']}) {file['reason']}" for file in bad[:LISTED])
-    return f"<p>They are left out of all comparisons.</p>\n{_list(lines)}{_more(bad, LISTED)}"
+    return f"<p>They are left out of all comparisons.</p>\n{pages.bullets(lines)}{_more(bad, LISTED)}"
 
 
 def _ids(names: Sequence[str]) -> str:

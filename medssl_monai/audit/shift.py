@@ -1,4 +1,4 @@
-"""Whether the sections of a datalist differ in their labels and grey values by more than chance explains."""
+"""Shifts between sections: labels and grey values that differ by more than chance explains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTABLE = 0.2  # standardised difference (a small one, after Cohen)
 
 
 def label_shift(sections: Mapping[str, Sequence[Item]], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Shares of the classes, or of each finding among the images where it is known, by section.
+    """Compare the shares of the classes, or of each finding where it is known, between sections.
 
     The chi-square statistic of sections against answers is compared with those of random orders of the groups: images
     of one patient are no independent observations, and rare classes have no chi-square distribution. The effect is
@@ -39,14 +39,14 @@ def label_shift(sections: Mapping[str, Sequence[Item]], classes: Sequence[str]) 
     questions = _questions([item["label"] for _, item in labeled], classes)
     units: dict[tuple[str, str], int] = {}
     rows = [units.setdefault((section, item["group"]), len(units)) for section, item in labeled]
-    there = [section for section in sections if any(section == unit for unit, _ in units)]
-    if not questions or len(there) < 2:
+    names = [section for section in sections if any(section == unit for unit, _ in units)]
+    if not questions or len(names) < 2:
         return []
     counts = [np.zeros((len(units), len(texts))) for _, texts, _ in questions]
     for table, (_, _, answers) in zip(counts, questions, strict=True):
         known = answers >= 0
         np.add.at(table, (np.array(rows)[known], answers[known]), 1)
-    member = np.eye(len(there))[[there.index(section) for section, _ in units]]
+    member = np.eye(len(names))[[names.index(section) for section, _ in units]]
     permutations = max(PERMUTATIONS, 200 * len(questions))
     statistics = np.array([_chi_square(member.T @ table) for table in counts])
     merged, ends = np.concatenate(counts, axis=1), np.cumsum([table.shape[1] for table in counts])[:-1]
@@ -56,14 +56,14 @@ def label_shift(sections: Mapping[str, Sequence[Item]], classes: Sequence[str]) 
         as_large += np.array([_chi_square(table) for table in tables]) >= statistics - 1e-9
     ps = (1 + as_large) / (1 + permutations)
     return [
-        _describe_shares(name, texts, there, member.T @ table, float(p), len(questions))
+        _describe_shares(name, texts, names, member.T @ table, float(p), len(questions))
         for (name, texts, _), table, p in zip(questions, counts, ps, strict=True)
         if (table.sum(axis=0) > 0).sum() > 1 and (member.T @ table).sum(axis=1).all()
     ]
 
 
 def intensity_shift(images: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> dict[str, Any]:
-    """Grey values as stored, averaged by group, by section and compared between each two sections.
+    """Compare grey values as stored, averaged by group, between each two sections.
 
     A shift is a difference of at least `NOTABLE` standard deviations of the groups, with p below `SIGNIFICANT` in a
     two-sample Kolmogorov-Smirnov test of the means (brightness) or standard deviations (contrast) of the pixels.
@@ -115,7 +115,7 @@ def intensity_shift(images: Mapping[str, Mapping[str, Sequence[Sequence[float]]]
 
 
 def _questions(labels: Sequence[Any], classes: Sequence[str]) -> list[tuple[str, tuple[str, ...], Array]]:
-    """Name, texts of the answers, and the answer of each label as an index, -1 where it is not known."""
+    """Return each question's name, the texts of its answers, and each label's answer as an index (-1: not known)."""
     names = dict(enumerate(classes))
     if labels and all(isinstance(label, int) for label in labels):
         values, answers = np.unique(labels, return_inverse=True)
@@ -127,25 +127,25 @@ def _questions(labels: Sequence[Any], classes: Sequence[str]) -> list[tuple[str,
 
 
 def _chi_square(table: Array) -> float:
-    """Pearson's statistic of a table of counts; empty rows and columns add nothing."""
+    """Return Pearson's statistic of a table of counts; empty rows and columns add nothing."""
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / max(table.sum(), 1)
     return float(((table - expected) ** 2 / np.where(expected > 0, expected, 1)).sum())
 
 
 def _describe_shares(
-    question: str, texts: Sequence[str], there: Sequence[str], table: Array, p: float, questions: int
+    question: str, texts: Sequence[str], names: Sequence[str], table: Array, p: float, questions: int
 ) -> dict[str, Any]:
     shares = table / table.sum(axis=1, keepdims=True)
-    statistic, freedom = _chi_square(table), min(len(there), (table.sum(axis=0) > 0).sum()) - 1
+    statistic, freedom = _chi_square(table), min(len(names), (table.sum(axis=0) > 0).sum()) - 1
     effect, shifted = float(np.sqrt(statistic / table.sum() / freedom)), p * questions <= SIGNIFICANT
     answer = len(texts) - 1 if question != "class" else int(np.ptp(shares, axis=0).argmax())
-    listed = ", ".join(f"{share:.1%} of {section}" for section, share in zip(there, shares[:, answer], strict=True))
+    listed = ", ".join(f"{share:.1%} of {section}" for section, share in zip(names, shares[:, answer], strict=True))
     judged = "more than chance explains" if shifted else "no more than chance explains"
     return {
         "question": question,
         "shares": {
             section: {text: round(float(share), 4) for text, share in zip(texts, row, strict=True)}
-            for section, row in zip(there, shares, strict=True)
+            for section, row in zip(names, shares, strict=True)
         },
         "chi_square": round(statistic, 3),
         "p": round(p, 4),

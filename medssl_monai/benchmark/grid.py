@@ -1,31 +1,44 @@
-"""A grid file, and the cells that follow from it: data x method x query x labels x seed."""
+"""A grid file, read and checked.
+
+- ``name``: of the benchmark.
+- ``bundle``: a shipped bundle or, relative to the file, the folder of one.
+- ``threads``: of each cell, default 1.
+- ``overrides``: values of the bundle's configuration for all cells.
+- ``data``: by name, one of ``datalist`` (a path), ``prepare`` (arguments of
+  `medssl_monai.prepare.prepare.prepare`, with ``source``), both relative to the file, and ``phantom`` (arguments of
+  `medssl_monai.phantoms.make_phantom`); ``overrides``, for example of the
+  views; ``note``, shown wherever figures are. With ``folds`` and ``fold: seed`` in a recipe, cells of seed k
+  validate on fold k (modulo the number of folds), and all seeds draw the same folds.
+- ``pretrain``: by name, overrides of a run of the bundle's ``pretrain.yaml`` that comes first, once per data and
+  seed (and fold), whatever the labels. Overrides of all cells and of the data count for it too, but for what
+  ``pretrain.yaml`` says itself.
+- ``method`` and ``query``: overrides by name. In a method ``pretrain`` names the entry of that section whose
+  weights become `pretrained`, and ``overlay`` a configuration file of the bundle on top of ``train.yaml``
+  (``probe``).
+- ``labels``: by name, ``start``, ``end`` and ``rounds``, perhaps ``cold_start``, see `Schedule`; or ``groups``, the
+  share of the training section's groups (patients) of which all labels are known, the others' none, in one round
+  without a query. Needs data with a recipe; the same groups for all seeds, but for folds, and the smaller share is
+  part of the larger.
+- ``seeds``: a list of whole numbers; a seed decides initial labels, weights, order and views.
+- ``rows``: which combinations are wanted, each a mapping from axis to one name or a list; what a row does not name
+  is taken in full. Default: all combinations.
+- ``baselines``: by name, ``method`` and ``query`` that all others on the same data are compared with.
+"""
 
 from __future__ import annotations
 
 import difflib
-import functools
-import hashlib
 import inspect
 import itertools
-import json
-import logging
-import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import medssl_monai
-from medssl_monai.bundle.run import check_overrides, fingerprint, nested, shipped_bundles
-from medssl_monai.data.datalist import load_datalist
-from medssl_monai.files import sha256, write_json
+from medssl_monai.bundle.overrides import check_overrides, nested
+from medssl_monai.bundle.shipped import shipped_bundles
 from medssl_monai.options import option_names
 from medssl_monai.phantoms import make_phantom
-from medssl_monai.pool.pool import LabelPool
-from medssl_monai.prepare.prepare import hide_labels, prepare
-
-logger = logging.getLogger(__name__)
 
 AXES = ("data", "method", "query", "labels", "seeds")
 DECIDED = {  # by the axes, or by where a cell lives
@@ -44,8 +57,6 @@ DECIDED_BEFORE = {
     name: axis for name, axis in DECIDED.items() if name not in ("rounds", "max_epochs") and "::" not in name
 }
 """Likewise of a pre-training."""
-NOT_RUN = ("benchmark/", "report/", "speed", "cli.py", "rounds.py", "__main__.py")
-"""Parts of the package that no cell runs, or that decide none of its figures."""
 
 
 @dataclass(frozen=True)
@@ -107,147 +118,20 @@ class Grid:
     baselines: dict[str, tuple[str, str]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pretraining:
-    """Stage A: a run on images alone, once for all cells of the same data and seed, whatever their labels.
-
-    Args:
-        name: for people.
-        overrides: of the bundle's configuration, ``train.yaml`` with ``pretrain.yaml`` on top.
-        datalist: see `Cell`; likewise `hash` and `kind`.
-    """
-
-    name: str
-    overrides: dict[str, Any]
-    datalist: str
-    hash: str
-    kind: str
-    overlay = "pretrain"
-
-    @property
-    def folder(self) -> str:
-        """Where it lives, below the output folder."""
-        return f"pretrained/{self.hash}"
-
-    @property
-    def weights(self) -> str:
-        """The file that cells start from, below the output folder."""
-        return f"{self.folder}/bundle/models/pretrained.pt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One run.
-
-    Args:
-        data: name of the data; likewise `method`, `query` and `labels`.
-        schedule: what `labels` names, in numbers of labels.
-        overlay: name of the bundle's configuration file on top of ``train.yaml``.
-        overrides: of the bundle's configuration, without folders.
-        datalist: path; relative to the output folder if it was prepared there.
-        pretraining: whose weights it starts from.
-        note: what the grid says of the data.
-        hash: over everything that decides the result.
-        kind: cells of one kind, which differ in labels, query and seed only, need about the same time per round.
-    """
-
-    data: str
-    method: str
-    query: str
-    labels: str
-    seed: int
-    schedule: Schedule
-    overlay: str | None
-    overrides: dict[str, Any]
-    datalist: str
-    pretraining: Pretraining | None
-    note: str
-    hash: str
-    kind: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.data}, {self.method}, query {self.query}, labels {self.labels}, seed {self.seed}"
-
-    @property
-    def folder(self) -> str:
-        """Where it lives, below the output folder."""
-        return f"cells/{self.hash}"
-
-
-@dataclass(frozen=True)
-class _Data:
-    """A datalist of a grid: path, what of it decides a result, what all folds share, and how many labels a share is."""
-
-    path: str
-    identity: dict[str, Any]
-    family: str
-    labels: int
-
-
 def load_grid(path: str | Path) -> Grid:
-    """Read a grid file.
-
-    - ``name``: of the benchmark.
-    - ``bundle``: a shipped bundle or, relative to the file, the folder of one.
-    - ``threads``: of each cell, default 1.
-    - ``overrides``: values of the bundle's configuration for all cells.
-    - ``data``: by name, one of ``datalist`` (a path), ``prepare`` (arguments of
-      `medssl_monai.prepare.prepare.prepare`, with ``source``), both relative to the file, and ``phantom`` (arguments of
-      `medssl_monai.phantoms.make_phantom`); ``overrides``, for example of the
-      views; ``note``, shown wherever figures are. With ``folds`` and ``fold: seed`` in a recipe, cells of seed k
-      validate on fold k (modulo the number of folds), and all seeds draw the same folds.
-    - ``pretrain``: by name, overrides of a run of the bundle's ``pretrain.yaml`` that comes first, once per data and
-      seed (and fold), whatever the labels. Overrides of all cells and of the data count for it too, but for what
-      ``pretrain.yaml`` says itself.
-    - ``method`` and ``query``: overrides by name. In a method ``pretrain`` names the entry of that section whose
-      weights become `pretrained`, and ``overlay`` a configuration file of the bundle on top of ``train.yaml``
-      (``probe``).
-    - ``labels``: by name, ``start``, ``end`` and ``rounds``, perhaps ``cold_start``, see `Schedule`; or ``groups``, the
-      share of the training section's groups (patients) of which all labels are known, the others' none, in one round
-      without a query. Needs data with a recipe; the same groups for all seeds, but for folds, and the smaller share is
-      part of the larger.
-    - ``seeds``: a list of whole numbers; a seed decides initial labels, weights, order and views.
-    - ``rows``: which combinations are wanted, each a mapping from axis to one name or a list; what a row does not name
-      is taken in full. Default: all combinations.
-    - ``baselines``: by name, ``method`` and ``query`` that all others on the same data are compared with.
+    """Return what a grid file says; its keys are described at the top of this module.
 
     Raises:
         FileNotFoundError: if there is no such file, or no such bundle.
         ValueError: with the key that is wrong and what was meant, perhaps.
     """
-    import yaml
-
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no grid file {path}; benchmarks/boostmis/grid.yaml is an example.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    known = {"name", "bundle", "threads", "overrides", "pretrain", *AXES, "rows", "baselines"}
-    _check_keys(content, known, {"name", "bundle", *AXES}, str(path))
-    for axis in ("data", "method", "query", "labels"):
-        _check_keys(content[axis], None, set(), f"{path}, {axis}")
-        if not content[axis]:
-            raise ValueError(f"{path}: {axis!r} is empty; name at least one.")
-    groups = [("overrides", content.get("overrides") or {})]
-    groups += [(f"query, {name}", entry) for name, entry in content["query"].items()]
+    content = _read(path)
+    overrides = [("overrides", content.get("overrides") or {})]
+    overrides += [(f"query, {name}", entry) for name, entry in content["query"].items()]
     for name, entry in content["data"].items():
-        where = f"{path}, data, {name}"
-        _check_keys(entry, {"datalist", "prepare", "phantom", "overrides", "note"}, set(), where)
-        if len({"datalist", "prepare", "phantom"} & set(entry)) != 1:
-            raise ValueError(
-                f"{where}: give either 'datalist' (a path), 'prepare' (how to make one) or 'phantom' (its kind)."
-            )
-        if "phantom" in entry:
-            options = set(inspect.signature(make_phantom).parameters) - {"folder", "progress"}
-            _check_keys(entry["phantom"], options, {"kind"}, f"{where}, phantom")
-        if "prepare" in entry:
-            options = {"source", *option_names()}
-            _check_keys(entry["prepare"], options, {"source"}, f"{where}, prepare")
-            _check_fold(entry["prepare"], f"{where}, prepare")
-        groups.append((f"data, {name}, overrides", entry.get("overrides") or {}))
+        _check_data(entry, f"{path}, data, {name}")
+        overrides.append((f"data, {name}, overrides", entry.get("overrides") or {}))
     seeds = content["seeds"]
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
         raise ValueError(f"{path}: 'seeds' must be a list of whole numbers, got {seeds!r}.")
@@ -279,215 +163,52 @@ def load_grid(path: str | Path) -> Grid:
         where = f"{path}, baselines, {name}"
         _check_keys(arm, {"method", "query"}, {"method", "query"}, where)
         grid.baselines[name] = (_named(arm["method"], grid.method, where), _named(arm["query"], grid.query, where))
-    config = nested(_load_config(grid.bundle))
-    for where, overrides in groups:
-        _check_overrides(overrides, config, f"{path}, {where}")
+    config = nested(load_config(grid.bundle))
+    for where, values in overrides:
+        _check_overrides(values, config, f"{path}, {where}")
     return grid
 
 
-def plan(grid: Grid, out_dir: str | Path) -> list[Cell]:
-    """The cells of a grid in the order in which they are run: all combinations with the first seed come first.
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a grid file that has all sections and no other."""
+    import yaml
 
-    Data that a recipe describes are prepared, unless they have been. Cells that come down to the same configuration
-    have the same hash, and one run.
-    """
-    out_dir = Path(out_dir)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no grid file {path}; benchmarks/boostmis/grid.yaml is an example.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    known = {"name", "bundle", "threads", "overrides", "pretrain", *AXES, "rows", "baselines"}
+    _check_keys(content, known, {"name", "bundle", *AXES}, str(path))
+    for axis in ("data", "method", "query", "labels"):
+        _check_keys(content[axis], None, set(), f"{path}, {axis}")
+        if not content[axis]:
+            raise ValueError(f"{path}: {axis!r} is empty; name at least one.")
+    return dict(content)
 
-    @functools.cache
-    def prepared(data: str, seed: int, groups: float | None) -> _Data:
-        return _data(data, seed, groups, grid, out_dir)
 
-    @functools.cache
-    def common(overlay: str | None) -> dict[str, str]:
-        config = config_sha256(grid.bundle, overlay)
-        return {"config": config, "version": medssl_monai.__version__, "code": code_sha256()}
-
-    @functools.cache
-    def pretraining(data: str, name: str, seed: int) -> Pretraining:
-        return _pretraining(data, name, seed, prepared(data, seed, None), common("pretrain"), grid)
-
-    wanted = {key: None for row in grid.rows for key in itertools.product(*(row[axis] for axis in AXES))}
-    cells = []
-    for data, method, query, labels, seed in sorted(wanted, key=lambda key: grid.seeds.index(key[-1])):
-        how, schedule = grid.method[method], grid.labels[labels]
-        found = prepared(data, seed, schedule.groups)
-        if schedule.groups:
-            schedule = replace(schedule, start=found.labels, end=found.labels)
-        before = pretraining(data, how.pretrain, seed) if how.pretrain else None
-        kind = {**grid.overrides, **(grid.data[data].get("overrides") or {}), **how.overrides}
-        overrides = {
-            **kind,
-            **grid.query[query],
-            "labels": None if schedule.groups else 0 if schedule.cold_start else schedule.start,
-            "rounds": schedule.rounds,
-            "query::budget": schedule.budget,
-            **({"query::cold_start": schedule.start} if schedule.cold_start else {}),
-            "seed": seed,
-        }
-        same, start = common(how.overlay), {"pretrain": before.hash} if before else {}
-        cells.append(
-            Cell(
-                data=data,
-                method=method,
-                query=query,
-                labels=labels,
-                seed=seed,
-                schedule=schedule,
-                overlay=how.overlay,
-                overrides=overrides,
-                datalist=found.path,
-                pretraining=before,
-                note=str(grid.data[data].get("note", "")),
-                hash=_digest({**same, "data": found.identity, "overrides": _contents(overrides), **start}),
-                kind=_digest({**same, "data": found.family, "overrides": _contents(kind)}),
-            )
+def _check_data(entry: Any, where: str) -> None:
+    _check_keys(entry, {"datalist", "prepare", "phantom", "overrides", "note"}, set(), where)
+    if len({"datalist", "prepare", "phantom"} & set(entry)) != 1:
+        raise ValueError(
+            f"{where}: give either 'datalist' (a path), 'prepare' (how to make one) or 'phantom' (its kind)."
         )
-    return cells
+    if "phantom" in entry:
+        options = set(inspect.signature(make_phantom).parameters) - {"folder", "progress"}
+        _check_keys(entry["phantom"], options, {"kind"}, f"{where}, phantom")
+    if "prepare" in entry:
+        options = {"source", *option_names()}
+        _check_keys(entry["prepare"], options, {"source"}, f"{where}, prepare")
+        _check_fold(entry["prepare"], f"{where}, prepare")
 
 
-def arguments(run: Cell | Pretraining, folder: str, **changes: Any) -> list[str]:
-    """What follows ``python`` on the command line of a cell or a pre-training, to be run in the output folder.
-
-    Args:
-        run: which one.
-        folder: where bundle and results of the run are, below the output folder.
-        changes: of the overrides.
-    """
-    values = {**run.overrides, "datalist": run.datalist, "output_dir": f"{folder}/run", **changes}
-    if isinstance(run, Cell) and run.pretraining:
-        values["pretrained"] = run.pretraining.weights
-    bundle = f"{folder}/bundle"
-    # MONAI drops an override by None, and takes the expression
-    flags = [part for name, value in values.items() for part in (f"--{name}", "$None" if value is None else str(value))]
-    files = [f"{bundle}/configs/{name}.yaml" for name in ("train", run.overlay) if name]
-    config = ["--config_file", str(files) if run.overlay else files[0], "--bundle_root", bundle]
-    return ["-m", "monai.bundle", "run", *config, *flags]
-
-
-def command(run: Cell | Pretraining, grid: Grid) -> str:
-    """A cell or a pre-training as one line for a shell in the output folder, from the bundle to the figures."""
-    name = grid.bundle.name if grid.bundle.parent == shipped_bundles() else None
-    copy = ["medssl", "bundle", name] if name else ["cp", "-r", str(grid.bundle)]
-    line = shlex.join(["python", *arguments(run, run.folder)])
-    return f"{shlex.join([*copy, f'{run.folder}/bundle'])} && OMP_NUM_THREADS={grid.threads} {line}"
-
-
-@functools.cache
-def code_sha256() -> str:
-    """Hash of the sources of this package that a cell may run, whatever the commit is called or left out."""
-    root = Path(medssl_monai.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        if not name.startswith(NOT_RUN):
-            digest.update(f"{name}\0{sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def config_sha256(bundle: Path, overlay: str | None = None) -> str:
-    """Hash of what a bundle's ``train.yaml`` says, with an overlay on top; comments and layout do not count."""
-    return _digest(_load_config(bundle, overlay))
-
-
-def _load_config(bundle: Path, overlay: str | None = None) -> dict[str, Any]:
+def load_config(bundle: Path, overlay: str | None = None) -> dict[str, Any]:
+    """Return a bundle's ``train.yaml``, with an overlay on top."""
     from monai.bundle import ConfigParser
 
     files = [str(bundle / "configs" / f"{name}.yaml") for name in ("train", overlay) if name]
     return dict(ConfigParser.load_config_files(files))
-
-
-def _pretraining(data: str, name: str, seed: int, found: _Data, common: Mapping[str, str], grid: Grid) -> Pretraining:
-    from monai.bundle import ConfigParser
-
-    own = list(ConfigParser.load_config_file(str(grid.bundle / "configs" / "pretrain.yaml")))
-    shared = {**grid.overrides, **(grid.data[data].get("overrides") or {})}
-    kind = {key: value for key, value in shared.items() if not _says(own, key)} | grid.pretrain[name]
-    overrides = {**kind, "labels": None, "seed": seed}
-    return Pretraining(
-        name=f"{data}, pre-training {name}, seed {seed}",
-        overrides=overrides,
-        datalist=found.path,
-        hash=_digest({**common, "data": found.identity, "overrides": _contents(overrides)}),
-        kind=_digest({**common, "data": found.family, "overrides": _contents(kind)}),
-    )
-
-
-def _says(keys: Iterable[str], name: str) -> bool:
-    """Whether one of the keys of a configuration is this one, above or below it."""
-    parts = re.split("::|#", name)
-    return any(all(a == b for a, b in zip(key.split("::"), parts, strict=False)) for key in keys)
-
-
-def _data(name: str, seed: int, groups: float | None, grid: Grid, out_dir: Path) -> _Data:
-    """A datalist, in which a share of the training section's groups shows its labels.
-
-    Args:
-        name: of the data.
-        seed: decides the fold, where the grid says so.
-        groups: the share; None: as the datalist says.
-        grid: knows the recipe.
-        out_dir: where data are prepared, unless they have been.
-    """
-    entry = grid.data[name]
-    recipe: str | None = None
-    leaks = bool({**grid.overrides, **(entry.get("overrides") or {})}.get("allow_leaks"))
-    if "datalist" in entry:
-        path = (grid.folder / entry["datalist"]).resolve()
-        shown = str(path)
-    elif "phantom" in entry:
-        shown = f"data/phantom-{_digest(entry['phantom'])[:8]}/datalist.json"
-        path = make_phantom((out_dir / shown).parent, **entry["phantom"])
-    else:
-        as_written = {**entry["prepare"], **_paths(entry["prepare"], grid.folder)}
-        located = {**as_written, **({"fold": seed % as_written["folds"]} if as_written.get("fold") == "seed" else {})}
-        recipe = _digest(_contents(located))
-        folder = f"data/{as_written['source'].stem}-{recipe[:8]}"  # of the source: entries of one recipe share it
-        path = out_dir / folder / "datalist.json"
-        if not path.exists():
-            fold = f", fold {located['fold']}" if "fold" in located else ""
-            logger.info(f"Preparing {name}{fold}.")
-            prepare(out_dir=path.parent, **located)
-        if groups is not None:
-            path = _show_groups(path, groups, located.get("seed", 0))
-        shown = f"{folder}/{path.name}"
-    sections = {section: load_datalist(path, section, allow_leaks=leaks) for section in ("training", "validation")}
-    training = sections["training"]
-    identity = {"recipe": recipe, "classes": training.classes, "modality": training.modality}
-    identity |= {"mask_classes": training.mask_classes} if training.mask_classes else {}
-    identity |= {section: items.sha256 for section, items in sections.items()}
-    family = _digest(_contents(as_written) if recipe else identity)
-    return _Data(shown, identity, family, 0 if groups is None else len(LabelPool(training).indices("labeled")))
-
-
-def _show_groups(path: Path, groups: float, seed: int) -> Path:
-    """A copy of a datalist beside it, as ``prepare(labels=groups, labels_by="group")`` would have written it."""
-    copy = path.with_name(f"{path.stem}_{groups:g}.json")
-    if not copy.exists():
-        content = json.loads(path.read_text(encoding="utf-8"))
-        hide_labels(content["training"], groups, "group", seed)
-        write_json(copy, content)
-    return copy
-
-
-def _paths(recipe: Mapping[str, Any], folder: Path) -> dict[str, Path]:
-    """The paths of a recipe, from the folder of the grid file on."""
-    paths = ("source", "table", "key_file", "unlabeled", "masked")
-    return {key: (folder / recipe[key]).resolve() for key in paths if key in recipe}
-
-
-def _contents(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What counts of values: of a file (a source, pretrained weights) its content, of a folder its name."""
-
-    def content(value: Any) -> Any:
-        if isinstance(value, Path) and value.is_dir():
-            return value.name
-        return fingerprint(str(value)) if isinstance(value, str | Path) else value
-
-    return {key: content(value) for key, value in values.items()}
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _find_bundle(name: str, folder: Path) -> Path:
@@ -511,7 +232,7 @@ def _read_pretrain(section: Any, bundle: Path, where: str) -> dict[str, dict[str
     if not section:
         return {}
     _check_overlay("pretrain", bundle, where)
-    config = nested(_load_config(bundle, "pretrain"))
+    config = nested(load_config(bundle, "pretrain"))
     for name, overrides in section.items():
         _check_overrides(overrides, config, f"{where}, {name}", DECIDED_BEFORE)
     return {str(name): overrides for name, overrides in section.items()}
@@ -527,7 +248,7 @@ def _read_method(entry: Any, before: Mapping[str, Any], bundle: Path, where: str
             raise ValueError(f"{where}: leave 'pretrained' out, since 'pretrain' decides it.")
     if overlay is not None:
         _check_overlay(overlay, bundle, where)
-    _check_overrides(overrides, nested(_load_config(bundle, overlay)), where)
+    _check_overrides(overrides, nested(load_config(bundle, overlay)), where)
     return Method(overrides, pretrain, overlay)
 
 

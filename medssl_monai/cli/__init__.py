@@ -1,5 +1,5 @@
 """The command ``medssl``."""
 
-from medssl_monai.cli.command import main
+from medssl_monai.cli.program import main
 
 __all__ = ["main"]

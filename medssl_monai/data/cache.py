@@ -13,48 +13,37 @@ import errno
 import hashlib
 import io
 import itertools
-import json
 import logging
 import os
 import re
 import shutil
-import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.fingerprint import NotCacheableError, fingerprint
-from medssl_monai.files import sha256, write_atomically
+from medssl_monai.data.item_files import KEY, NO_KEY, NO_STATE, STATE, is_unchanged, key_of, states_of
+from medssl_monai.data.packs import END, Array, Pack
+from medssl_monai.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-Array = NDArray[Any]
 Rows = Callable[[Mapping[int, Array]], Iterator[Array | None]]
 """Gives the image of every item in order, None where it cannot be read; those in the mapping are known already."""
 
 FORMAT = 1
 LIMIT_GB = 20.0
-HIDDEN = ("group", "label", "labeled", "mask", "masked")
-"""Keys of an item that its pixels cannot depend on, since no transform is shown them."""
-DETACHED = (".hdr", ".img", ".mhd", ".nhdr")
-"""Formats that keep their pixels in another file."""
-SETTLED_S = 2.0
-"""A file that was written less than this before it was looked at may change again without a newer time stamp."""
-STATE, KEY, END = 16, 32, 8
-NO_STATE, NO_KEY = bytes(STATE), bytes(KEY)
 OWN_FILE = re.compile(r"[0-9a-f]{64}/(\.[0-9a-f]{64}\.npy\.[0-9a-f]{16}\.tmp|[0-9a-f]{64}\.npy)")
 """Packs, relative to the root; whatever else is there is not ours to delete."""
 
 
 class ImageCache:
-    """Packs of one transform.
+    """The packs of one transform.
 
     A pack that is there is read without a lock; who makes one holds a lock, and others wait for it. Images that another
     pack of the same transform has are copied from there. Files count as unchanged, and are not read again, as long as
@@ -75,7 +64,7 @@ class ImageCache:
         self.folder = self.root / fingerprint((FORMAT, dtype, transform))
 
     def images(self, data: Sequence[Item], rows: Rows) -> Array | None:
-        """The images of `data`, ``(N, C, *spatial)``; zeros where one cannot be read, None if none can.
+        """Return the images of `data`, ``(N, C, *spatial)``; zeros where one cannot be read, None if none can.
 
         Images that could not be read are tried again each time, so that their reasons are those of today.
 
@@ -87,7 +76,7 @@ class ImageCache:
             NotCacheableError: if an image was made from something else than the files that its item names.
             OSError: if there is no pack, and none can be written.
         """
-        states = _states(data)
+        states = states_of(data)
         keys = self._keys(data, states)
         path = self.folder / f"{hashlib.sha256(b''.join(keys)).hexdigest()}.npy"
         pack = _usable(path, rows)
@@ -98,7 +87,7 @@ class ImageCache:
                 pack = _usable(path, rows)
                 if pack is None and not self._write(path, data, states, keys, rows):
                     return None
-            pack = pack or _Pack.open(path)
+            pack = pack or Pack.open(path)
             if pack is None:
                 raise OSError(errno.EIO, "what was written cannot be mapped into memory")
         else:
@@ -108,7 +97,7 @@ class ImageCache:
         return pack.images
 
     def _keys(self, data: Sequence[Item], states: Sequence[bytes]) -> list[bytes]:
-        """What the pixels of each item depend on, as a hash; `NO_KEY` if its file is not there."""
+        """Return what the pixels of each item depend on, as a hash; `NO_KEY` if its file is not there."""
         wanted = {state for state in states if state != NO_STATE}
         known: dict[bytes, bytes] = {}
         for pack in self._packs():
@@ -116,12 +105,12 @@ class ImageCache:
                 break
             known.update((s, key) for s, key in zip(pack.states, pack.keys, strict=True) if s != NO_STATE)
         digests: dict[str, str] = {}
-        return [known.get(state) or _key(item, digests) for item, state in zip(data, states, strict=True)]
+        return [known.get(state) or key_of(item, digests) for item, state in zip(data, states, strict=True)]
 
-    def _packs(self) -> Iterator[_Pack]:
-        """Packs of this transform, the last used first."""
+    def _packs(self) -> Iterator[Pack]:
+        """Yield the packs of this transform, the last used first."""
         for path in sorted(self._own_files(f"{self.folder.name}/*.npy"), key=_last_use, reverse=True):
-            pack = _Pack.open(path)
+            pack = Pack.open(path)
             if pack is not None:
                 yield pack
 
@@ -132,7 +121,7 @@ class ImageCache:
     def _write(
         self, path: Path, data: Sequence[Item], states: Sequence[bytes], keys: Sequence[bytes], rows: Rows
     ) -> bool:
-        """Whether there was an image to write."""
+        """Write a pack; tell whether there was an image to write."""
         known = self._copies(keys)
         stream = rows(known)
         head: list[Array | None] = []  # up to the first image, whose shape is that of all
@@ -160,7 +149,7 @@ class ImageCache:
                 state, key = states[position], keys[position]
                 if row is not None and key == NO_KEY:
                     raise NotCacheableError("an image is made from something else than the files of its item")
-                kept = row is not None and (position in known or _is_unchanged(data[position], state, key))
+                kept = row is not None and (position in known or is_unchanged(data[position], state, key))
                 table.append(state + key if kept else NO_STATE + NO_KEY)
             end = b"".join(table) + crc.to_bytes(4)
             file.write(end + zlib.crc32(end).to_bytes(4))
@@ -173,7 +162,7 @@ class ImageCache:
         return True
 
     def _copies(self, keys: Sequence[bytes]) -> dict[int, Array]:
-        """Images by position that packs of this transform have."""
+        """Return the images, by position, that packs of this transform have."""
         missing: dict[bytes, list[int]] = {}
         for position, key in enumerate(keys):
             if key != NO_KEY:
@@ -211,71 +200,9 @@ class ImageCache:
             raise OSError(errno.ENOSPC, f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free")
 
 
-@dataclass(frozen=True)
-class _Pack:
-    """A pack as it lies on disk; `states` and `keys` say of each row which file it was and what its pixels depend on.
-
-    Rows without an image have `NO_KEY`. `header_crc` is a checksum of what is before the pixels, `crc` of both.
-    """
-
-    path: Path
-    images: Array
-    states: list[bytes]
-    keys: list[bytes]
-    header_crc: int
-    crc: int
-
-    @classmethod
-    def open(cls, path: Path) -> _Pack | None:
-        """None if there is none, or its size, header or table is damaged."""
-        if not path.is_file():
-            if path.exists():  # a pipe would never end
-                _discard(path)
-            return None
-        try:
-            mapped = np.lib.format.open_memmap(path, mode="c")  # copy-on-write: torch wants to be able to write
-            with path.open("rb") as file:
-                header = file.read(mapped.offset)
-                file.seek(mapped.nbytes, os.SEEK_CUR)
-                table, crc, seal = _split(file.read())
-            sound = zlib.crc32(table + crc).to_bytes(4) == seal and len(table) == len(mapped) * (STATE + KEY)
-        except OSError:
-            return None
-        except Exception:  # numpy takes a header for Python, and fails on what else may stand there in any way
-            sound = False
-        if not sound:
-            _discard(path)
-            return None
-        rows = [table[start : start + STATE + KEY] for start in range(0, len(table), STATE + KEY)]
-        images = np.asarray(mapped)  # indexing a memmap is slow
-        states, keys = [row[:STATE] for row in rows], [row[STATE:] for row in rows]
-        return cls(path, images, states, keys, zlib.crc32(header), int.from_bytes(crc))
-
-    def is_sound(self) -> bool:
-        """Whether the pixels are those that were written; reads them all, from front to back."""
-        try:
-            sound = zlib.crc32(self.images.data.cast("B"), self.header_crc) == self.crc
-        except (TypeError, ValueError, BufferError):  # of another order or type than what is written
-            sound = False
-        if not sound:
-            _discard(self.path)
-        return sound
-
-
-def _split(end: bytes) -> tuple[bytes, bytes, bytes]:
-    """What follows the pixels: table, checksum of all before the table, checksum of these two."""
-    return end[:-END], end[-END:-4], end[-4:]
-
-
-def _discard(path: Path) -> None:
-    logger.warning("A file of the image cache is damaged; it is deleted, and its images are read anew.")
-    with suppress(OSError):
-        path.unlink()
-
-
-def _usable(path: Path, rows: Rows) -> _Pack | None:
-    """The pack at `path`, if it has every image that can be read."""
-    pack = _Pack.open(path)
+def _usable(path: Path, rows: Rows) -> Pack | None:
+    """Return the pack at `path`, if it has every image that can be read."""
+    pack = Pack.open(path)
     if pack is None or not pack.is_sound():
         return None
     if NO_KEY in pack.keys:
@@ -303,69 +230,8 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _states(data: Iterable[Item]) -> list[bytes]:
-    """Of each item which files it names, in which state, and what else it says; `NO_STATE` if that is not certain."""
-    settled, seen = time.time() - SETTLED_S, dict[str, str]()  # the slices of a volume share a file
-
-    def state(item: Item) -> bytes:
-        try:
-            for path in (paths := _paths(item)):
-                if path not in seen:
-                    seen[path] = ";".join(_state_of_file(file, settled) for file in _files(path))
-            text = "|".join([*(seen[path] for path in paths), _rest(item)])
-        except (OSError, TypeError, ValueError):
-            return NO_STATE
-        return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=STATE).digest()
-
-    return [state(item) for item in data]
-
-
-def _state_of_file(path: str, settled: float) -> str:
-    facts = os.stat(path)
-    if max(facts.st_mtime, facts.st_ctime) > settled:
-        raise ValueError("it may still be changing")
-    path = path if os.path.isabs(path) else os.path.abspath(path)  # the second is slow
-    return f"{path} {facts.st_ino} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
-
-
-def _is_unchanged(item: Item, state: bytes, key: bytes) -> bool:
-    """Whether an item's files are still what they were before they were decoded."""
-    return _states([item]) == [state] if state != NO_STATE else _key(item, {}) == key
-
-
-def _key(item: Item, digests: dict[str, str]) -> bytes:
-    """What the pixels of an item depend on; `digests` remembers files, since the slices of a volume share one."""
-    try:
-        for path in (paths := _paths(item)):
-            if path not in digests:
-                digests[path] = repr([(os.path.relpath(file, path), sha256(file)) for file in _files(path)])
-        return hashlib.sha256(repr([*(digests[path] for path in paths), _rest(item)]).encode()).digest()
-    except (OSError, TypeError, ValueError):
-        return NO_KEY
-
-
-def _paths(item: Item) -> list[str]:
-    image = item["image"]
-    return [str(path) for path in (image if isinstance(image, list | tuple) else [image])]
-
-
-def _files(path: str) -> list[str]:
-    """A file, or all that are in a folder."""
-    if os.path.isdir(path):
-        return sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-    if path.lower().endswith(DETACHED):
-        raise ValueError("pixels in another file")
-    return [path]
-
-
-def _rest(item: Item) -> str:
-    """What an item says beyond its name, its files and what is hidden."""
-    rest = {key: item[key] for key in item if key not in ("image", "id", *HIDDEN)}
-    return json.dumps(rest, sort_keys=True) if rest else ""
-
-
 def _limit() -> float:
-    """Size of the cache in bytes."""
+    """Return the most bytes that the cache may hold."""
     text = os.environ.get("MEDSSL_CACHE_GB", "")
     try:
         limit = float(text or LIMIT_GB)

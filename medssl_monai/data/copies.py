@@ -1,4 +1,4 @@
-"""Which images are copies of each other: equal pixels, or one picture resized, re-encoded or made brighter.
+"""Images that are copies of each other: equal pixels, or one picture resized, re-encoded or made brighter.
 
 Near copies are found in two steps. The *detail* of coarse thumbnails (what a blur takes away) is compared for all
 pairs by blocked matrix products, and the nearest few of each image are candidates. A candidate pair is then compared at
@@ -40,7 +40,7 @@ _BLOCK = 2**25  # similarities, or pixels, held at once
 
 @dataclass(frozen=True)
 class Picture:
-    """What is kept of an image.
+    """What is kept of an image to find its copies.
 
     Attributes:
         digest: hash of shape and pixel values, whatever the file and data type they came in; grey stored as three
@@ -74,7 +74,7 @@ def picture(array: Array) -> Picture:
 
 
 def near_copies(thumbnails: Sequence[Array], files: Sequence[int]) -> list[tuple[int, int, float]]:
-    """Pairs that show one picture, best first.
+    """Return the pairs that show one picture, best first.
 
     Found are copies of 0.5 to 2 times the size, JPEG files of quality 50 and better, and changes of brightness,
     contrast or gamma by a tenth, also together. Cropped, turned and mirrored copies are not. An image is compared with
@@ -121,7 +121,7 @@ def _resize(image: Tensor, sides: Sequence[int]) -> Tensor:
 
 
 def _candidates(thumbnails: Sequence[Array], files: Tensor) -> Tensor:
-    """Pairs ``(M, 2)``, i < j, of images among whose nearest neighbours the other is."""
+    """Return pairs ``(M, 2)``, i < j, of images among whose nearest neighbours the other is."""
     grey = (torch.from_numpy(image).float().mean(dim=0, keepdim=True) for image in thumbnails)
     coarse = _inner(torch.stack([_resize(image, (COARSE, COARSE)) for image in grey]))
     detail = _unit(coarse - _blurred(coarse, BLUR / 2))
@@ -140,7 +140,7 @@ def _candidates(thumbnails: Sequence[Array], files: Tensor) -> Tensor:
 def _verified(
     thumbnails: Sequence[Array], pairs: Sequence[tuple[int, int]], shape: tuple[int, ...], noise: dict[int, Tensor]
 ) -> list[tuple[int, int, float]]:
-    """Those of the pairs, compared as images of `shape`, that are copies; `noise` keeps what JPEG does to each."""
+    """Return the pairs that are copies, compared as images of `shape`; `noise` keeps what JPEG does to each."""
     positions = sorted({position for pair in pairs for position in pair})
     images = torch.stack([_fit(thumbnails[position], shape) for position in positions])
     views = _views(images)
@@ -163,7 +163,7 @@ def _verified(
 
 
 def _views(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Images ``(N, C, h, w)`` as vectors whose products are correlations: of the whole, and of the detail."""
+    """Return images ``(N, C, h, w)`` as vectors whose products are correlations: of the whole, and of the detail."""
     images = _blurred(_inner(images), FINE)
     return _unit(images), _unit(images - _blurred(images, BLUR))
 
@@ -175,7 +175,7 @@ def _fit(thumbnail: Array, shape: tuple[int, ...]) -> Tensor:
 
 
 def _inner(images: Tensor) -> Tensor:
-    """Without the outermost pixels, where ways to resize differ and some leave a black line."""
+    """Cut off the outermost pixels, where ways to resize differ and some leave a black line."""
     return images[..., 1:-1, 1:-1]
 
 
@@ -192,7 +192,7 @@ def _blur_matrix(side: int, blur: float) -> Tensor:
 
 
 def _unit(images: Tensor) -> Tensor:
-    """Vectors ``(N, D)`` of mean 0 and length 1."""
+    """Return vectors ``(N, D)`` of mean 0 and length 1."""
     vectors = images.flatten(1)
     return F.normalize(vectors - vectors.mean(dim=1, keepdim=True))
 

@@ -321,7 +321,7 @@ def check_label(label: Any, num_classes: int, where: str) -> None:
 
 
 def patient_of(item: Mapping[str, Any], groups_as_written: bool = False) -> str:
-    """Who an item is of, equal for all spellings of a patient; a group that is a file's own names none."""
+    """Return the patient of an item, equal for all spellings; a group that is a file's own names none."""
     group = str(item["group"])
     if groups_as_written:
         return as_written(group)

@@ -1,4 +1,4 @@
-"""What a transform is, as a hash: equal only if it computes the same."""
+"""The hash of a transform: equal only if it computes the same."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PACKAGES = (
 
 
 class NotCacheableError(ValueError):
-    """Something whose result may change without its fingerprint; the message says what and why."""
+    """A result may change without its fingerprint; the message says which and why."""
 
 
 def fingerprint(value: Any) -> str:
-    """Hash of a transform's structure, the same in every process.
+    """Return the hash of a transform's structure, the same in every process.
 
     It covers classes and parameters, recursively; of functions and lambdas the code, what it is bound to, and the
     values of the globals that it names; versions of Python and of `PACKAGES`; the version of the installed package
@@ -59,14 +59,14 @@ def fingerprint(value: Any) -> str:
 
 
 class _Describer:
-    """Turns objects into nested tuples of plain values; collects where the code is from."""
+    """Objects as nested tuples of plain values, and where their code is from."""
 
     def __init__(self) -> None:
         self.origins: dict[str, tuple[Any, ...]] = {}
         self.functions: dict[int, FunctionType] = {}
 
     def describe(self, value: Any, above: tuple[int, ...]) -> Any:
-        """`above` are the objects that this one is part of."""
+        """Return an object as nested tuples; `above` are the objects that this one is part of."""
         if type(value) in PLAIN:
             return value
         if id(value) in above:
@@ -100,7 +100,7 @@ class _Describer:
         return self.object(value, above)
 
     def object(self, value: Any, above: tuple[int, ...]) -> Any:
-        """As pickle sees it: what makes it, its state, its elements."""
+        """Return an object as pickle sees it: what makes it, its state, its elements."""
         try:
             reduce = copyreg.dispatch_table.get(type(value))
             reduced: Any = reduce(value) if reduce else value.__reduce_ex__(4)
@@ -113,7 +113,7 @@ class _Describer:
         return tuple(self.describe(part, above) for part in parts)
 
     def function(self, function: FunctionType, above: tuple[int, ...]) -> Any:
-        """Code, what it is bound to and, unless the version of a package says it all, the globals that it names."""
+        """Return code, what it is bound to, and the globals that it names unless a package's version says it all."""
         if id(function) in self.functions:
             return "function", list(self.functions).index(id(function))
         self.functions[id(function)] = function
@@ -129,20 +129,20 @@ class _Describer:
         return "function", origin, *(self.describe(part, above) for part in parts)
 
     def origin(self, module: str) -> str:
-        """The module's name; what stands for its code goes to `origins`."""
+        """Return the module's name; what stands for its code goes to `origins`."""
         if module not in self.origins:
             self.origins[module] = _origin(module)
         return module
 
 
 def _names(code: CodeType) -> set[str]:
-    """Names that the code, or a function inside of it, looks up."""
+    """Return the names that the code, or a function inside of it, looks up."""
     return set(code.co_names).union(*(_names(part) for part in code.co_consts if isinstance(part, CodeType)))
 
 
 @cache
 def _origin(module: str) -> tuple[Any, ...]:
-    """What stands for the code of a module: a package and its version, or the hashes of sources."""
+    """Return what stands for the code of a module: a package and its version, or the hashes of sources."""
     package = _package(module)
     if package:
         return "package", *package
@@ -163,7 +163,7 @@ def _origin(module: str) -> tuple[Any, ...]:
 
 
 def _package(module: str) -> tuple[str, str] | None:
-    """Name and version of the installed package that a module is part of; None: it has no version."""
+    """Return name and version of the installed package that a module is part of; None if it has no version."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
         return "python", ""
@@ -185,7 +185,7 @@ def _installed(package: str) -> str:
 
 
 def _path(module: str) -> Path | None:
-    """File of a module, whether it is imported already or not; None if there is none."""
+    """Return the file of a module, whether it is imported already or not; None if there is none."""
     if module in sys.modules:
         file = getattr(sys.modules[module], "__file__", None)
     else:
@@ -199,7 +199,7 @@ def _path(module: str) -> Path | None:
 
 
 def _imports(module: str, path: Path) -> Iterator[str]:
-    """Modules that a module's source names in an import, at its top or anywhere else."""
+    """Yield the modules that a module's source names in an import, at its top or anywhere else."""
     if path.suffix != ".py":
         return
     parent = module if path.name == "__init__.py" else module.rpartition(".")[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medssl_monai.data.cache import HIDDEN, Array, ImageCache
+from medssl_monai.data.cache import ImageCache
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.fingerprint import NotCacheableError
-from medssl_monai.readers.reader import UnreadableImageError
+from medssl_monai.data.item_files import HIDDEN
+from medssl_monai.data.packs import Array
+from medssl_monai.data.reasons import NO_NUMBERS, reason_of, say_background
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +30,8 @@ WORTH_WORKERS = 128
 """Images from which on processes are worth their start."""
 
 
-NO_NUMBERS = "the image holds NaN or infinite values"
-
-
 class ImageDataset(Dataset[dict[str, Any]]):
-    """Every image read, oriented, scaled and resized once, and kept as one tensor; no labels.
+    """Images, each read, oriented, scaled and resized once, and kept as one tensor; no labels.
 
     Images are decoded when the first one is asked for, by several processes if there are many, and kept on disk if
     there is a cache. Batches are gathered by index (``__getitems__``), which costs next to nothing; what is random
@@ -89,19 +87,19 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     @staticmethod
     def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch is whole already; see `medssl_monai.pool.pool.batch_loader`."""
+        """Return the batch, which is whole already; see `medssl_monai.pool.pool.batch_loader`."""
         return batch
 
     @property
     def images(self) -> Tensor:
-        """All images, ``(N, C, *spatial)``; do not change them."""
+        """Return all images, ``(N, C, *spatial)``; do not change them."""
         if self._images is None:
             self._images = self._load()
         return self._images
 
     @property
     def unreadable(self) -> dict[int, str]:
-        """Position to reason, without paths, of the images that cannot be read."""
+        """Return position to reason, without paths, of the images that cannot be read."""
         _ = self.images
         return self._unreadable
 
@@ -126,7 +124,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return _stack(self._rows({}), len(self))
 
     def _rows(self, known: Mapping[int, Array]) -> Iterator[Array | None]:
-        """Images in order, None where one cannot be read; those that are not `known` are decoded."""
+        """Yield the images in order, None where one cannot be read; those that are not `known` are decoded."""
         from tqdm import tqdm
 
         self._unreadable = {}
@@ -167,7 +165,7 @@ class _Decoder(Dataset["Array | str"]):
             say_background(image, self.data[position], position)
             return self._pack(torch.as_tensor(image))
         except Exception as error:  # any reader may fail in any way; all failures are reported together
-            return _reason(error, self.data[position], position)
+            return reason_of(error, self.data[position], position)
 
     def _pack(self, image: Tensor) -> Array:
         image = getattr(image, "as_tensor", lambda: image)().float()  # a MetaTensor would drag its history along
@@ -179,7 +177,7 @@ class _Decoder(Dataset["Array | str"]):
 
 
 def _in_parallel(decoder: _Decoder, positions: list[int]) -> Iterable[Array | str]:
-    """What `decoder` makes of `positions`, in their order, with worker processes where they can be forked."""
+    """Yield what `decoder` makes of `positions`, in their order, with worker processes where they can be forked."""
     forks = "fork" in multiprocessing.get_all_start_methods() and sys.platform == "linux"
     many = len(positions) >= WORTH_WORKERS and not multiprocessing.current_process().daemon
     workers = min(WORKERS, len(os.sched_getaffinity(0))) if forks and many else 0
@@ -199,39 +197,10 @@ def _is_quiet() -> bool:
 
 
 def _stack(rows: Iterable[Array | None], count: int) -> Array | None:
-    """The rows as one array, zeros for None; None if there is no row."""
+    """Return the rows as one array, zeros for None; None if there is no row."""
     images: Array | None = None
     for position, row in enumerate(rows):
         if row is not None:
             images = np.zeros((count, *row.shape), row.dtype) if images is None else images
             images[position] = row
     return images
-
-
-def _reason(error: BaseException, item: Item, position: int) -> str:
-    """The first error of a chain, which says more than what MONAI wraps around it, with the id in place of paths."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, UnreadableImageError):
-        return error.reason
-    text, image = str(error), item["image"]
-    names: set[str] = set()
-    for path in image if isinstance(image, list | tuple) else [image]:
-        for file in [str(path), *(os.path.join(*found) for found in _below(path))]:
-            whole = (os.path.realpath(file), os.path.abspath(file))
-            names |= {*whole, *map(os.path.dirname, whole), file, os.path.basename(file)} - {"", os.sep}
-    known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    text = re.sub(known, lambda _: str(item.get("id", position)), text)
-    return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
-
-
-def say_background(image: Any, item: Item, position: int) -> None:
-    """Log that NaN was read as background, once for a volume: see `medssl_monai.readers.ClinicalReader`."""
-    share = getattr(image, "meta", {}).get("nan_share", 0.0)
-    if share and not item.get("slice"):
-        name = item.get("id", position)
-        logger.warning(f"{name}: NaN at its border, {share:.1%} of its voxels, is read as its smallest value.")
-
-
-def _below(path: str) -> Iterator[tuple[str, str]]:
-    return ((folder, name) for folder, _, names in os.walk(path) for name in names)

@@ -85,7 +85,7 @@ class Masks:
                 self._rows[i] = paths[i], masks[row, 0]
 
     def targets(self, paths: Mapping[int, str], index: Sequence[int]) -> Tensor:
-        """Classes ``(B, *spatial)`` long of the samples `index`, -1 where nobody labeled.
+        """Return classes ``(B, *spatial)``, long, of the samples `index`; -1 where nobody labeled.
 
         Args:
             paths: of the known labels, by position; those that are not in here are unknown everywhere.
@@ -104,7 +104,7 @@ class Masks:
 
 
 class _AsImage:
-    """`transform` as one of an `ImageDataset` whose images are the masks: grey values in [0, 1] that are classes."""
+    """A transform for an `ImageDataset` whose images are the masks: grey values in [0, 1] that are classes."""
 
     def __init__(self, transform: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self.transform = transform

@@ -1,4 +1,4 @@
-"""Who is one patient, however a spreadsheet, a person or a scanner wrote the name or number.
+"""Spellings of one patient, however a spreadsheet, a person or a scanner wrote the name or number.
 
 Cells are texts and never numbers: ``1.10`` is not ``1.1``, ``1E5`` not ``100000``, and twenty digits stay twenty. Only
 ``7.0``, which spreadsheets make of ``7``, is ``7``.
@@ -26,7 +26,7 @@ def as_written(text: str) -> str:
 
 
 def same_patient(text: str) -> str:
-    """Equal for spellings that differ in case, blanks, ``^`` or leading zeros, which are one patient for a split.
+    """Return what is equal for spellings that differ in case, blanks, ``^`` or leading zeros: one patient for a split.
 
     Two patients taken for one cost a little balance; one taken for two is in training and validation.
     """
@@ -36,7 +36,7 @@ def same_patient(text: str) -> str:
 
 
 def looks_like_date(text: str) -> bool:
-    """Whether a cell is a date, which spreadsheets make of numbers such as ``1-2``."""
+    """Tell whether a cell is a date, which spreadsheets make of numbers such as ``1-2``."""
     return bool(DATE.fullmatch(text.strip()))
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
-from medssl_monai.data.cache import HIDDEN
 from medssl_monai.data.datalist import Item
-from medssl_monai.data.images import NO_NUMBERS, _reason, say_background
+from medssl_monai.data.item_files import HIDDEN
+from medssl_monai.data.reasons import NO_NUMBERS, reason_of, say_background
 
 
 class ReadableImages(IterableDataset[dict[str, Any]]):
@@ -43,7 +43,7 @@ class ReadableImages(IterableDataset[dict[str, Any]]):
             try:
                 image = self.transform({key: value for key, value in item.items() if key not in HIDDEN})["image"]
             except Exception as error:  # any reader may fail in any way; all failures are reported together
-                self.unreadable[index] = _reason(error, item, index)
+                self.unreadable[index] = reason_of(error, item, index)
                 continue
             if not torch.isfinite(torch.as_tensor(image)).all():
                 self.unreadable[index] = NO_NUMBERS

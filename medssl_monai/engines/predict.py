@@ -43,17 +43,18 @@ class ShowsEmbedding(Protocol):
 class Windows(nn.Module):
     """A network for segmentation that goes over large images window by window (`monai.inferers`).
 
+    A window covers half of the one before it along each axis, as those of the bundle's ``inference.json`` do; where
+    they overlap, logits are averaged, with a Gaussian's weight.
+
     Args:
         network: images to logits of the same size.
         size: of the windows, in voxels.
-        overlap: share of a window that the next one covers too; where they overlap, logits are averaged, with a
-            Gaussian's weight.
     """
 
-    def __init__(self, network: nn.Module, size: Sequence[int], overlap: float = 0.5) -> None:
+    def __init__(self, network: nn.Module, size: Sequence[int]) -> None:
         super().__init__()
         self.network, self.training = network, network.training
-        self.inferer = SlidingWindowInferer(size, sw_batch_size=4, overlap=overlap, mode="gaussian")
+        self.inferer = SlidingWindowInferer(size, sw_batch_size=4, overlap=0.5, mode="gaussian")
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K, *spatial)``."""

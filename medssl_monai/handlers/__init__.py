@@ -2,7 +2,6 @@
 
 from medssl_monai.handlers.best_model import BestModel
 from medssl_monai.handlers.checkpoint import TrainingCheckpoint
-from medssl_monai.handlers.describe import DescribeBundle
 from medssl_monai.handlers.estimator import EstimatorReport
 from medssl_monai.handlers.latest_weights import LatestWeights
 from medssl_monai.handlers.log import EpochMean, only_first_process_logs
@@ -17,7 +16,6 @@ from medssl_monai.handlers.validation import ClassificationScores, JointScores, 
 __all__ = [
     "BestModel",
     "ClassificationScores",
-    "DescribeBundle",
     "EpochMean",
     "EpochSeed",
     "EstimatorReport",

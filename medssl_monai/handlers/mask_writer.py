@@ -13,9 +13,10 @@ from ignite.engine import Engine, Events
 
 from medssl_monai.data.readable import ReadableImages
 from medssl_monai.files import write_text
-from medssl_monai.readers.dicom import Array
-from medssl_monai.readers.mask_files import MaskFile, to_file_axes, write_mask
-from medssl_monai.readers.reader import count_slices
+from medssl_monai.readers.decoders import count_slices
+from medssl_monai.readers.grids import Array
+from medssl_monai.readers.mask_axes import to_file_axes
+from medssl_monai.readers.mask_files import MaskFile, write_mask
 from medssl_monai.tables import text_of
 
 NOTE = "trained on SYNTHETIC data"
@@ -109,7 +110,7 @@ class MaskWriter:
 
 
 def file_name(name: str) -> str:
-    """An id as the name of a file, without suffix; other characters than letters, digits and ``_.~-`` are replaced."""
+    """Return an id as the name of a file, without suffix; all but letters, digits and ``_.~-`` are replaced."""
     safe = re.sub(r"[^\w.~-]", "_", name)
     if safe != name:  # two ids may differ in what a file name cannot hold
         safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -117,7 +118,7 @@ def file_name(name: str) -> str:
 
 
 def _names(dataset: ReadableImages) -> list[str]:
-    """What the mask of each item is called: its id; for all slices of a volume, ``case1`` of ``case1#0`` and so on."""
+    """Return the name of each item's mask: its id; for all slices of a volume, ``case1`` of ``case1#0`` and so on."""
     slices: dict[str, list[str]] = defaultdict(list)
     for item in dataset.data:
         if "slice" in item:

@@ -22,6 +22,7 @@ from medssl_monai.methods.base import SSLMethod
 from medssl_monai.networks.pretrained import weights_metadata
 from medssl_monai.pool.pool import Label, LabelPool, is_known
 from medssl_monai.query.base import PoolOutputs, QueryStrategy, name_of
+from medssl_monai.seeds import seed_of_epoch
 
 
 class Annotator(Protocol):
@@ -137,7 +138,7 @@ class QueryHandler:
     def _ask(self, engine: Engine, path: Path, name: str, budget: int, **facts: int) -> None:
         record = ask(
             self.method, self.dataset, self.pool, self.strategy, budget,
-            torch.Generator().manual_seed(self.seed * 1_000_003 + engine.state.epoch),
+            torch.Generator().manual_seed(seed_of_epoch(self.seed, engine.state.epoch)),
             engine.state.device, self.batch_size,
         )  # fmt: skip
         write_query(path, {**record, **facts, "epoch": engine.state.epoch})
@@ -244,7 +245,7 @@ def write_one_query(
     Raises:
         OSError: if a run is at work in the folder of `path`.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003)
+    generator = torch.Generator().manual_seed(seed_of_epoch(seed, 0))
     saved = weights_metadata(weights) if weights else {}
     threshold, learned = saved.get("threshold"), saved.get("learned")
     with holding(Path(path).parent):

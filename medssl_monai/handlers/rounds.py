@@ -185,7 +185,7 @@ def write_report(
     """
     if not rounds:
         return
-    from medssl_monai.report.page import format_table, write_page
+    from medssl_monai.report import format_table, write_page
 
     left_out = quarantine_lines(rounds[-1].get("quarantine", ()))
     write_text(output_dir / "rounds.csv", rounds_table(rounds))

@@ -1,4 +1,4 @@
-"""What the class of an image rests on, drawn over the image."""
+"""Pictures of what the class of an image rests on, drawn over the image."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from medssl_monai.data.readable import ReadableImages
 from medssl_monai.files import write_atomically
 from medssl_monai.handlers.mask_writer import NOTE, file_name
 from medssl_monai.options import Nan
-from medssl_monai.readers.dicom import Array
-from medssl_monai.readers.mask_files import _write_png, write_mask
+from medssl_monai.png import save_png
+from medssl_monai.readers.grids import Array
+from medssl_monai.readers.mask_files import write_mask
 from medssl_monai.readers.reader import ClinicalReader
 from medssl_monai.transforms.load import Channelsd, TakeSliced
 
 FULL = 99.5
 """Percentile of an image's saliency that is drawn as strong as can be."""
 OPACITY = 0.65
-"""Of the strongest saliency; where there is none, the image is bare."""
+"""Opacity of the strongest saliency; where there is none, the image is bare."""
 COLOURS = (
     *((0, 0, 4), (33, 12, 74), (87, 16, 110), (138, 34, 106), (188, 55, 84)),
     *((228, 90, 49), (249, 142, 9), (249, 203, 53), (252, 255, 164)),
@@ -108,18 +109,18 @@ class SaliencyWriter:
         item: dict[str, Any] = {key: source[key] for key in ("image", "slice", "id") if key in source}
         image = np.moveaxis(np.asarray(self.picture(item)["image"]), 0, -1)
         pixels = overlay(image, strength, mask).transpose(1, 0, 2)
-        write_atomically(stem.with_name(f"{stem.name}.png"), lambda file: _write_png(file, pixels, self.note))
+        write_atomically(stem.with_name(f"{stem.name}.png"), lambda file: save_png(file, pixels, self.note))
 
 
 def scaled(saliency: Array) -> Array:
-    """Saliency ``(C, *spatial)`` as its strength in [0, 1], ``(*spatial)``; 1 from the percentile `FULL` on."""
+    """Return the strength of a saliency ``(C, *spatial)``, ``(*spatial)`` in [0, 1]; 1 from percentile `FULL` on."""
     strongest = saliency.max(axis=0)
     full = np.percentile(strongest, FULL) or strongest.max()  # where less than a two hundredth has any
     return (strongest / full).clip(0.0, 1.0) if full > 0 else np.zeros_like(strongest)
 
 
 def overlay(image: Array, strength: Array, mask: Array | None = None) -> Array:
-    """An image under its saliency, and with the outline of its mask.
+    """Draw the saliency over an image, and the outline of its mask.
 
     Args:
         image: ``(x, y, 3)`` in [0, 1].

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
+from medssl_monai.seeds import seed_of_epoch
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,7 +33,7 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        value = (self.seed * 1_000_003 + engine.state.epoch) * 1_009 + idist.get_rank()
+        value = seed_of_epoch(self.seed, engine.state.epoch) * 1_009 + idist.get_rank()
         random.seed(value)
         np.random.seed(value % 2**32)
         torch.manual_seed(value)

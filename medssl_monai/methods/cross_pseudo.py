@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from medssl_monai.methods.base import Batch, Output, SSLMethod
 from medssl_monai.schedules import Schedule, sigmoid_rampup
+from medssl_monai.seeds import seed_of_epoch
 from medssl_monai.task import Task
 
 
@@ -97,7 +98,7 @@ class CrossPseudoSupervision(SSLMethod):
             )
         with torch.random.fork_rng(devices=[]):
             # not the plain seed: a network that was made after `torch.manual_seed(seed)` would be made once more
-            torch.default_generator.manual_seed(1_000_003 * self.seed + 17)
+            torch.default_generator.manual_seed(seed_of_epoch(self.seed, 17))
             for layer in layers if self.reset == "all" else drawn[-1:]:
                 layer.reset_parameters()
         self.second.load_state_dict(fresh.state_dict())

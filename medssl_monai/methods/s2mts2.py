@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from medssl_monai.distributed import gather, shuffled
 from medssl_monai.losses.contrastive import KeyQueue, joint_contrastive_loss, mean_key
 from medssl_monai.methods.base import Batch, Output, SSLMethod
-from medssl_monai.networks.ema import EMATeacher
+from medssl_monai.networks.ema import EMATeacher, MomentumEncoder
 from medssl_monai.networks.pretrained import load_weights
 from medssl_monai.networks.projection import ProjectionNetwork
 from medssl_monai.schedules import linear_rampup
@@ -64,7 +64,7 @@ class JointContrastive(SSLMethod):
         super().__init__(network)
         self.strength = linear_rampup(strength, ramp_steps)
         self.temperature, self.renormalise, self.shuffle = temperature, renormalise, shuffle
-        self.key = EMATeacher(network, key_decay, warmup=False, statistics="own", always_eval=False)
+        self.key = MomentumEncoder(network, key_decay)
         self.queue = KeyQueue(queue_length, network.dim)
 
     def forward(self, batch: Batch) -> Output:

@@ -21,7 +21,7 @@ from pydicom import Dataset
 from medssl_monai.files import write_json
 from medssl_monai.monai_label.labels import NOT_LABELED, kind_of
 from medssl_monai.monai_label.writes import SafeWrites
-from medssl_monai.readers.reader import image_format
+from medssl_monai.readers.formats import image_format
 
 nib, _ = optional_import("nibabel")  # its functions are untyped
 logger = logging.getLogger(__name__)

@@ -20,8 +20,10 @@ from medssl_monai.engines.predict import part_for
 from medssl_monai.monai_label.gate import known_device
 from medssl_monai.monai_label.served import ServedBundle
 from medssl_monai.pool.tables import label_text
-from medssl_monai.readers.mask_files import to_file_axes, write_mask
-from medssl_monai.readers.reader import count_slices, image_format
+from medssl_monai.readers.decoders import count_slices
+from medssl_monai.readers.formats import image_format
+from medssl_monai.readers.mask_axes import to_file_axes
+from medssl_monai.readers.mask_files import write_mask
 from medssl_monai.task import probabilities
 
 logger = logging.getLogger(__name__)

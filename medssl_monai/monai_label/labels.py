@@ -18,9 +18,11 @@ from medssl_monai.names import NOTHING, find, fold
 from medssl_monai.pool.pool import Label
 from medssl_monai.pool.tables import parse_label
 from medssl_monai.readers import LoadMaskd
-from medssl_monai.readers.dicom import Array
-from medssl_monai.readers.mask_files import in_patient, mask_reader
-from medssl_monai.readers.reader import ClinicalReader, image_format
+from medssl_monai.readers.formats import image_format
+from medssl_monai.readers.grids import Array
+from medssl_monai.readers.load_mask import mask_reader
+from medssl_monai.readers.mask_axes import in_patient
+from medssl_monai.readers.reader import ClinicalReader
 from medssl_monai.task import UNKNOWN, Task
 
 nib, _ = optional_import("nibabel")  # its functions are untyped

@@ -23,6 +23,7 @@ from medssl_monai.monai_label.served import ServedBundle
 from medssl_monai.monai_label.studies import KEY, TAGS, Studies, label_files, read_studies
 from medssl_monai.monai_label.writes import SafeWrites
 from medssl_monai.query.base import EmbeddingQuery, PoolOutputs
+from medssl_monai.seeds import seed_of_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class QueryScores(ScoringMethod):  # type: ignore[misc]  # MONAI Label is untype
         )
         outputs = _as_labeled(outputs, torch.tensor([item["id"] in busy for item in train]))
         for name in self.strategies:
-            generator = torch.Generator().manual_seed(seed * 1_000_003)
+            generator = torch.Generator().manual_seed(seed_of_epoch(seed, 0))
             try:
                 strategy = run.parser.get_parsed_content(f"strategies::{name}")
                 if not about and not isinstance(strategy, EmbeddingQuery):

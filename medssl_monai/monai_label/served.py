@@ -8,7 +8,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from medssl_monai.bundle.run import classes_of, image_size_of, mask_classes_of, metadata_of
+from medssl_monai.bundle.facts import classes_of, image_size_of, mask_classes_of
+from medssl_monai.bundle.metadata import metadata_of
 from medssl_monai.data.datalist import FLAGS, Item, Key
 from medssl_monai.files import sha256
 from medssl_monai.monai_label.labels import Kind
@@ -106,7 +107,7 @@ class ServedBundle:
         """The config files, merged, with what the bundle was trained with; read once, since no training changes it."""
         from monai.bundle import ConfigParser
 
-        from medssl_monai.bundle.run import nested
+        from medssl_monai.bundle.overrides import nested
 
         return nested({**ConfigParser.load_config_files(list(map(str, self.files))), **self.overrides})
 

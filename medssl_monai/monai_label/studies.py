@@ -19,10 +19,11 @@ from medssl_monai.data.patients import same_patient
 from medssl_monai.monai_label.labels import Kind, kind_of, read_class
 from medssl_monai.monai_label.served import ServedBundle
 from medssl_monai.names import problem_of
-from medssl_monai.prepare.prepare import is_synthetic
 from medssl_monai.prepare.pseudonym import load_key, pseudonym
-from medssl_monai.readers.dicom import find_series
-from medssl_monai.readers.reader import count_slices, image_format
+from medssl_monai.prepare.sources import is_synthetic
+from medssl_monai.readers.decoders import count_slices
+from medssl_monai.readers.dicom.series import find_series
+from medssl_monai.readers.formats import image_format
 from medssl_monai.task import Task
 
 logger = logging.getLogger(__name__)

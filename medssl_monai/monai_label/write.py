@@ -87,7 +87,9 @@ def write_app(
 
 def _describe(bundle: Path, values: Mapping[str, Any]) -> None:
     """Let a bundle that is not trained yet say the classes of its datalist in place of its phantoms'."""
-    from medssl_monai.bundle.run import describe_data, image_size_of, metadata_of
+    from medssl_monai.bundle.describe import describe_data
+    from medssl_monai.bundle.facts import image_size_of
+    from medssl_monai.bundle.metadata import metadata_of
 
     data = load_datalist(values["datalist"], "training", values.get("dataset_dir"), allow_leaks=True)
     size = values.get("image_size") or image_size_of(metadata_of(bundle))
@@ -97,7 +99,7 @@ def _describe(bundle: Path, values: Mapping[str, Any]) -> None:
 def _check(source: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> None:
     from monai.bundle import ConfigParser
 
-    from medssl_monai.bundle.run import check_overrides, nested
+    from medssl_monai.bundle.overrides import check_overrides, nested
 
     files = [source / "configs" / name for name in ("train.yaml", *overlays, "inference.json", "metadata.json")]
     if missing := [str(path) for path in files if not path.is_file()]:

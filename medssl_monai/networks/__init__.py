@@ -1,6 +1,6 @@
 """Networks and what wraps them."""
 
-from medssl_monai.networks.ema import EMATeacher
+from medssl_monai.networks.ema import EMATeacher, MomentumEncoder
 from medssl_monai.networks.embedding import (
     EmbeddingClassifier,
     densenet121,
@@ -22,6 +22,7 @@ __all__ = [
     "EmbeddingClassifier",
     "Joint",
     "Layout",
+    "MomentumEncoder",
     "MultiMixNetwork",
     "ProjectedClassifier",
     "ProjectionNetwork",

@@ -43,10 +43,10 @@ class Phantom:
 
 
 def generator(seed: int, family: str, section: str, *number: int) -> Rng:
-    """Of one patient (or, without `number`, of a section), independent of how many others there are."""
+    """Return the generator of a patient or, without `number`, of a section, whatever others there are."""
     return np.random.default_rng([seed, zlib.crc32(family.encode()), SECTIONS.index(section), *number])
 
 
 def patient_name(section: str, number: int, letter: str = "P") -> str:
-    """Pseudonym of a patient, one of a kind among all sections."""
+    """Return the pseudonym of a patient, one of a kind among all sections."""
     return f"{letter}{SECTIONS.index(section) + 1}{number + 1:04d}"

@@ -13,7 +13,8 @@ import numpy as np
 from medssl_monai.data.datalist import Item
 from medssl_monai.phantoms.base import Array, Rng, generator, patient_name
 from medssl_monai.phantoms.drawing import cover, ellipse, smooth_noise
-from medssl_monai.phantoms.files import write_dicom, write_png
+from medssl_monai.phantoms.files import write_dicom
+from medssl_monai.png import save_png
 
 CHEST_SIZE = 112
 PIXEL = 2.0 / CHEST_SIZE
@@ -33,7 +34,7 @@ CHEST_FILES: tuple[tuple[str, str, tuple[float, float] | None], ...] = (
 
 @dataclass(frozen=True)
 class Thorax:
-    """Where the organs of one picture are, each array ``(rows, columns)``.
+    """The organs of one picture, each array ``(rows, columns)``.
 
     Attributes:
         x: to the patient's left of the centre, in units of half the image; likewise `y` to the feet.
@@ -68,7 +69,7 @@ def draw_thorax(
     raised: tuple[float, float] = (0.0, 0.0),
     field: float = 1.0,
 ) -> Thorax:
-    """A body and its organs.
+    """Draw a body and its organs.
 
     Args:
         rng: decides the body.
@@ -102,12 +103,12 @@ def draw_thorax(
 
 
 def rib_cage(u: Array, y: Array, height: Array) -> Array:
-    """A measure of the distance to the wall of a lung, from its axis at `u` 0; `height` is `y` for its two ends."""
+    """Return a measure of the distance to the wall of a lung, from its axis at `u` 0; `height` is `y` for its ends."""
     return 0.3 * (1 - (np.abs(u + 0.04 * y) / (0.34 + 0.06 * y)) ** 2.6 - (np.abs(height + 0.03) / 0.80) ** 2.6)
 
 
 def draw_anatomy(rng: Rng, thorax: Thorax, dark: float = 0.0, vessels: Any = 1.0) -> Array:
-    """What the beam loses on its way, dense is bright, and what merely resembles a finding.
+    """Draw what the beam loses on its way, dense is bright, and what merely resembles a finding.
 
     Args:
         rng: decides the rest.
@@ -133,7 +134,7 @@ def draw_anatomy(rng: Rng, thorax: Thorax, dark: float = 0.0, vessels: Any = 1.0
 
 
 def expose(rng: Rng, image: Array) -> Array:
-    """Exposure, scatter, quanta, and the marker of the side; in [0, 1]."""
+    """Add exposure, scatter, quanta, and the marker of the side; the result is in [0, 1]."""
     image = np.clip(image, 0, None) ** rng.uniform(0.8, 1.3) * rng.uniform(0.85, 1.15) + rng.uniform(0, 0.08)
     image += 0.03 * smooth_noise(rng, 1, CHEST_SIZE, 2)[0]
     image += rng.uniform(0.01, 0.035) * rng.standard_normal(image.shape, dtype=np.float32)
@@ -142,7 +143,7 @@ def expose(rng: Rng, image: Array) -> Array:
 
 
 def _bones(rng: Rng, side: Array, y: Array) -> Array:
-    """Ribs, from the spine outwards and from the outside forwards, and collar bones."""
+    """Draw ribs, from the spine outwards and from the outside forwards, and collar bones."""
     image = np.zeros_like(y + side)
     dense, slope = rng.uniform(0.05, 0.10), rng.normal(0.42, 0.06)
     for top in np.arange(9) * 0.19 + rng.uniform(0, 0.19):
@@ -156,7 +157,7 @@ def _bones(rng: Rng, side: Array, y: Array) -> Array:
 
 
 def _vessels(rng: Rng, x: Array, y: Array) -> Array:
-    """Two trees of branches that thin out from the hila."""
+    """Draw two trees of branches that thin out from the hila."""
     image = np.zeros_like(x + y)
     for side in (-1, 1):
         for turn in np.linspace(-1.4, 1.4, 8) + rng.normal(0, 0.15, 8):
@@ -178,7 +179,7 @@ def opacities(
     edge: float = 5.0,
     within: tuple[float, float] = (0.03, math.inf),
 ) -> Array:
-    """Ragged patches, centred in the lungs.
+    """Draw ragged patches, centred in the lungs.
 
     Args:
         rng: decides where and what shape.
@@ -203,7 +204,7 @@ def opacities(
 
 
 def _chest_image(rng: Rng, opaque: bool, view: str) -> tuple[Array, Array]:
-    """One radiograph, dense is bright, in [0, 1], and its lungs, each ``(rows, columns)``."""
+    """Draw one radiograph, dense is bright, in [0, 1], and its lungs, each ``(rows, columns)``."""
     thorax = draw_thorax(rng, view)
     image = draw_anatomy(rng, thorax)
     if opaque:
@@ -225,7 +226,7 @@ def write_chest(folder: Path, section: str, count: int, seed: int) -> Iterator[l
             view = "AP" if rng.random() < 0.35 else "PA"
             image, lung = _chest_image(rng, opaque, view)
             mask = f"{base}/{k}_lungs.png"
-            write_png(folder / mask, lung.astype(np.uint8) * 255)
+            save_png(folder / mask, lung.astype(np.uint8) * 255)
             items.append(
                 {
                     "image": f"{base}/{write_radiograph(folder / base, image, view, name, number, k, f'chest {seed}')}",
@@ -242,7 +243,7 @@ def write_radiograph(folder: Path, image: Array, view: str, name: str, patient: 
     """Write one image in the format whose turn it is with this patient; return the name of the file."""
     modality, photometric, spacing = CHEST_FILES[patient % len(CHEST_FILES)]
     if modality == "PNG":
-        write_png(folder / f"{number}.png", (image * 255).round().astype(np.uint8))
+        save_png(folder / f"{number}.png", (image * 255).round().astype(np.uint8))
         return f"{number}.png"
     stored = (image * 4095).round().astype(np.uint16)
     header: dict[str, Any] = {

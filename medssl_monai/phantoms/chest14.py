@@ -24,7 +24,7 @@ from medssl_monai.phantoms.chest import (
     write_radiograph,
 )
 from medssl_monai.phantoms.drawing import cover, ellipse, smooth_noise
-from medssl_monai.phantoms.files import write_png
+from medssl_monai.png import save_png
 
 IMAGES = 112_120  # of ChestX-ray14
 LEAST_SHARE = 0.05  # of the patients; the rarest findings of ChestX-ray14 would not occur in a small section
@@ -33,7 +33,7 @@ FACTORS = ("failure of the heart", "infection", "tumour", "chronic disease of th
 
 
 class Finding(NamedTuple):
-    """How many images of ChestX-ray14 show it, and what of a patient it comes with: a weight for each of `FACTORS`."""
+    """The number of images of ChestX-ray14 that show it, and its weight for each of `FACTORS`."""
 
     images: int
     weights: tuple[float, float, float, float]
@@ -62,7 +62,7 @@ FINDINGS = {
 
 
 def _atelectasis(rng: Rng, thorax: Thorax, left: int) -> Array:
-    """One or two plates above the diaphragm."""
+    """Draw one or two plates above the diaphragm."""
     image = np.zeros_like(thorax.lung)
     for _ in range(rng.integers(1, 3)):
         turn, u, v = rng.normal(0, 0.3), left * thorax.x - rng.uniform(0.35, 0.55), thorax.y - rng.uniform(0.1, 0.42)
@@ -73,7 +73,7 @@ def _atelectasis(rng: Rng, thorax: Thorax, left: int) -> Array:
 
 
 def _effusion(rng: Rng, thorax: Thorax, left: int) -> Array:
-    """Fluid from the base up, higher at the wall; on both sides in a third of the cases."""
+    """Draw fluid from the base up, higher at the wall; on both sides in a third of the cases."""
     level = rng.uniform(0.15, 0.42)
     fluid = thorax.y - level + 1.6 * np.clip(thorax.side - 0.4, 0, None) ** 2
     both = rng.random() < 0.33
@@ -81,17 +81,17 @@ def _effusion(rng: Rng, thorax: Thorax, left: int) -> Array:
 
 
 def _infiltration(rng: Rng, thorax: Thorax, left: int) -> Array:
-    """Faint patches on both sides."""
+    """Draw faint patches on both sides."""
     return opacities(rng, thorax, int(rng.integers(2, 5)), size=(0.08, 0.17), dense=(0.08, 0.16))
 
 
 def _mass(rng: Rng, thorax: Thorax, left: int) -> Array:
-    """One round shadow of more than 3 cm."""
+    """Draw one round shadow of more than 3 cm."""
     return _discs(rng, thorax, 1, (0.10, 0.17))
 
 
 def _nodule(rng: Rng, thorax: Thorax, left: int) -> Array:
-    """One to three round shadows of less than 3 cm."""
+    """Draw one to three round shadows of less than 3 cm."""
     return _discs(rng, thorax, int(rng.integers(1, 4)), (0.035, 0.065))
 
 
@@ -106,36 +106,36 @@ def _discs(rng: Rng, thorax: Thorax, count: int, size: tuple[float, float]) -> A
 
 
 def _pneumonia(rng: Rng, thorax: Thorax, left: int) -> Array:
-    """One large patch without a sharp border."""
+    """Draw one large patch without a sharp border."""
     return opacities(rng, thorax, 1, size=(0.18, 0.27), dense=(0.14, 0.24), edge=4.0)
 
 
 def _consolidation(rng: Rng, thorax: Thorax, left: int) -> Array:
-    """One or two dense patches with a border."""
+    """Draw one or two dense patches with a border."""
     return opacities(rng, thorax, int(rng.integers(1, 3)), size=(0.11, 0.19), dense=(0.26, 0.36), edge=14.0)
 
 
 def _edema(rng: Rng, thorax: Thorax, left: int) -> Array:
-    """Wings of a bat around the hila, on both sides."""
+    """Draw the wings of a bat around the hila, on both sides."""
     wings = np.exp(-(((thorax.side - 0.3) / 0.2) ** 2) - ((thorax.y - 0.02) / 0.36) ** 2)
     return rng.uniform(0.13, 0.24) * wings * (1 + 0.3 * smooth_noise(rng, 1, CHEST_SIZE, 14)[0])
 
 
 def _fibrosis(rng: Rng, thorax: Thorax, left: int) -> Array:
-    """A net of fine lines, mostly at the base and the wall."""
+    """Draw a net of fine lines, mostly at the base and the wall."""
     net = np.exp(-((smooth_noise(rng, 1, CHEST_SIZE, 34)[0] / 0.3) ** 2))
     return rng.uniform(0.10, 0.18) * net * np.clip(0.4 + thorax.y + 0.8 * (thorax.side - 0.4), 0, 1)
 
 
 def _thickening(rng: Rng, thorax: Thorax, left: int) -> Array:
-    """A band along the wall of one side."""
+    """Draw a band along the wall of one side."""
     thick = rng.uniform(0.09, 0.16) * (1 + 0.3 * np.sin(rng.uniform(4, 9) * thorax.y + rng.uniform(0, 6)))
     end = cover(rng.uniform(0.1, 0.5) - thorax.y, 10 * PIXEL) * (left * thorax.x > 0)
     return rng.uniform(0.2, 0.3) * cover(thick - _wall(thorax), 5 * PIXEL) * end
 
 
 def _wall(thorax: Thorax) -> Array:
-    """Distance to the ribs and the top alone, not to heart and diaphragm."""
+    """Return the distance to the ribs and the top alone, not to heart and diaphragm."""
     return rib_cage(np.maximum(thorax.side - LUNG_AXIS, 0), thorax.y, np.minimum(thorax.y, -0.03))
 
 
@@ -155,14 +155,14 @@ SHADOWS: dict[str, Callable[[Rng, Thorax, int], Array]] = {
 
 
 def _pneumothorax(rng: Rng, thorax: Thorax, left: int) -> tuple[Array, Array]:
-    """Share of a pixel that is air between lung and wall, and the line of the pleura."""
+    """Return the share of a pixel that is air between lung and wall, and the line of the pleura."""
     depth = rng.uniform(0.16, 0.26) * np.clip(0.75 - 0.9 * thorax.y, 0, 1.4) - _wall(thorax)
     here = left * thorax.x > 0
     return cover(depth, 3 * PIXEL) * here, cover(0.02 - np.abs(depth), 2 * PIXEL) * here
 
 
 def _hernia(rng: Rng, thorax: Thorax) -> Array:
-    """Stomach behind the heart, round, with gas above a level."""
+    """Draw the stomach behind the heart, round, with gas above a level."""
     radius = rng.uniform(0.15, 0.22)
     u, v = thorax.x - rng.normal(0.06, 0.05), thorax.y - rng.uniform(0.22, 0.38)
     bag = cover(ellipse(u, v, radius, 0.9 * radius), 2.5 * PIXEL)
@@ -171,7 +171,7 @@ def _hernia(rng: Rng, thorax: Thorax) -> Array:
 
 
 def _image(rng: Rng, findings: set[str], view: str) -> tuple[Array, Array]:
-    """One radiograph, dense is bright, in [0, 1], and its lungs, each ``(rows, columns)``."""
+    """Draw one radiograph, dense is bright, in [0, 1], and its lungs, each ``(rows, columns)``."""
     sides = {name: 1 if rng.random() < 0.5 else -1 for name in FINDINGS}
     heart = rng.uniform(1.22, 1.45) if "Cardiomegaly" in findings else 1.0
     raised = rng.uniform(0.06, 0.14) if "Atelectasis" in findings else 0.0  # where lung is lost
@@ -199,10 +199,12 @@ def _image(rng: Rng, findings: set[str], view: str) -> tuple[Array, Array]:
 
 
 def _diseases(rng: Rng, count: int) -> Array:
-    """Which patients have which finding, ``(count, 14)`` bool: normal scores with common factors, cut at its share."""
+    """Draw which patients have which finding, ``(count, 14)`` bool: scores with common factors, cut at its share."""
     weights = np.array([finding.weights for finding in FINDINGS.values()])
-    own = np.sqrt(1 - (weights**2).sum(axis=1))
-    scores = rng.standard_normal((count, len(FACTORS))) @ weights.T + own * rng.standard_normal((count, len(FINDINGS)))
+    specific = np.sqrt(1 - (weights**2).sum(axis=1))
+    scores = rng.standard_normal((count, len(FACTORS))) @ weights.T + specific * rng.standard_normal(
+        (count, len(FINDINGS))
+    )
     shares = np.array([max(finding.images / IMAGES, LEAST_SHARE) for finding in FINDINGS.values()])
     ill = np.maximum(1, np.round(shares * count))
     return (-scores).argsort(axis=0).argsort(axis=0) < ill
@@ -236,7 +238,7 @@ def write_chest14(unknown: float, folder: Path, section: str, count: int, seed: 
             view = "AP" if rng.random() < 0.35 else "PA"
             image, lung = _image(rng, {names[position] for position in np.flatnonzero(present)}, view)
             mask = f"{base}/{k}_lungs.png"
-            write_png(folder / mask, lung.astype(np.uint8) * 255)
+            save_png(folder / mask, lung.astype(np.uint8) * 255)
             file = write_radiograph(folder / base, image, view, name, number, k, f"chest14 {seed}")
             known = (hidden.random(len(names)) >= unknown) | (section != "training")
             items.append(

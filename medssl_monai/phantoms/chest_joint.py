@@ -17,7 +17,7 @@ import numpy as np
 from medssl_monai.data.datalist import Item
 from medssl_monai.phantoms.base import Array, Rng, generator, patient_name
 from medssl_monai.phantoms.chest import draw_anatomy, draw_thorax, expose, opacities, write_radiograph
-from medssl_monai.phantoms.files import write_png
+from medssl_monai.png import save_png
 
 DIAGNOSES = ("normal", "pneumonia")
 LUNGS = ("background", "lung")
@@ -27,7 +27,7 @@ MASKED_EVERY = 3  # patients: one of three is of the source with masks
 
 
 class Scanner(NamedTuple):
-    """What a device makes of the same body.
+    """A device, by what it makes of the same body.
 
     Attributes:
         field: width of the picture, as a factor.
@@ -51,7 +51,7 @@ FAR = (
 
 
 def _image(rng: Rng, sick: bool, view: str, scanner: Scanner) -> tuple[Array, Array]:
-    """One radiograph, dense is bright, in [0, 1], and its lungs, each ``(rows, columns)``."""
+    """Draw one radiograph, dense is bright, in [0, 1], and its lungs, each ``(rows, columns)``."""
     thorax = draw_thorax(rng, view, field=scanner.field)
     image = draw_anatomy(rng, thorax)
     if sick:
@@ -88,7 +88,7 @@ def write_chest_joint(far: bool, folder: Path, section: str, count: int, seed: i
             image, lung = _image(rng, bool(sick[number]), view, (FAR if far else NEAR)[masked])
             file = write_radiograph(folder / base, image, view, name, number, k, f"{family} {seed}")
             mask = f"{base}/{k}_lungs.png"
-            write_png(folder / mask, lung.astype(np.uint8) * 255)
+            save_png(folder / mask, lung.astype(np.uint8) * 255)
             items.append(
                 {
                     "image": f"{base}/{file}",

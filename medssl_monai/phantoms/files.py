@@ -7,27 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from medssl_monai.phantoms.base import VERSION, Array
+from medssl_monai.png import save_png
 
 REMARK = "SYNTHETIC, not a patient"
 
 
-def write_png(path: Path, pixels: Array) -> None:
-    """Write a grey image, ``(rows, columns)``, of 8 bits."""
-    from PIL import Image
-
-    Image.fromarray(pixels).save(path)
-
-
 def write_photograph(path: Path, pixels: Array) -> None:
     """Write a colour picture, ``(rows, columns, 3)``; the name says whether as PNG or JPEG."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
     if path.suffix == ".png":
-        comment = PngInfo()
-        comment.add_text("Comment", REMARK)
-        Image.fromarray(pixels).save(path, pnginfo=comment, compress_level=1)  # noise is large however long one tries
+        save_png(path, pixels, REMARK, compress_level=1)  # noise is large however long one tries
     else:
+        from PIL import Image
+
         Image.fromarray(pixels).save(path, quality=92, subsampling=0, comment=REMARK.encode())
 
 

@@ -23,7 +23,8 @@ import numpy as np
 from medssl_monai.data.datalist import Item
 from medssl_monai.phantoms.base import Array, Rng, generator, patient_name
 from medssl_monai.phantoms.drawing import cover, ellipse, paint
-from medssl_monai.phantoms.files import write_photograph, write_png
+from medssl_monai.phantoms.files import write_photograph
+from medssl_monai.png import save_png
 
 LESIONS = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 LESION_COUNTS = (1113, 6705, 514, 327, 1099, 115, 142)  # training images of ISIC 2018 task 3; only the shares matter
@@ -86,7 +87,7 @@ class View:
         return cls((turn * zoom).astype(np.float32), rng.normal(0, 0.12, 2).astype(np.float32))
 
     def coordinates(self) -> tuple[Array, Array]:
-        """Where each pixel lies on the skin, ``(rows, columns)`` each."""
+        """Return where each pixel lies on the skin, ``(rows, columns)`` each."""
         (a, b), (c, d) = self.matrix
         across, down = AXIS[None, :], AXIS[:, None]
         return a * across + (b * down + self.shift[0]), c * across + (d * down + self.shift[1])
@@ -108,7 +109,7 @@ class Field:
         self.phase = rng.uniform(0, 2 * math.pi, WAVES).astype(np.float32)
 
     def __call__(self, view: View) -> Array:
-        """Values at the pixels, ``(rows, columns)``."""
+        """Return the values at the pixels, ``(rows, columns)``."""
         waves = self.waves @ view.matrix
         across = np.outer(waves[:, 0], AXIS) + (self.phase + self.waves @ view.shift)[:, None]
         down = np.outer(waves[:, 1], AXIS)
@@ -119,7 +120,7 @@ class Field:
 
 
 class Lesion:
-    """What all images of one lesion share: strengths of its signs, outline, patterns, the skin around it.
+    """All that the images of one lesion share: strengths of its signs, outline, patterns, the skin around it.
 
     Args:
         rng: draws it.
@@ -140,7 +141,7 @@ class Lesion:
         self.lines, self.grain = Field(rng, 2.0, 5.0), Field(rng, 8.0, 40.0)
 
     def draw(self, rng: Rng) -> tuple[Array, Array]:
-        """One picture, in [0, 1], ``(3, rows, columns)``, and the lesion in it, ``(rows, columns)``."""
+        """Draw one picture, in [0, 1], ``(3, rows, columns)``, and the lesion in it, ``(rows, columns)``."""
         view = View.draw(rng)
         x, y = view.coordinates()
         sign = self.signs
@@ -183,7 +184,7 @@ class Lesion:
 
 
 def _honeycomb(x: Array, y: Array, count: float, phase: float, warp: Array) -> Array:
-    """Lines, 1 in their middle, around holes of 0 on a hexagonal grid; `warp` shifts it, in radians."""
+    """Draw lines, 1 in their middle, around holes of 0 on a hexagonal grid; `warp` shifts it, in radians."""
     wave = math.pi * count
     total = np.zeros_like(warp)
     for turn, at in ((0, phase), (2, 0.0), (4, -phase)):
@@ -193,7 +194,7 @@ def _honeycomb(x: Array, y: Array, count: float, phase: float, warp: Array) -> A
 
 
 def _photograph(rng: Rng, image: Array) -> Array:
-    """What the device makes of the skin: hairs, light, white balance, a dark rim, noise."""
+    """Add what the device makes of the skin: hairs, light, white balance, a dark rim, noise."""
     across, down = AXIS[None, :], AXIS[:, None]
     for _ in range(int(rng.integers(1, 6)) * int(rng.random() < 0.35)):
         turn, shift, bend = rng.uniform(0, math.pi), rng.uniform(-0.9, 0.9), rng.normal(0, 0.3)
@@ -212,7 +213,7 @@ def _photograph(rng: Rng, image: Array) -> Array:
 
 
 def _labels(rng: Rng, count: int) -> Array:
-    """Class of every lesion of a section, in random order; the shares hold in every section."""
+    """Draw the class of every lesion of a section, in random order; the shares hold in every section."""
     shares = np.maximum(np.array(LESION_COUNTS) / sum(LESION_COUNTS), RAREST)
     edges = np.cumsum(shares / shares.sum())
     return np.searchsorted(edges[:-1], (rng.permutation(count) + 0.5) / max(count, 1), side="right")
@@ -235,7 +236,7 @@ def write_lesions(folder: Path, section: str, count: int, seed: int) -> Iterator
                 folder / base / f"{k}.{suffix}",
                 np.ascontiguousarray((image * 255).round().astype(np.uint8).transpose(1, 2, 0)),
             )
-            write_png(folder / base / f"{k}_lesion.png", mask.astype(np.uint8) * 255)
+            save_png(folder / base / f"{k}_lesion.png", mask.astype(np.uint8) * 255)
             items.append(
                 {
                     "image": f"{base}/{k}.{suffix}",

@@ -159,7 +159,7 @@ def make_phantom(
 
 
 def _table(items: Sequence[Item], phantom: Phantom) -> str:
-    """A row per image with its class or the path of its mask, or a column per finding with 1, 0 or -1 (unknown).
+    """Return a row per image with its class or the path of its mask, or a column per finding with 1, 0 or -1.
 
     Masks beside labels have a column of their own.
     """
@@ -179,7 +179,7 @@ def _table(items: Sequence[Item], phantom: Phantom) -> str:
 
 
 def _is_complete(path: Path, recipe: Mapping[str, Any]) -> bool:
-    """Whether all of it is there; a set of an older version of the phantoms counts as not there."""
+    """Return whether all of it is there; a set of an older version of the phantoms counts as not there."""
     if not path.exists():
         return False
     try:
@@ -200,5 +200,5 @@ def _is_complete(path: Path, recipe: Mapping[str, Any]) -> bool:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether it is a file, or a folder that holds something: a series."""
+    """Return whether a path is a file, or a folder that holds something: a series."""
     return path.is_file() or (path.is_dir() and any(path.iterdir()))

@@ -11,6 +11,7 @@ import gzip
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ SPINE_SIZE = 64
 
 
 def _spine_grades(rng: Rng, slices: list[int]) -> list[tuple[Array, Array]]:
-    """Grade and severity within the grade, in [0, 1], of every slice of every patient of a section.
+    """Draw grade and severity within the grade, in [0, 1], of every slice of every patient of a section.
 
     Slices are ranked by a severity that is alike within a patient and peaks at one level of the spine; the shares of
     the table cut the ranks into grades, so that they hold in every section.
@@ -55,14 +56,53 @@ def _spine_grades(rng: Rng, slices: list[int]) -> list[tuple[Array, Array]]:
 
 
 def _spine_volume(rng: Rng, grade: Array, within: Array, pixel: float) -> tuple[Array, Array, Array]:
-    """One patient: image in arbitrary units from 0, free canal and cord, each ``(slices, rows, columns)``.
+    """Return one patient: image in arbitrary units from 0, free canal and cord, each ``(slices, rows, columns)``."""
+    canal = _draw_canal(rng, grade, within, pixel)
+    image = _paint_tissues(rng, canal)
+    # Coil, gain, noise.
+    image *= np.exp(
+        0.16 * smooth_noise(rng, 1, SPINE_SIZE, 2) + rng.normal(0, 0.05, (len(grade), 1, 1)).astype(np.float32)
+    )
+    noise = rng.uniform(0.03, 0.07)
+    real, imaginary = noise * rng.standard_normal((2, *image.shape), dtype=np.float32)
+    image = np.hypot(image + real, imaginary) * rng.uniform(250, 1200)
+    return image, np.maximum(canal.free, canal.cord) > 0, canal.cord > 0
+
+
+@dataclass(frozen=True)
+class _Canal:
+    """The spinal canal of one patient with what lies in it, each array ``(slices, rows, columns)``.
 
     Lengths are in mm, `x` to the patient's left, `y` to the back, from the centre of the canal.
-    """
-    n = len(grade)
 
-    def per_slice(mean: float, between: float, within_patient: float) -> Array:
-        return (rng.normal(mean, between) + rng.normal(0, within_patient, (n, 1, 1))).astype(np.float32)
+    Attributes:
+        x: of each pixel; likewise `y`, and `phi`, the angle.
+        pixel: width of a pixel.
+        width: half the width of the canal by slice; likewise its `height`.
+        edge: signed distance to the edge of the canal, positive inside; likewise `cord`, `free` (of mass) and `sac`
+            (of the fluid).
+    """
+
+    x: Array
+    y: Array
+    phi: Array
+    pixel: float
+    width: Array
+    height: Array
+    edge: Array
+    cord: Array
+    free: Array
+    sac: Array
+
+
+def _per_slice(rng: Rng, count: int, mean: float, between: float, within_patient: float) -> Array:
+    """Return a measure of each slice, ``(slices, 1, 1)``, that varies between patients and a little within one."""
+    return (rng.normal(mean, between) + rng.normal(0, within_patient, (count, 1, 1))).astype(np.float32)
+
+
+def _draw_canal(rng: Rng, grade: Array, within: Array, pixel: float) -> _Canal:
+    n = len(grade)
+    per_slice = partial(_per_slice, rng, n)
 
     # Position, rotation and size.
     axis = ((np.arange(SPINE_SIZE) - SPINE_SIZE / 2 + 0.5) * pixel).astype(np.float32)
@@ -99,14 +139,20 @@ def _spine_volume(rng: Rng, grade: Array, within: Array, pixel: float) -> tuple[
     push = np.minimum(squeeze, 0.5 * fluid)  # the cord gives way, and is dented
     depth = fat_at(theta) * np.clip(layer, 0, 1) + fluid * np.clip(layer - 1, 0, 1) + squeeze + push
     away = (phi - theta + math.pi) % (2 * math.pi) - math.pi
-    around = wall(phi)
-    canal_edge = around - radius
-    mass_edge = canal_edge - depth * np.exp(-((away / spread) ** 4))  # positive on the side of the cord
-    cord_edge = ellipse(x + push * np.cos(theta), y + push * np.sin(theta), cord_width, cord_height)
-    cord_edge = np.where(layer > 0, np.minimum(cord_edge, mass_edge), cord_edge)
-    free_edge = np.minimum(canal_edge, mass_edge)
-    free_edge = np.where((grade == 5)[:, None, None], np.minimum(free_edge, cord_edge - pixel), free_edge)
-    sac_edge = np.minimum(canal_edge - fat_at(phi), free_edge)
+    edge = wall(phi) - radius
+    mass_edge = edge - depth * np.exp(-((away / spread) ** 4))  # positive on the side of the cord
+    cord = ellipse(x + push * np.cos(theta), y + push * np.sin(theta), cord_width, cord_height)
+    cord = np.where(layer > 0, np.minimum(cord, mass_edge), cord)
+    free = np.minimum(edge, mass_edge)
+    free = np.where((grade == 5)[:, None, None], np.minimum(free, cord - pixel), free)
+    sac = np.minimum(edge - fat_at(phi), free)
+    return _Canal(x, y, phi, pixel, width, height, edge, cord, free, sac)
+
+
+def _paint_tissues(rng: Rng, canal: _Canal) -> Array:
+    """Return the picture of the tissues, before coil and noise."""
+    n, pixel, x, y = len(canal.x), canal.pixel, canal.x, canal.y
+    per_slice = partial(_per_slice, rng, n)
 
     # Brightness of the tissues, of the scanner and the sequence; one in seven is T1-weighted.
     if rng.random() < 0.15:
@@ -118,33 +164,27 @@ def _spine_volume(rng: Rng, grade: Array, within: Array, pixel: float) -> tuple[
 
     image = np.full((n, SPINE_SIZE, SPINE_SIZE), tissue["muscle"], dtype=np.float32)
     paint(image, np.clip(smooth_noise(rng, 1, SPINE_SIZE, 12) - 0.8, 0, 1), tissue["fat"])
-    body = ellipse(x, y + height + 12, per_slice(17, 1.2, 0.3), 14)
-    arch = 1.9 + 1.6 * np.cos(phi) ** 2 - np.abs(canal_edge + 1.9)
-    wings = ellipse(np.abs(x) - width - 5, y + per_slice(0, 1, 0.5), 7, 3.2)
-    spinous = 3 - np.abs(x + rng.normal(0, 0.06) * y) + np.minimum(0, y - height)
+    body = ellipse(x, y + canal.height + 12, per_slice(17, 1.2, 0.3), 14)
+    arch = 1.9 + 1.6 * np.cos(canal.phi) ** 2 - np.abs(canal.edge + 1.9)
+    wings = ellipse(np.abs(x) - canal.width - 5, y + per_slice(0, 1, 0.5), 7, 3.2)
+    spinous = 3 - np.abs(x + rng.normal(0, 0.06) * y) + np.minimum(0, y - canal.height)
     bone = np.maximum(np.maximum(body, arch), np.maximum(wings, spinous))
     paint(image, cover(bone, pixel), tissue["cortex"])
-    paint(image, cover(np.minimum(bone, -canal_edge) - 1.1, pixel), tissue["marrow"] * (1 + 0.12 * texture))
+    paint(image, cover(np.minimum(bone, -canal.edge) - 1.1, pixel), tissue["marrow"] * (1 + 0.12 * texture))
     for _ in range(rng.integers(0, 3)):  # disease of the bone alone is b0; it is as frequent in all grades
         at = rng.uniform(-14, 14), rng.uniform(-24, -10)
         extent = np.exp(-(per_slice(0, 0.8, 0.8) ** 2))
         spot = ellipse(x - at[0], y - at[1], *(rng.uniform(2.5, 6) * extent for _ in range(2)))
         paint(image, cover(np.minimum(spot, body - 1), 2 * pixel), tissue["mass"])
 
-    in_canal = cover(canal_edge, pixel)
+    in_canal = cover(canal.edge, pixel)
     paint(image, in_canal, tissue["mass"] * (1 + 0.12 * texture))
-    paint(image, np.minimum(in_canal, cover(free_edge, pixel)), tissue["fat"])
-    paint(image, cover(sac_edge, pixel), tissue["fluid"])
+    paint(image, np.minimum(in_canal, cover(canal.free, pixel)), tissue["fat"])
+    paint(image, cover(canal.sac, pixel), tissue["fluid"])
     voids = np.clip(smooth_noise(rng, n, SPINE_SIZE, 14) - 1, 0, 1) * rng.uniform(0, 0.8)  # of the flow
-    paint(image, cover(sac_edge - 0.5, pixel) * voids, tissue["cord"])
-    paint(image, cover(cord_edge, pixel), tissue["cord"] * (1 + 0.06 * texture))
-
-    # Coil, gain, noise.
-    image *= np.exp(0.16 * smooth_noise(rng, 1, SPINE_SIZE, 2) + rng.normal(0, 0.05, (n, 1, 1)).astype(np.float32))
-    noise = rng.uniform(0.03, 0.07)
-    real, imaginary = noise * rng.standard_normal((2, *image.shape), dtype=np.float32)
-    image = np.hypot(image + real, imaginary) * rng.uniform(250, 1200)
-    return image, np.maximum(free_edge, cord_edge) > 0, cord_edge > 0
+    paint(image, cover(canal.sac - 0.5, pixel) * voids, tissue["cord"])
+    paint(image, cover(canal.cord, pixel), tissue["cord"] * (1 + 0.06 * texture))
+    return image
 
 
 def write_spine(labels: tuple[int, ...], folder: Path, section: str, count: int, seed: int) -> Iterator[list[Item]]:
@@ -184,7 +224,7 @@ def write_spine_masks(folder: Path, section: str, count: int, seed: int) -> Iter
 
 @dataclass(frozen=True)
 class _Patient:
-    """What was written of a patient: paths from the folder, masks ``(slices, rows, columns)``, spacing in mm."""
+    """The files of a patient: paths from the folder, masks ``(slices, rows, columns)``, spacing in mm."""
 
     name: str
     image: str

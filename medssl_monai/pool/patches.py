@@ -29,15 +29,13 @@ class PatchDataset(Randomizable, Dataset[dict[str, Any]]):
         dataset: images ``(C, *spatial)`` of one size.
         size: of the patches; an axis shorter than that gives all it has.
         pool: gives the masks; None: images only.
-        foreground: see above.
+        foreground: share of the patches that show foreground, in [0, 1]; raise it for small structures, as a lesion is.
 
     Raises:
         ValueError: if `foreground` is no share, or `size` has another number of axes than the images.
     """
 
-    def __init__(
-        self, dataset: ImageDataset, size: Sequence[int], pool: LabelPool | None = None, foreground: float = 0.33
-    ) -> None:
+    def __init__(self, dataset: ImageDataset, size: Sequence[int], pool: LabelPool | None, foreground: float) -> None:
         if not 0.0 <= foreground <= 1.0:
             raise ValueError(f"`foreground` is a share in [0, 1], got {foreground}.")
         self.dataset, self.size, self.pool, self.foreground = dataset, tuple(size), pool, foreground

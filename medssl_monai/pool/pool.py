@@ -25,6 +25,7 @@ from medssl_monai.locks import changing
 from medssl_monai.names import NOTHING
 from medssl_monai.pool.patches import PatchDataset
 from medssl_monai.pool.tables import take_table
+from medssl_monai.seeds import seed_of_epoch, seed_of_part
 from medssl_monai.task import TASKS, UNKNOWN, Task
 
 Subset = Literal["labeled", "unlabeled", "all"]
@@ -599,7 +600,7 @@ def task_of(labels: Iterable[Label | None]) -> Task | None:
 
 def seed_of(seed: int, key: Key) -> int:
     """Of a draw of labels or masks: with one seed for both, the same images would be drawn."""
-    return seed + 1_000_003 * list(FLAGS).index(key)
+    return seed_of_part(seed, list(FLAGS).index(key))
 
 
 def balanced_draw(labels: Sequence[Label], count: int, seed: int, key: Key = "label") -> list[int]:
@@ -720,7 +721,7 @@ class PoolSampler(Sampler[int]):
                 f"{f', {lost} of them unreadable' if lost else ''}. Give some items a {self.pool.key}, or name a table "
                 f"of {self.pool.key}s with `{ASKED_BY[self.pool.key]}`."
             )
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed(seed_of_epoch(self.seed, self.epoch))
         rank, world_size = idist.get_rank(), idist.get_world_size()
         total = self.num_samples * world_size
         if self.balanced:
@@ -769,6 +770,7 @@ def pool_loader(
     epoch_length: int,
     seed: int = 0,
     balanced: bool = False,
+    foreground: float = 0.33,
     **kwargs: Any,
 ) -> DataLoader:
     """A loader that yields exactly `epoch_length` batches of one side of a pool.
@@ -782,6 +784,7 @@ def pool_loader(
         epoch_length: batches per epoch, whatever the size of the subset.
         seed: see `PoolSampler`.
         balanced: see `PoolSampler`.
+        foreground: share of the labeled patches around a voxel of foreground, see `PatchDataset`.
         kwargs: passed on to `monai.data.DataLoader`.
 
     Raises:
@@ -791,7 +794,8 @@ def pool_loader(
     if patch_size := getattr(dataset, "patch_size", None):
         if pool.beside is not None or pool.key == "mask":
             raise ValueError("labels beside masks are of whole images, and not of patches; set `patch_size` to null.")
-        dataset = PatchDataset(cast(ImageDataset, dataset), patch_size, pool if subset == "labeled" else None)
+        known = pool if subset == "labeled" else None
+        dataset = PatchDataset(cast(ImageDataset, dataset), patch_size, known, foreground)
     if length != len(pool):
         raise ValueError(f"the dataset has {length} items, the pool {len(pool)}; both must share one datalist.")
     sampler = PoolSampler(pool, subset, num_samples=batch_size * epoch_length, seed=seed, balanced=balanced)
@@ -837,6 +841,6 @@ class MultiStreamLoader:
             if isinstance(loader.sampler, PoolSampler):
                 loader.sampler.set_epoch(self.epoch)
             if loader.num_workers == 0:
-                set_rnd(loader.dataset, (self.seed * 1_000_003 + self.epoch) * len(self.streams) + position)
+                set_rnd(loader.dataset, seed_of_epoch(self.seed, self.epoch) * len(self.streams) + position)
         for batches in zip(*self.streams.values(), strict=True):
             yield dict(zip(self.streams, batches, strict=True))

@@ -8,7 +8,6 @@ The chain for a mask is that for its image without what concerns grey values, ea
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,12 @@ from monai.config import KeysCollection
 from monai.data import ImageReader, MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
-from numpy.typing import NDArray
 
-from medssl_monai.readers.mask_files import mask_reader, to_image_axes
+from medssl_monai.readers.grids import Array
+from medssl_monai.readers.mask_axes import elsewhere, to_image_axes
+from medssl_monai.readers.reader import ClinicalReader
 from medssl_monai.transforms.load import TakeSliced
 from medssl_monai.transforms.masks import UNLABELED
-
-Array = NDArray[Any]
 
 
 class LoadMaskd(MapTransform):
@@ -42,12 +40,9 @@ class LoadMaskd(MapTransform):
     whose position is not looked at: programs that cut slices often leave them that of the volume.
 
     Args:
-        keys: paths of masks; items without such a key are refused, unless `allow_missing_keys`.
+        keys: paths of masks of the item's ``image``; items without such a key are refused, unless `allow_missing_keys`.
         reader: reads the image, usually `medssl_monai.readers.ClinicalReader`; masks are read by `mask_reader`.
         num_classes: K, at most 254.
-        image_key: path of the image that the mask belongs to.
-        slice_key: index of the slice of the volume that the item is.
-        tolerance: see `elsewhere`.
         allow_missing_keys: pass items without a mask.
 
     Raises:
@@ -60,37 +55,33 @@ class LoadMaskd(MapTransform):
         keys: KeysCollection,
         reader: ImageReader,
         num_classes: int,
-        image_key: str = "image",
-        slice_key: str = "slice",
-        tolerance: float = 0.1,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if not 2 <= num_classes < UNLABELED:
             raise ValueError(f"`num_classes` counts the background too, from 2 to {UNLABELED - 1}; got {num_classes}.")
         self.reader, self.mask_reader = reader, mask_reader()  # each keeps the volume that it read last
-        self.num_classes, self.tolerance = num_classes, tolerance
-        self.image_key, self.slice_key = image_key, slice_key
+        self.num_classes = num_classes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
             name = str(result.get("id", "the item"))
-            image, grid = _read(self.reader, result[self.image_key], f"{name}: its image")
+            image, grid = _read(self.reader, result["image"], f"{name}: its image")
             mask, own_grid = _read(self.mask_reader, result[key], f"{name}: its mask")
-            mask_path, path = (Path(ensure_tuple(data[k])[0]) for k in (key, self.image_key))
+            mask_path, path = (Path(ensure_tuple(data[k])[0]) for k in (key, "image"))
             try:
                 mask, ours, theirs = to_image_axes(mask, mask_path, own_grid, path, grid)
             except ValueError as error:  # headers are read anew
                 raise ValueError(f"{name}: where its image or mask lies cannot be read: {error}") from error
             shape, own_shape = image.shape[1:], mask.shape[1:]
-            one_slice = self.slice_key in result and own_shape == shape[:-1] and len(own_shape) == 2
+            one_slice = "slice" in result and own_shape == shape[:-1] and len(own_shape) == 2
             if own_shape != shape and not one_slice:
                 raise ValueError(
                     f"{name}: the mask has {_sides(own_shape)}, its image {_sides(shape)}; export it again on the grid "
                     "of the image (in most programs: set the image as reference geometry)."
                 )
-            if problem := None if one_slice else elsewhere(ours, theirs, shape, self.tolerance):
+            if problem := None if one_slice else elsewhere(ours, theirs, shape):
                 raise ValueError(f"{name}: {problem}; export the mask again on the grid of its image.")
             classes = torch.from_numpy(self._classes(_one_channel(mask, name), name))
             result[key] = MetaTensor(classes, meta=self._slice_meta(result, shape, grid) if one_slice else dict(grid))
@@ -99,13 +90,13 @@ class LoadMaskd(MapTransform):
     def _slice_meta(
         self, item: Mapping[Hashable, Any], shape: Sequence[int], grid: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Of a slice of the item's image."""
+        """Return the metadata of a slice of the item's image."""
         volume = MetaTensor(torch.empty(1).expand(1, *shape), meta=dict(grid))
-        cut = TakeSliced(self.image_key, self.slice_key)({**item, self.image_key: volume})
-        return dict(cut[self.image_key].meta)
+        cut = TakeSliced("image")({**item, "image": volume})
+        return dict(cut["image"].meta)
 
     def _classes(self, mask: Array, name: str) -> Array:
-        """Indices and `UNLABELED` of the values in a file."""
+        """Return the indices of classes, and `UNLABELED`, for the values in a file."""
         whole = np.round(mask)
         mask = np.where(np.abs(mask - whole) < 1e-3, whole, mask)  # a file with a scale has them nearly
         values, count = np.unique(mask), self.num_classes
@@ -126,31 +117,9 @@ class LoadMaskd(MapTransform):
         return np.where((mask < 0) | (mask == count), UNLABELED, mask).astype(np.uint8)
 
 
-def elsewhere(
-    mask: Mapping[str, Any], image: Mapping[str, Any], shape: Sequence[int], tolerance: float = 0.1
-) -> str | None:
-    """How the place of a mask differs from its image's, as far as their files tell; None: it does not.
-
-    Args:
-        mask: metadata with ``spacing`` in mm (NaN: unknown, as in PNG files) and ``affine``.
-        image: likewise.
-        shape: of both.
-        tolerance: how far a corner of the mask's grid may lie off the image's, in shares of the smallest side of a
-            voxel.
-    """
-    ours, theirs = (np.array(meta["spacing"], dtype=float) for meta in (mask, image))
-    known = np.isfinite(ours) & np.isfinite(theirs)
-    if (np.abs(ours - theirs) > 0.01 * theirs)[known].any():
-        return f"the mask's spacing is {_numbers(ours)} mm, its image's {_numbers(theirs)} mm"
-    if not known.all():
-        return None
-    corners = np.array([(*corner, 1.0) for corner in itertools.product(*((0, size - 1) for size in shape))])
-    axes = [*range(len(shape)), -1]  # of an image, the affine has a third axis too
-    move = (np.asarray(mask["affine"]) - np.asarray(image["affine"]))[:, axes]
-    far = np.linalg.norm((corners @ move.T)[:, :3], axis=1).max()
-    if far <= tolerance * theirs.min():
-        return None
-    return f"the mask lies up to {far:.3g} mm off its image: another position or orientation"
+def mask_reader() -> ClinicalReader:
+    """Return the reader of masks: of a picture with a palette, the index is the class."""
+    return ClinicalReader(indexed=True)
 
 
 def _read(reader: ImageReader, path: Any, what: str) -> tuple[Array, dict[str, Any]]:
@@ -174,7 +143,3 @@ def _one_channel(mask: Array, name: str) -> Array:
 def _sides(shape: Sequence[int]) -> str:
     names = ("columns", "rows", "slices")
     return " x ".join(f"{size} {name}" for size, name in zip(shape, names, strict=False))
-
-
-def _numbers(values: Array) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)

@@ -1,72 +1,26 @@
-"""The report of an active-learning run: a table for the console, and one HTML file that needs nothing else."""
+"""The report of an active-learning run as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
-import base64
-import io
-import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from medssl_monai import pages
 from medssl_monai.files import write_text
 from medssl_monai.metrics.classification import METRICS, left_out
-
-COLUMNS = {"accuracy": "accuracy", "f1_macro": "macro-F1", "auroc": "AUROC"}
-MASK_COLUMNS = {"dice": "Dice", "hd95": "95 % Hausdorff distance", "asd": "average surface distance"}
-TITLES = {
-    "balanced_accuracy": "balanced accuracy",
-    "precision_macro": "macro precision",
-    "recall_macro": "macro recall",
-    "ap": "average precision",
-    "ece": "calibration error (ECE)",
-    "n": "images",
-    "absent": "images without it",
-    "missed": "of the others, not found",
-    "spurious": "found where none is",
-    **COLUMNS,
-    **MASK_COLUMNS,
-}
-FINDING_TITLES = {**TITLES, "n": "present", "absent": "absent"}
-"""Of findings, of which an image may show several, or none."""
-SYNTHETIC = "SYNTHETIC DATA: these images are phantoms; the numbers say nothing about patients."
-THUMBNAIL = 160  # longest side in pixels
-COLORS = ("#0b6e99", "#a0521a", "#5b4b9a")
-
-
-def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -> str:
-    """The learning curve as plain text: a row per round, each metric as ``0.812 [0.770, 0.851]``.
-
-    Args:
-        rounds: ``round``, ``labels``, perhaps ``masks`` (how many are known beside labels) and ``evaluation`` (see
-            `medssl_monai.metrics.evaluate_predictions`) of each.
-        synthetic: whether the images are phantoms; the table then says so.
-
-    Returns:
-        The lines; reasons for undefined values stand below the table, each once; multi-label, also the findings that
-        the means leave out.
-    """
-    columns = _columns(rounds[0]["evaluation"] if rounds else {})
-    counts = _counts(rounds)
-    rows = [["round", *counts, *columns.values()]]
-    reasons: dict[str, None] = {}
-    for entry in rounds:
-        evaluation = entry["evaluation"]
-        cells = [_value(evaluation, name) for name in columns]
-        known = [str(entry[name]) for name in counts]
-        rows.append([str(entry["round"]), *known, *(cell or "undefined" for cell in cells)])
-        for (name, title), cell in zip(columns.items(), cells, strict=True):
-            if not cell:
-                reasons[f"{title} undefined: {_reason(evaluation, name)}"] = None
-        if evaluation.get("task") == "multilabel":
-            reasons |= dict.fromkeys(left_out(evaluation["undefined"], columns))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*([SYNTHETIC] if synthetic else []), *lines, *reasons])
+from medssl_monai.report.columns import (
+    FINDING_TITLES,
+    TITLES,
+    cell_text,
+    columns_of,
+    known_counts,
+    number_text,
+    value_text,
+)
+from medssl_monai.report.figure import learning_curves
 
 
 def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
@@ -93,41 +47,15 @@ def write_page(path: str | Path, report: Mapping[str, Any]) -> Path:
     rounds = report["rounds"]
     judged = [entry for entry in rounds if entry.get("estimator")]
     sections = [
-        _section("Performance", _performance(rounds, report["section"])),
-        _section("Last round in detail", _detail(rounds[-1]["evaluation"])) if rounds else "",
-        _section("Estimated loss", _estimator(judged)) if judged else "",
-        _section("Queried images", _queries(report["queries"])),
-        _section("Notes", _list(report["notes"])) if report["notes"] else "",
-        _section("How this was made", f"<pre>{escape(report['command'])}</pre>") if report["command"] else "",
+        pages.section("Performance", _performance(rounds, report["section"])),
+        pages.section("Last round in detail", _detail(rounds[-1]["evaluation"])) if rounds else "",
+        pages.section("Estimated loss", _estimator(judged)) if judged else "",
+        pages.section("Queried images", _queries(report["queries"])),
+        pages.section("Notes", pages.bullets(report["notes"])) if report["notes"] else "",
+        pages.section("How this was made", f"<pre>{escape(report['command'])}</pre>") if report["command"] else "",
     ]
-    write_text(path, frame(title, _facts(report), sections, report["synthetic"]))
+    write_text(path, pages.frame(title, _facts(report), sections, report["synthetic"]))
     return path
-
-
-def frame(title: str, facts: str, sections: Sequence[str], synthetic: bool, style: str = "") -> str:
-    """A whole page: no script, nothing from outside; `title`, `facts` and `sections` are escaped already."""
-    banner = f'<p class="banner" role="note">{escape(SYNTHETIC)}</p>' if synthetic else ""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{"SYNTHETIC DATA: " if synthetic else ""}{title}</title>
-<style>{STYLE}{style}</style>
-</head>
-<body>
-<header>
-{banner}
-<h1>{title}</h1>
-<p class="facts">{facts}</p>
-<p class="warning">For research, not a medical device.</p>
-</header>
-<main>
-{"".join(sections)}</main>
-</body>
-</html>
-"""
 
 
 def _facts(report: Mapping[str, Any]) -> str:
@@ -148,36 +76,36 @@ def _performance(rounds: Sequence[Mapping[str, Any]], section: str) -> str:
         f"Measured on the {section} section: {last['n']} images of {last['groups']} groups. In brackets: "
         f"{last['interval']}; it covers the choice of the groups, not that of the training seed."
     )
-    columns = _columns(last)
-    counts = ["round", *_counts(rounds)]
+    columns = columns_of(last)
+    counts = ["round", *known_counts(rounds)]
     body = [
-        [*(str(entry[name]) for name in counts), *(_cell(entry["evaluation"], name) for name in columns)]
+        [*(str(entry[name]) for name in counts), *(cell_text(entry["evaluation"], name) for name in columns)]
         for entry in rounds
     ]
-    table = _table("Metrics by round", [*counts, *columns.values()], body)
+    table = pages.table("Metrics by round", [*counts, *columns.values()], body)
     if masks := last.get("masks"):
         made += f" Masks: {masks['n']} images of {masks['groups']} groups."
-    return f"<p>{escape(made)}</p>\n{table}\n{_figure(rounds)}"
+    return f"<p>{escape(made)}</p>\n{table}\n{learning_curves(rounds)}"
 
 
 def _detail(evaluation: Mapping[str, Any]) -> str:
-    others = [name for name in evaluation["metrics"] if name not in _columns(evaluation)]
-    rows = [[TITLES.get(name, name), _value(evaluation, name)] for name in others]
-    parts = [_table("Further metrics", ["metric", "value"], rows), _by_class(evaluation)]
+    others = [name for name in evaluation["metrics"] if name not in columns_of(evaluation)]
+    rows = [[TITLES.get(name, name), value_text(evaluation, name)] for name in others]
+    parts = [pages.table("Further metrics", ["metric", "value"], rows), _by_class(evaluation)]
     if masks := evaluation.get("masks"):
         parts.append(_by_class(masks))
     undefined = evaluation["undefined"]
     if evaluation.get("task") == "multilabel":  # many findings, of which each may lack every metric
         lines = left_out(undefined, {name: TITLES.get(name, name) for name in METRICS})
         undefined = {name: reason for name, reason in undefined.items() if name in METRICS}
-        parts.append(_list(lines))
+        parts.append(pages.bullets(lines))
     undefined = {**undefined, **evaluation.get("masks", {}).get("undefined", {})}
-    parts.append(_list(f"undefined: {name}, {reason}" for name, reason in undefined.items()))
+    parts.append(pages.bullets(f"undefined: {name}, {reason}" for name, reason in undefined.items()))
     return "\n".join(parts)
 
 
 def _by_class(evaluation: Mapping[str, Any]) -> str:
-    """The table of the classes, findings, or classes of masks; nothing if there is none."""
+    """Return the table of the classes, findings, or classes of masks; empty if there is none."""
     per_class = evaluation["per_class"]
     columns = list(dict.fromkeys(name for values in per_class.values() for name in values))
     if not columns:
@@ -186,29 +114,14 @@ def _by_class(evaluation: Mapping[str, Any]) -> str:
     head = [kind, *(titles.get(name, name) for name in columns)]
     bounds = evaluation.get("per_class_intervals", {})
     rows = [
-        [key, *(_entry(values.get(name), bounds.get(key, {}).get(name)) for name in columns)]
+        [key, *(number_text(values.get(name), bounds.get(key, {}).get(name)) for name in columns)]
         for key, values in per_class.items()
     ]
-    return _table(f"By {kind}", head, rows)
-
-
-def _columns(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """The metrics that every table and the figure show, with their titles."""
-    masks = evaluation if evaluation.get("task") == "segmentation" else evaluation.get("masks")
-    if masks is None:
-        return COLUMNS
-    unit = masks["unit"]
-    columns = {name: title if name == "dice" else f"{title} ({unit})" for name, title in MASK_COLUMNS.items()}
-    return columns if masks is evaluation else {**COLUMNS, **columns}
-
-
-def _counts(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was known in a round, by name: labels, and where there are such, masks beside them."""
-    return ["labels", *(["masks"] if any("masks" in entry for entry in rounds) else [])]
+    return pages.table(f"By {kind}", head, rows)
 
 
 def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """The figures of `medssl_monai.handlers.EstimatorReport`, and those of the last round by class."""
+    """Return the figures of `medssl_monai.handlers.EstimatorReport`, and those of the last round by class."""
     made = (
         "Judged by labels that training did not see. Correlation: Spearman's, of the estimated and the true loss over "
         "all images, or known pairs of image and finding. ECE: how far the certainty of the accepted targets is from "
@@ -220,23 +133,18 @@ def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:
             accepted = found["accepted"]
             figures = (found.get("loss_correlation"), *map(accepted.get, ("target_ece", "hard_ece", "accuracy")))
             counts = f"{accepted['n']} of {found['n']}"
-            rows.append([str(entry["round"]), section, counts, *map(_entry, figures)])
+            rows.append([str(entry["round"]), section, counts, *map(number_text, figures)])
             if entry is rounds[-1]:
                 for name, values in accepted.get("per_class", {}).items():
-                    by_class.append([section, name, str(values["n"]), _entry(values.get("accuracy"))])
+                    by_class.append([section, name, str(values["n"]), number_text(values.get("accuracy"))])
     head = ["round", "images", "accepted", "correlation", "ECE, soft", "ECE, hard", "accuracy"]
-    parts = [f"<p>{escape(made)}</p>", _table("Estimator and targets by round", head, rows)]
+    parts = [f"<p>{escape(made)}</p>", pages.table("Estimator and targets by round", head, rows)]
     if by_class:
         head = ["images", "class", "accepted", "accuracy"]
-        parts.append(_table("Accepted pseudo-labels of the last round, by the class that they name", head, by_class))
+        parts.append(
+            pages.table("Accepted pseudo-labels of the last round, by the class that they name", head, by_class)
+        )
     return "\n".join(parts)
-
-
-def _entry(value: float | None, bounds: Sequence[float] | None = None) -> str:
-    if value is None:
-        return "undefined"
-    interval = f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else ""
-    return str(value) if isinstance(value, int) else f"{value:.3f}{interval}"
 
 
 def _queries(queries: Sequence[Mapping[str, Any]]) -> str:
@@ -259,7 +167,7 @@ def _card(item: Mapping[str, Any]) -> str:
     scores = ", ".join(f"{key} {_score(value)}" for key, value in item["scores"].items())
     picture = '<span class="empty">no preview</span>'
     if item["image"] is not None:
-        picture = f'<img src="{_thumbnail(item["image"])}" alt="Image {escape(name)}">'
+        picture = f'<img src="{pages.thumbnail(item["image"])}" alt="Image {escape(name)}">'
     asked = f"for its {escape(item['ask'])} · " if "ask" in item else ""
     answer = "not annotated yet" if annotated is None else f"annotated {annotated}"
     surprise = ' <strong class="tag">differs</strong>' if item["differs"] else ""
@@ -275,142 +183,3 @@ def _card(item: Mapping[str, Any]) -> str:
 
 def _score(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "undefined"
-
-
-def _thumbnail(image: np.ndarray) -> str:
-    from PIL import Image
-
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return _data_uri("image/png", buffer.getvalue())
-
-
-def _figure(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Learning curves with their intervals; words in place of it without matplotlib."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FixedLocator
-    except ImportError:
-        return '<p>To have the learning curve drawn here: <code>pip install "medssl-monai[report]"</code>.</p>'
-
-    columns = _columns(rounds[0]["evaluation"])
-    figure = Figure(figsize=(3.0 * len(columns), 3.1), layout="constrained")
-    axes = figure.subplots(1, len(columns), sharex=True, sharey=columns is COLUMNS)
-    described = []
-    for axis, (name, title), color in zip(axes, columns.items(), itertools.cycle(COLORS)):
-        points = [
-            (entry["labels"], entry["evaluation"]["metrics"][name])
-            for entry in rounds
-            if name in entry["evaluation"]["metrics"]
-        ]
-        labels, values = [label for label, _ in points], [metric["value"] for _, metric in points]
-        axis.plot(labels, values, color=color, marker="o", linewidth=1.6)
-        # Bars about the middle of the interval: a percentile interval need not contain the value.
-        for label, metric in points:
-            if "low" in metric:
-                low, high = metric["low"], metric["high"]
-                axis.errorbar(label, (low + high) / 2, (high - low) / 2, fmt="none", ecolor=color, capsize=3)
-        axis.set_title(title, fontsize=None if columns is COLUMNS else 9)
-        axis.set(xlabel="labels", ylim=(0.0, None if name in ("hd95", "asd") else 1.02))
-        axis.xaxis.set_major_locator(FixedLocator([entry["labels"] for entry in rounds], nbins=6))
-        axis.grid(axis="y", color="#dddddd", linewidth=0.8)
-        axis.spines[["top", "right"]].set_visible(False)
-        if points:
-            described.append(f"{title} from {values[0]:.3f} at {labels[0]} to {values[-1]:.3f} at {labels[-1]} labels")
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "medssl"}):  # equal runs, equal pages
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    alt = escape("Learning curves with intervals: " + ("; ".join(described) or "no value is defined"))
-    picture = f'<img class="figure" src="{_data_uri("image/svg+xml", buffer.getvalue())}" alt="{alt}">'
-    return _scrollable("Learning curves", picture)
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _value(evaluation: Mapping[str, Any], name: str) -> str:
-    """``0.812 [0.770, 0.851]``, without brackets if there is no interval; empty if undefined."""
-    metric = evaluation["metrics"].get(name)
-    if metric is None:
-        return ""
-    interval = f" [{metric['low']:.3f}, {metric['high']:.3f}]" if "low" in metric else ""
-    return f"{metric['value']:.3f}{interval}"
-
-
-def _cell(evaluation: Mapping[str, Any], name: str) -> str:
-    return _value(evaluation, name) or f"undefined: {_reason(evaluation, name)}"
-
-
-def _reason(evaluation: Mapping[str, Any], name: str) -> str:
-    masks = evaluation.get("masks", {}).get("undefined", {})
-    return str({**evaluation["undefined"], **masks}.get(name, "not measured"))
-
-
-def _section(heading: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(heading)}</h2>\n{body}\n</section>\n"
-
-
-def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "\n".join(
-        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
-        for first, *rest in rows
-    )
-    return _scrollable(
-        caption,
-        f"<table><caption>{escape(caption)}</caption>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table>",
-    )
-
-
-def _scrollable(label: str, body: str) -> str:
-    """What is wider than a phone scrolls by itself, by keyboard too."""
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{body}</div>'
-
-
-def _list(texts: Iterable[str]) -> str:
-    entries = "".join(f"<li>{escape(text)}</li>\n" for text in texts)
-    return f"<ul>\n{entries}</ul>" if entries else ""
-
-
-STYLE = """
-:root { color-scheme: light dark; --text: #1b2026; --soft: #55606b; --page: #f5f6f8; --card: #fff; --line: #d5dae0;
-  --accent: #0b6e99; --alert: #8a2b06; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e8ebee; --soft: #a9b4bf; --page: #14181c; --card: #1e242a; --line: #3a434c; --accent: #6cc4e8;
-    --alert: #ffb38f; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1rem; background: var(--page); color: var(--text);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: .8rem 0 .2rem; }
-h2 { font-size: 1.15rem; margin: 0 0 .6rem; }
-p { margin: .3rem 0; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: 1rem; margin: 1rem 0; }
-.facts, .scores, caption { color: var(--soft); font-size: .9rem; }
-.warning { color: var(--alert); font-weight: 600; }
-.banner { background: #ffd34d; color: #1b1500; font-weight: 700; padding: .6rem 1rem; border-radius: .5rem; }
-.scroll { overflow-x: auto; margin: .6rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; overflow-wrap: normal; }
-caption { text-align: left; padding-bottom: .2rem; }
-th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
-td { white-space: nowrap; }
-thead th { color: var(--soft); font-weight: 600; }
-tbody th { font-weight: 600; }
-.figure { display: block; width: 100%; min-width: 34rem; height: auto;
-  background: #fff; border-radius: .4rem; padding: .4rem; }
-summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
-.gallery { list-style: none; margin: .5rem 0 0; padding: 0; display: grid; gap: .8rem;
-  grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
-.gallery li { border: 1px solid var(--line); border-radius: .4rem; padding: .5rem; font-size: .85rem;
-  line-height: 1.35; }
-.gallery img, .empty { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #000;
-  border-radius: .25rem; }
-.empty { display: grid; place-items: center; color: #d0d0d0; }
-.id { font-weight: 600; }
-.tag { color: var(--alert); }
-pre { white-space: pre-wrap; margin: 0; font-size: .9rem; }
-"""

@@ -8,7 +8,7 @@ from the global generator and has no blur or bias field for volumes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -206,22 +206,25 @@ class GaussianBlur(nn.Module):
 class BiasField(nn.Module):
     """Multiply with a smooth field, as an uneven coil would (cf. MONAI's `RandBiasField`).
 
+    The field is interpolated from random values at the ends and in the middle of each axis.
+
     Args:
         amount: largest relative change.
-        knots: grid points per axis that the field is interpolated from.
     """
 
-    def __init__(self, amount: float = 0.4, knots: int = 3) -> None:
+    KNOTS: ClassVar[int] = 3
+
+    def __init__(self, amount: float = 0.4) -> None:
         super().__init__()
-        self.amount, self.knots = amount, knots
+        self.amount = amount
 
     def forward(self, images: Tensor, generator: torch.Generator) -> Tensor:
         dims = images.ndim - 2
-        field = _uniform(images, -1.0, 1.0, generator, 1, *(self.knots,) * dims)
+        field = _uniform(images, -1.0, 1.0, generator, 1, *(self.KNOTS,) * dims)
         field = field * _uniform(images, 0.0, self.amount, generator)
         for length in images.shape[2:]:  # linear between the knots; each turn takes the first axis to the end
-            place = torch.linspace(0, self.knots - 1, length, device=images.device)
-            near = (1.0 - (place[:, None] - torch.arange(self.knots, device=images.device)).abs()).clamp_min_(0.0)
+            place = torch.linspace(0, self.KNOTS - 1, length, device=images.device)
+            near = (1.0 - (place[:, None] - torch.arange(self.KNOTS, device=images.device)).abs()).clamp_min_(0.0)
             field = torch.tensordot(field, near, dims=([2], [1]))
         return field.add_(1.0).mul(images).clamp_(0.0, 1.0)
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medssl_monai.audit.audit import audit, check_leaks
+from medssl_monai.audit.audit import audit
+from medssl_monai.audit.leaks import check_leaks
 from medssl_monai.data import load_datalist, write_datalist
 from medssl_monai.prepare.prepare import prepare
 

@@ -15,7 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from medssl_monai.benchmark import speed
-from medssl_monai.bundle.run import copy_bundle, shipped_bundles
+from medssl_monai.benchmark.speed.parts import Stopwatch
+from medssl_monai.benchmark.speed.passes import Pass, record_passes, replay
+from medssl_monai.bundle.shipped import copy_bundle, shipped_bundles
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.methods import FixMatch, MeanTeacher, MultiMix
 from medssl_monai.methods.base import SSLMethod
@@ -113,7 +115,8 @@ class PreTraining(SSLMethod):
 
 @pytest.fixture
 def clock(monkeypatch):
-    monkeypatch.setattr(speed, "time", CLOCK)
+    for module in ("parts", "step"):
+        monkeypatch.setattr(f"medssl_monai.benchmark.speed.{module}.time", CLOCK)
     return CLOCK
 
 
@@ -149,10 +152,10 @@ def trainer_of(method: SSLMethod, epochs: int = 3, seconds: float = 0.0, batches
     return SSLTrainer("cpu", epochs, Loader(seconds, batches), method, optimizer, pool, **options)
 
 
-def passes_of(method: SSLMethod) -> list[speed.Pass]:
+def passes_of(method: SSLMethod) -> list[Pass]:
     (batch,) = batches(1)
     batch["labeled"]["label"] = torch.tensor([0, 1, 0, 1])
-    with speed.record_passes(method.train()) as passes:
+    with record_passes(method.train()) as passes:
         method(batch)
     return passes
 
@@ -165,7 +168,7 @@ def test_the_floor_makes_exactly_the_passes_of_the_method():
     calls, asked = student.body.calls, teacher.network.body.calls
     done = list(calls), list(asked)
     assert done == ([(3, False, True), (6, True, True), (4, True, True)], [(6, False, False)])
-    speed.replay(passes)
+    replay(passes)
     assert (calls, asked) == (done[0] * 2, done[1] * 2)
 
 
@@ -175,7 +178,7 @@ def test_the_floor_goes_back_through_every_pass_with_gradient_and_leaves_none_be
     visited = []
     for name, parameter in method.network.named_parameters():
         parameter.register_hook(lambda gradient, name=name: visited.append(name))
-    speed.replay(passes)
+    replay(passes)
     assert sorted(visited) == ["body.linear.bias", "body.linear.weight", "head.bias", "head.weight"]
     assert all(p.grad is None for p in method.parameters())
 
@@ -191,7 +194,7 @@ def test_nothing_is_recorded_once_it_is_over():
 
 def test_a_method_without_gradient_has_a_floor_without_backward():
     network = Net()
-    speed.replay([speed.Pass(network, (torch.rand(2, 1, 8, 8),), grad=False, training=False)])
+    replay([Pass(network, (torch.rand(2, 1, 8, 8),), grad=False, training=False)])
     assert network.body.calls == [(2, False, False)]
 
 
@@ -333,13 +336,13 @@ def test_the_floor_of_multimix_is_its_passes_and_saliencies(name, dropout, monke
     method = multimix(name, dropout=dropout).train()
     (batch,) = joint_batches(1)
     batch["labeled"]["label"] = torch.tensor([0, 1, 0, 1])
-    with work_of(method.network, monkeypatch) as (step, learned), speed.record_passes(method) as passes:
+    with work_of(method.network, monkeypatch) as (step, learned), record_passes(method) as passes:
         method(batch)["loss"].backward()
     names = {module: part for part, module in method.network.named_modules()}
     assert [(names[p.module], len(p.inputs[0]), p.grad) for p in passes] == MULTIMIX[name]
     assert all(p.training and p.name == "__call__" and not p.inputs[0].requires_grad for p in passes)
     with work_of(method.network, monkeypatch) as (floor, reached):
-        speed.replay(passes)
+        replay(passes)
     assert floor == step
     bridge, runs = method.network.bridge == "concat", Counter(part for part, *_ in step)
     assert runs["saliency"] == bridge
@@ -367,7 +370,7 @@ def test_what_a_network_says_beside_its_call_is_a_pass_as_well(monkeypatch):
     method = Jointly().train()
     (batch,) = joint_batches(1)
     batch["labeled"]["label"] = torch.tensor([0, 1, 0, 1])
-    with work_of(method.network, monkeypatch) as (step, learned), speed.record_passes(method) as passes:
+    with work_of(method.network, monkeypatch) as (step, learned), record_passes(method) as passes:
         method(batch)["loss"].backward()
         own = copy.deepcopy(method.network)
         assert own.joint.__self__ is own
@@ -377,7 +380,7 @@ def test_what_a_network_says_beside_its_call_is_a_pass_as_well(monkeypatch):
     ]
     assert "joint" not in vars(method.network) and "with_embedding" not in vars(method.teacher.network)
     with work_of(method.network, monkeypatch) as (floor, reached):
-        speed.replay(passes)
+        replay(passes)
     assert floor == step
     assert sorted(reached) == sorted(learned) == sorted(name for name, _ in method.network.named_parameters())
 
@@ -414,7 +417,7 @@ def test_a_trainer_that_only_warms_up_is_refused():
 
 
 def test_a_stopwatch_counts_every_second_once(clock):
-    watch = speed.Stopwatch(torch.device("cpu"))
+    watch = Stopwatch(torch.device("cpu"))
     work = watch.timed("inner", lambda: clock.sleep(3))
     watch.start("outer")
     clock.sleep(1)
@@ -509,7 +512,10 @@ def test_a_selector_runs_on_given_features_and_tells_its_memory():
 @pytest.mark.slow
 def test_the_whole_report_as_text_and_json(toy_datalist, monkeypatch):
     small = {"batch_size": {"labeled": 2, "unlabeled": 2}, "image_size": [16, 16]}
-    monkeypatch.setattr(speed, "REFERENCE", {**speed.REFERENCE, **small, "datalist": str(toy_datalist), "labels": 6})
+    monkeypatch.setattr(
+        "medssl_monai.benchmark.speed.report.REFERENCE",
+        {**speed.REFERENCE, **small, "datalist": str(toy_datalist), "labels": 6},
+    )
     overrides = {**SHORT, "datalist": str(toy_datalist), "epoch_length": 2, "cache_dir": None}
     overrides["batch_size::unlabeled"] = 6
     report = speed.speed(None, overrides, rounds=1, steps=1, pools=[50])

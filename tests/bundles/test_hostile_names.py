@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from medssl_monai.asking.record import read_query
-from medssl_monai.asking.rounds import run_loop
+from medssl_monai.bundle.facts import classes_of
 from medssl_monai.bundle.features import write_features
-from medssl_monai.bundle.run import classes_of, metadata_of, workflow
+from medssl_monai.bundle.loop import run_loop
+from medssl_monai.bundle.metadata import metadata_of
+from medssl_monai.bundle.run import workflow
 from medssl_monai.data import load_datalist
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.files import read_json

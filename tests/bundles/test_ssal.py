@@ -168,6 +168,13 @@ def test_patches_of_volumes_and_windows_over_them(run_ssal, volumes, tmp_path):
     assert "dice" in record(tmp_path / "run")["evaluation"]["metrics"]
 
 
+@pytest.mark.parametrize("foreground", [0.33, 0.9])
+def test_patches_show_as_much_foreground_as_the_configuration_says(run_ssal, foreground):
+    run = run_ssal(patch_size=[8, 8], **({} if foreground == 0.33 else {"patch_foreground": foreground}))
+    streams = run.parser.get_parsed_content("train::dataloader").streams
+    assert streams["labeled"].dataset.foreground == foreground
+
+
 def test_unlabeled_slices_and_padding_are_unknown(run_ssal, volumes):
     run = run_ssal(overlays=("train_3d.yaml",), datalist=str(volumes), **{**VOLUMES, "labels": "null"})
     pool = run.parser.get_parsed_content("pool")

@@ -11,8 +11,8 @@ import sys
 import pytest
 from support import ROOT, in_use, refused
 
-from medssl_monai.asking.rounds import run_loop
-from medssl_monai.handlers import DescribeBundle
+from medssl_monai.bundle import DescribeBundle
+from medssl_monai.bundle.loop import run_loop
 from medssl_monai.locks import RUN_LOCK
 
 SHORT = {"rounds": 1, "epochs_per_round": 1, "epoch_length": 1}

@@ -16,7 +16,8 @@ from filelock import FileLock
 from monai.transforms import Compose
 from PIL import Image
 
-from medssl_monai.data import ImageDataset, cache
+from medssl_monai.data import ImageDataset, cache, item_files
+from medssl_monai.data.packs import Pack
 from medssl_monai.files import write_atomically
 
 READ: list[str] = []
@@ -57,7 +58,7 @@ def folder(tmp_path):
 @pytest.fixture
 def settled(monkeypatch):
     """Files of a moment ago count as old."""
-    monkeypatch.setattr(cache, "SETTLED_S", -60.0)
+    monkeypatch.setattr(item_files, "SETTLED_S", -60.0)
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_a_changed_file_costs_one_decoding_even_with_the_old_size_and_date(make,
 def test_old_files_are_looked_at_and_not_hashed_again(make, folder, settled, monkeypatch):
     items = make(10, 20)
     load(items, folder)
-    monkeypatch.setattr(cache, "sha256", lambda path: pytest.fail(f"{path} is hashed"))
+    monkeypatch.setattr(item_files, "sha256", lambda path: pytest.fail(f"{path} is hashed"))
     assert load(items, folder) == ([10, 20], [])
 
 
@@ -165,7 +166,7 @@ def test_a_file_of_a_moment_ago_is_hashed_again(make, folder, monkeypatch):
     items = make(10, 20)
     load(items, folder)
     hashed = []
-    monkeypatch.setattr(cache, "sha256", lambda path: hashed.append(path) or "other")
+    monkeypatch.setattr(item_files, "sha256", lambda path: hashed.append(path) or "other")
     load(items, folder)
     assert set(hashed) == {item["image"] for item in items}
 
@@ -420,7 +421,7 @@ def test_whatever_bytes_of_a_pack_change_it_is_sound_afterwards(make, folder):
             content[place] = rng.integers(256)
         pack.write_bytes(content)
         assert load(items, folder)[0] == [10, 20]
-        assert cache._Pack.open(pack).is_sound()
+        assert Pack.open(pack).is_sound()
 
 
 def test_nothing_is_copied_from_a_damaged_pack(make, folder):
@@ -562,11 +563,3 @@ def test_compositions_of_monai_are_cached_too(make, folder):
     items = make(10)
     load(items, folder, Compose([Grey()]).set_random_state(1))
     assert load(items, folder, Compose([Grey()]).set_random_state(2))[1] == []
-
-
-def test_a_pipe_in_place_of_a_pack_is_discarded(tmp_path):
-    from medssl_monai.data.cache import _Pack
-
-    os.mkfifo(tmp_path / "pack.npy")
-    assert _Pack.open(tmp_path / "pack.npy") is None
-    assert not (tmp_path / "pack.npy").exists()

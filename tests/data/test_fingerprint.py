@@ -267,7 +267,7 @@ def test_an_installed_package_stands_for_itself_under_whatever_name():
 def test_processes_agree():
     code = (
         "import sys; sys.path += ['tests', '.']\n"
-        "from medssl_monai.data import ClinicalReader\n"
+        "from medssl_monai.readers import ClinicalReader\n"
         "from medssl_monai.data.fingerprint import fingerprint\n"
         "from monai.transforms import *\n"
         "load, cut = LoadImaged('image', reader=ClinicalReader()), Lambdad('image', lambda x: x in {'a', 'b'})\n"

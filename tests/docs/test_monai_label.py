@@ -8,7 +8,7 @@ import shlex
 import pytest
 from support import ROOT
 
-from medssl_monai.bundle.run import copy_bundle
+from medssl_monai.bundle.shipped import copy_bundle
 from medssl_monai.cli import main
 
 PAGE = (ROOT / "docs" / "monai-label.md").read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ def test_commands_of_the_page(command, tmp_path, monkeypatch):
 
 def test_settings_of_the_page_are_those_of_the_app():
     named = set(re.findall(r"^\| `([a-z]+) [^`|]*` \|", PAGE, re.MULTILINE))
-    source = (ROOT / "medssl_monai" / "label" / "app.py").read_text(encoding="utf-8")
+    source = (ROOT / "medssl_monai" / "monai_label" / "app.py").read_text(encoding="utf-8")
     read = set(re.findall(r'conf\.get\("(\w+)"|\("(\w+)", "[\d.]+"\)', source))
     assert named | {"public", "label_mb"} == {one or other for one, other in read}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ignite.engine import Events
 from torch import nn
 
 from medssl_monai.data import Datalist, ImageDataset
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.handlers import EpochSeed
-from medssl_monai.methods import FixMatch
+from medssl_monai.methods import FixMatch, MultiMix
+from medssl_monai.networks import MultiMixNetwork
 from medssl_monai.pool import LabelPool, MultiStreamLoader, pool_loader
 from medssl_monai.transforms import GaussianNoise, Views
 
@@ -98,6 +100,32 @@ def test_a_corrected_label_is_in_the_next_batch(make):
     trainer = make()
     trainer.pool.correct(range(4), [1, 1, 1, 1])
     assert bool((trainer.prepare(next(iter(trainer.data_loader)))["labeled"]["label"] == 1).all())
+
+
+def test_a_step_trains_although_a_validation_left_the_network_in_evaluation_mode():
+    """MultiMix has no teacher: what is validated is the student, and BatchNorm and dropout would stay switched off."""
+    items = [{"image": str(i), "id": str(i), "label": i % 2} for i in range(6)]
+    pool, dataset = LabelPool(items), ImageDataset(items, lambda item: {"image": torch.rand(1, 8, 8)}, dtype="float32")
+    network = MultiMixNetwork(2, 2, 1, channels=(2, 4), bridge="none", dropout=0.5)
+    method = MultiMix(network, weight=0.0, mask_weight=0.0, consistency_weight=0.0)
+    loader = MultiStreamLoader({"labeled": pool_loader(dataset, pool, "labeled", 2, epoch_length=2)})
+    modes = []
+
+    class Validation:
+        def attach(self, engine):
+            engine.add_event_handler(Events.STARTED, self)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+        def __call__(self, engine):
+            engine.core.inference_network.eval()
+
+    def note(module, inputs):
+        modes.append({part.training for part in module.modules()})
+
+    method.register_forward_pre_hook(note)
+    optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.1)
+    SSLTrainer("cpu", 2, loader, method, optimizer, pool, train_handlers=[EpochSeed(0), Validation()]).run()
+    assert modes == [{True}] * 4
 
 
 def test_output_holds_scalars_as_monai_handlers_expect_them(make):

@@ -11,7 +11,6 @@ from PIL import Image
 
 from medssl_monai.data import ReadableImages
 from medssl_monai.handlers import SaliencyWriter
-from medssl_monai.handlers.mask_writer import file_name
 from medssl_monai.handlers.saliency_writer import COLOURS, OPACITY, OUTLINE, overlay, scaled
 
 GREY = np.full((6, 4, 3), 0.4)
@@ -117,13 +116,6 @@ def test_pictures_and_slices_are_png_files_and_volumes_nifti_files(dataset, tmp_
     np.testing.assert_array_equal(volume.affine, np.diag([-1.0, -2.0, 3.0, 1.0]))
     assert volume.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(np.asarray(volume.dataobj), np.rint(255 * scaled(found[2]["saliency"].numpy())))
-
-
-def test_ids_that_a_file_name_cannot_hold_stay_apart():
-    names = ["case1", "case.1~b-2_x", "Fälle", "a/b", "a_b", "a b", "a#b", "../x", "."]
-    files = [file_name(name) for name in names]
-    assert files[:3] == names[:3] and len(set(files)) == len(names)
-    assert not any(set(file) & set("/# ") for file in files)
 
 
 def test_the_slice_that_was_predicted_is_drawn(dataset, tmp_path):

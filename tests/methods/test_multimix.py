@@ -7,7 +7,7 @@ from support import in_two_processes
 from medssl_monai.data import ImageDataset, Masks
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.handlers import EpochSeed
-from medssl_monai.losses import MaskLoss
+from medssl_monai.losses import MaskConsistency, MaskLoss
 from medssl_monai.methods import MultiMix
 from medssl_monai.networks import MultiMixNetwork
 from medssl_monai.pool import LabelPool, MultiStreamLoader, pool_loader
@@ -98,6 +98,19 @@ def test_streams_do_not_meet():
     changed = method({**batch, "masked": other["masked"], "unmasked": other["unmasked"]})
     for name in ("supervised", "unsupervised"):
         torch.testing.assert_close(changed[name], output[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_consistency_is_of_unlabeled_predictions_from_labeled_ones():
+    """The divergence is not symmetric: the other way round it has another value, and `detach` stops the wrong half."""
+    loss = MaskConsistency(detach=True)
+    method = method_of("MultiMix", consistency=loss)
+    with torch.no_grad():
+        method.network.output.conv.weight *= 30  # so that the predictions differ by more than rounding
+    batch = batch_of(method)
+    masked, unmasked = method.network(batch["masked"]["image"]), method.network(batch["unmasked"]["weak"])
+    expected, swapped = loss(masked, unmasked), loss(unmasked, masked)
+    assert not torch.isclose(expected, swapped, rtol=0.02)
+    torch.testing.assert_close(method(batch)["consistency"], expected, rtol=1e-4, atol=1e-7)
 
 
 def test_trap_12_the_threshold_counts_itself_and_the_denominator_is_the_whole_batch():

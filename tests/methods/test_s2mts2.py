@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from medssl_monai.losses import joint_contrastive_loss
 from medssl_monai.methods import S2MTS2, JointContrastive
 from medssl_monai.networks import (
-    EMATeacher,
+    MomentumEncoder,
     ProjectedClassifier,
     ProjectionNetwork,
     load_weights,
@@ -143,7 +143,7 @@ def test_key_network_follows_by_its_parameters_alone():
 def test_key_network_sees_the_weights_that_the_released_code_gives_it():
     """There the update comes before each forward pass, here after each step: the same keys, from the first one on."""
     method, batch = stage_a(key_decay=0.5), key_batch()
-    theirs = EMATeacher(copy.deepcopy(method.network), 0.5, warmup=False, statistics="own")
+    theirs = MomentumEncoder(copy.deepcopy(method.network), 0.5)
     for _ in range(3):
         theirs.update(method.network, 0)
         for mine, other in zip(method.key.parameters(), theirs.parameters(), strict=True):

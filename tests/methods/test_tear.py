@@ -576,6 +576,30 @@ def test_the_discrepancy_is_of_raw_predictions_not_of_aligned_ones():
     assert torch.equal(*estimates)
 
 
+def test_the_target_takes_its_class_from_the_aligned_prediction():
+    """In training as in `targets`; the class of the raw prediction would be another, and teach something else."""
+    method = TEAR(linear(), threshold=0.0, adapl=adapl(minimum_weight=0.7), alignment=QueueAlignment(3))
+    method.teacher.network.head.weight.data *= 0.5
+    for _ in range(9):
+        method.alignment.update(torch.tensor([[0.03, 0.90, 0.07]]))  # so that class 1 gets rarer
+    batch = make_batch()
+    weak, strong, index = (batch["unlabeled"][name] for name in ("weak", "strong", "index"))
+    raw, previous = weak.softmax(1), (0.5 * weak).softmax(1)
+    weight = label_weight(estimate_loss(discrepancy(raw, previous)), "exp", 0.7)
+    in_training, _ = method.alignment(raw, batch["labeled"]["image"].softmax(1))
+    aligned = method.alignment.align(raw)
+
+    def loss(predictions):
+        return -(relaxed_targets(predictions.argmax(1), weight, 3) * strong.log_softmax(1)).sum(1).mean()
+
+    assert bool((in_training.argmax(1) != raw.argmax(1)).any() and (aligned.argmax(1) != raw.argmax(1)).any())
+    torch.testing.assert_close(method(batch)["unsupervised"], loss(in_training))
+    assert (loss(raw) - loss(in_training)).abs() > 0.01
+    found = method.targets(weak, index)
+    torch.testing.assert_close(found.targets, relaxed_targets(aligned.argmax(1), weight, 3))
+    assert torch.equal(found.pseudo_label, aligned.argmax(1))
+
+
 def test_confidence_counts_after_alignment():
     """The code takes it there: an aligned probability can reach the threshold although the raw one does not."""
     probs = torch.tensor([[0.6, 0.4], [0.9, 0.1]])

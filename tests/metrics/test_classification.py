@@ -78,6 +78,28 @@ def test_calibration_error_against_a_slow_loop() -> None:
     assert classification_metrics(probs, target)[0]["ece"] == pytest.approx(expected)
 
 
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below() -> None:
+    """Bins are (low, high]: 9/15 counts with what is just below it, and not with what is just above."""
+    below, on, above = 0.59, 0.6, 0.61
+    for other, together in ((below, True), (above, False)):
+        confidence, right = np.array([on, other]), np.array([1.0, 0.0])
+        gaps = (right - confidence) / 2
+        expected = abs(gaps.sum()) if together else np.abs(gaps).sum()
+        probs = np.column_stack([confidence, 1 - confidence])
+        assert classification_metrics(probs, np.array([0, 1]))[0]["ece"] == pytest.approx(expected)
+        assert classification_metrics(probs[:, :1], np.array([[1], [0]]))[0]["ece"] == pytest.approx(expected)
+
+
+def test_the_first_and_the_last_bin_are_as_wide_as_the_others() -> None:
+    """A confidence of 1 is in the last bin; one of 17 equal classes has 1/17, which is in the first."""
+    probs = np.array([[0.94, 0.06], [1.0, 0.0], [0.93, 0.07]])  # 14/15 is 0.9333
+    gaps = np.array([0.06, -1.0, 0.07])
+    expected = (abs(gaps[0] + gaps[1]) + abs(gaps[2])) / 3
+    assert classification_metrics(probs, np.array([0, 1, 0]))[0]["ece"] == pytest.approx(expected)
+    equal = np.full((2, 17), 1 / 17)
+    assert classification_metrics(equal, np.array([0, 1]))[0]["ece"] == pytest.approx(0.5 - 1 / 17)
+
+
 def test_a_finding_is_two_classes() -> None:
     probs, target = draw(100, 2)
     probs[:, 0] = 1 - probs[:, 1]

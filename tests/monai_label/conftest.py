@@ -33,7 +33,8 @@ from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from medssl_monai.bundle.run import copy_bundle, workflow
+from medssl_monai.bundle.run import workflow
+from medssl_monai.bundle.shipped import copy_bundle
 from medssl_monai.data import write_datalist
 from medssl_monai.monai_label import write_app
 

@@ -43,19 +43,19 @@ def voxels(batch):
 def test_image_and_mask_are_cut_alike(dataset, data):
     mask = place(SHAPE) % 7
     pool = LabelPool(data, num_classes=7, masks=Masks(data, lambda item: {"label": mask[None]}))
-    batch = PatchDataset(dataset, (4, 3, 6), pool).__getitems__([0, 2, 1])
+    batch = PatchDataset(dataset, (4, 3, 6), pool, 0.5).__getitems__([0, 2, 1])
     assert batch["image"].shape == (3, 1, 4, 3, 6)
     assert torch.equal(batch["label"], voxels(batch) % 7)
     assert batch["index"].tolist() == [0, 2, 1]
 
 
 def test_a_patch_is_one_box(dataset):
-    first = voxels(PatchDataset(dataset, (4, 4, 4)).__getitems__([0]))[0]
+    first = voxels(PatchDataset(dataset, (4, 4, 4), None, 0.0).__getitems__([0]))[0]
     assert torch.equal(first - first[0, 0, 0], place(SHAPE)[:4, :4, :4])
 
 
 def test_an_axis_that_is_shorter_gives_all_it_has(dataset):
-    batch = PatchDataset(dataset, (4, 4, 9)).__getitems__([0])
+    batch = PatchDataset(dataset, (4, 4, 9), None, 0.0).__getitems__([0])
     assert batch["image"].shape == (1, 1, 4, 4, 6)
 
 
@@ -65,6 +65,14 @@ def test_foreground_is_found_however_rare(dataset, pool):
     never = PatchDataset(dataset, (4, 4, 4), pool, foreground=0.0)
     found = [bool((never.__getitems__([0])["label"] == 1).any()) for _ in range(60)]
     assert sum(found) < 20  # 1 of 9 x 7 x 3 boxes has the corner
+
+
+def test_a_loader_shows_as_much_foreground_as_it_is_told(dataset, pool):
+    shares = []
+    for foreground in (0.0, 0.33, 0.8):
+        (batch,) = pool_loader(dataset, pool, "labeled", 300, 1, foreground=foreground)
+        shares.append((batch["label"] == 1).flatten(1).any(dim=1).double().mean().item())
+    assert shares == pytest.approx([0.0, 0.33, 0.8], abs=0.08)  # 1 of 189 boxes has the corner by chance
 
 
 def test_a_mask_without_foreground_gives_patches_anywhere(dataset, data):
@@ -93,8 +101,8 @@ def test_only_the_labeled_stream_brings_masks(dataset, pool):
     assert "label" not in batch["all"]
 
 
-def test_a_size_of_other_axes_or_no_share_is_refused(dataset):
+def test_a_size_of_other_axes_or_no_share_is_refused(dataset, pool):
     with pytest.raises(ValueError, match=r"patches of the size \[4, 4\] do not fit images \[12, 10, 6\]"):
-        PatchDataset(dataset, (4, 4)).__getitems__([0])
+        PatchDataset(dataset, (4, 4), None, 0.0).__getitems__([0])
     with pytest.raises(ValueError, match="`foreground` is a share"):
-        PatchDataset(dataset, (4, 4, 4), foreground=2.0)
+        pool_loader(dataset, pool, "labeled", 2, 1, foreground=2.0)

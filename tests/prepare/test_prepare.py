@@ -16,7 +16,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from medssl_monai.data.datalist import load_datalist
-from medssl_monai.prepare.layouts.files import list_images
+from medssl_monai.prepare.layouts.listing import list_images
 from medssl_monai.prepare.prepare import prepare
 from medssl_monai.readers.reader import ClinicalReader
 

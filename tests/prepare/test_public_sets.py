@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from support import ROOT
 
-from medssl_monai.cli.command import build_parser, main
+from medssl_monai.cli.program import build_parser, main
 from medssl_monai.data.datalist import SECTIONS, load_datalist
 from medssl_monai.prepare.layouts import chest
 

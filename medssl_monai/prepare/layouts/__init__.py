@@ -1,6 +1,6 @@
 """The ways in which data sets come.
 
-To add one, write a function that returns `Found` and one that knows such a source, and add a line to `LAYOUTS`.
+To add one, write a function that returns `Dataset` and one that knows such a source, and add a line to `LAYOUTS`.
 """
 
 from collections.abc import Callable
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medssl_monai.prepare.layouts import archive, arrays, chest, cifar, decathlon, features, folder
-from medssl_monai.prepare.layouts.base import Found, Request
+from medssl_monai.prepare.layouts.dataset import Dataset
+from medssl_monai.prepare.layouts.request import Request
 
 
 class Layout(NamedTuple):
-    """Its name, whether a source is of it, and what reads it."""
+    """One way in which data sets come: its name, whether a source is of it, and what reads it."""
 
     name: str
     fits: Callable[[Path], bool]
-    read: Callable[[Request], Found]
+    read: Callable[[Request], Dataset]
 
 
 LAYOUTS = (

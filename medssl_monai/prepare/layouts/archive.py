@@ -12,8 +12,12 @@ from typing import BinaryIO
 
 from medssl_monai import limits
 from medssl_monai.files import write_atomically
-from medssl_monai.prepare.layouts.base import SUFFIX, Found, Request, first, natural
-from medssl_monai.prepare.layouts.table import holds_paths, join
+from medssl_monai.names import natural
+from medssl_monai.prepare.layouts.columns import holds_paths
+from medssl_monai.prepare.layouts.conventions import SUFFIX, first
+from medssl_monai.prepare.layouts.dataset import Dataset
+from medssl_monai.prepare.layouts.request import Request
+from medssl_monai.prepare.layouts.table import join
 from medssl_monai.prepare.layouts.zips import Archive
 from medssl_monai.tables import Table
 
@@ -21,7 +25,7 @@ MANIFEST = "manifest.csv"
 
 
 def fits(source: Path) -> bool:
-    """Whether a file is a ``.zip`` with a ``manifest.csv``.
+    """Return whether a file is a ``.zip`` with a ``manifest.csv``.
 
     Raises:
         ValueError: if it is damaged.
@@ -32,8 +36,8 @@ def fits(source: Path) -> bool:
         return MANIFEST in archive.members
 
 
-def read(request: Request) -> Found:
-    """Files and ``manifest.csv``; files that it names are unpacked to the output folder, and names stay as they are.
+def read(request: Request) -> Dataset:
+    """Unpack the files that ``manifest.csv`` names to the output folder; names stay as they are.
 
     Raises:
         ValueError: if the archive is damaged, or one of these files cannot be unpacked safely.
@@ -56,13 +60,13 @@ def read(request: Request) -> Found:
         files = sorted(_unpack(archive, chosen, root), key=natural)
     label = "" if request.label_column == "label" and "label" not in table.header else request.label_column
     request = replace(request, out_dir=root, label_column=label)
-    found = join(table, root, files, request, replace(request.names, clear=True))
-    found.add("dropped", f"file of the archive that {MANIFEST} does not name", *others)
-    return found
+    dataset = join(table, root, files, request, replace(request.names, clear=True))
+    dataset.add("dropped", f"file of the archive that {MANIFEST} does not name", *others)
+    return dataset
 
 
 def _plain(name: str) -> str:
-    """A path as tables and archives may write it, to compare: one separator, one Unicode form, suffix in any case."""
+    """Return a path in the form that compares: one separator, one Unicode form, the suffix in lower case."""
     text = unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")
     return SUFFIX.sub(lambda suffix: suffix[0].lower(), text)
 

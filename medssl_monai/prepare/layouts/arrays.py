@@ -12,26 +12,18 @@ from typing import Any
 import numpy as np
 
 from medssl_monai import limits
-from medssl_monai.prepare.layouts.base import (
-    EACH_ITS_OWN,
-    EMPTY,
-    KERMANY,
-    SECTION_NAMES,
-    Array,
-    Found,
-    Request,
-    numbered,
-    write_png,
-)
-from medssl_monai.prepare.layouts.masks import classes_of
+from medssl_monai.prepare.layouts.check_masks import classes_of
+from medssl_monai.prepare.layouts.conventions import EMPTY, KERMANY, SECTION_NAMES
+from medssl_monai.prepare.layouts.dataset import EACH_ITS_OWN, Array, Dataset, numbered, write_png
 from medssl_monai.prepare.layouts.npy import read_member
+from medssl_monai.prepare.layouts.request import Request
 from medssl_monai.prepare.layouts.zips import Archive
 
 PNEUMONIA_MNIST = ("normal", "pneumonia")
 
 
 def has_array(name: str) -> Callable[[Path], bool]:
-    """Whether a file is a ``.npz`` with an array of that name; a damaged one raises a ValueError."""
+    """Return a test whether a file is a ``.npz`` with an array of that name; it raises ValueError if damaged."""
 
     def fits(source: Path) -> bool:
         if source.suffix.lower() != ".npz" or not source.is_file():
@@ -42,13 +34,13 @@ def has_array(name: str) -> Callable[[Path], bool]:
     return fits
 
 
-def read_medmnist(request: Request) -> Found:
-    """MedMNIST: ``train_images``, ``train_labels`` and so on, optionally ``train_ids``, empty where not known.
+def read_medmnist(request: Request) -> Dataset:
+    """Read MedMNIST: ``train_images``, ``train_labels`` and so on, perhaps ``train_ids``, empty where not known.
 
     Raises:
         ValueError: if arrays are missing, damaged, of another type or shape than they must be, or do not fit together.
     """
-    found = Found()
+    dataset = Dataset()
     with _opened(request) as arrays:
         for prefix in ("train", "val", "test"):
             if f"{prefix}_images" not in arrays.names:
@@ -60,20 +52,20 @@ def read_medmnist(request: Request) -> Found:
                 ids = arrays.texts(f"{prefix}_ids", len(images))
             for position, (pixels, label, name) in enumerate(zip(images, labels, ids, strict=True)):
                 if not name:
-                    found.add("dropped", "no id, hence no group", f"{prefix}_images[{position}]")
+                    dataset.add("dropped", "no id, hence no group", f"{prefix}_images[{position}]")
                     continue
                 patient = KERMANY.match(name)
                 group = patient["patient"] if patient else name
-                found.add_pixels(pixels, name, group, label, SECTION_NAMES[prefix])
-    kermany = bool(found.items) and all(KERMANY.match(item["id"]) for item in found.items)
-    found.grouping = "patient, read from the file name in ids" if kermany else EACH_ITS_OWN
-    found.classes = request.classes or (PNEUMONIA_MNIST if kermany else numbered(found.items))
-    _check_labels(found, request.source.name)
-    return found
+                dataset.add_pixels(pixels, name, group, label, SECTION_NAMES[prefix])
+    kermany = bool(dataset.items) and all(KERMANY.match(item["id"]) for item in dataset.items)
+    dataset.grouping = "patient, read from the file name in ids" if kermany else EACH_ITS_OWN
+    dataset.classes = request.classes or (PNEUMONIA_MNIST if kermany else numbered(dataset.items))
+    _check_labels(dataset, request.source.name)
+    return dataset
 
 
-def read_arrays(request: Request) -> Found:
-    """``images``, ``ids``, and optionally ``labels``, ``label_names``, ``split`` and an array of groups.
+def read_arrays(request: Request) -> Dataset:
+    """Read ``images``, ``ids``, and perhaps ``labels``, ``label_names``, ``split`` and an array of groups.
 
     If an array of masks is asked for, these are the labels, and the classes of images go to ``meta``, unless masks are
     to be beside labels.
@@ -81,7 +73,7 @@ def read_arrays(request: Request) -> Found:
     Raises:
         ValueError: if arrays are missing, damaged, of another type or shape than they must be, or do not fit together.
     """
-    found = Found()
+    dataset = Dataset()
     with _opened(request) as arrays:
         images = arrays.images("images")
         ids = arrays.texts("ids", len(images))
@@ -105,24 +97,24 @@ def read_arrays(request: Request) -> Found:
                 "nor test."
             )
         owner = name if not group or owner.lower() in EMPTY else groups.group(owner)
-        found.add_pixels(pixels, name, owner, label, SECTION_NAMES.get(section.lower()))
-    found.grouping = f"array {group!r}" if group else EACH_ITS_OWN
+        dataset.add_pixels(pixels, name, owner, label, SECTION_NAMES.get(section.lower()))
+    dataset.grouping = f"array {group!r}" if group else EACH_ITS_OWN
     if not request.masks or request.mask_classes:
-        found.classes = request.classes or names or numbered(found.items)
-        _check_labels(found, request.source.name)
+        dataset.classes = request.classes or names or numbered(dataset.items)
+        _check_labels(dataset, request.source.name)
     if masks is not None:
-        _add_masks(found, masks, names, request)
-    return found
+        _add_masks(dataset, masks, names, request)
+    return dataset
 
 
-def _add_masks(found: Found, masks: Array, names: tuple[str, ...], request: Request) -> None:
+def _add_masks(dataset: Dataset, masks: Array, names: tuple[str, ...], request: Request) -> None:
     """Write a mask for each image as a PNG file; of two classes the second is 255 there, to be seen."""
     values = {int(value) for value in np.unique(masks)}
     classes, key = request.mask_classes or request.classes or classes_of(values, request.source), request.mask_key
     if key == "label":
-        found.classes = classes
+        dataset.classes = classes
     visible = 255 if len(classes) == 2 and values <= {0, 1} else 1
-    for item, mask in zip(found.items, masks, strict=True):
+    for item, mask in zip(dataset.items, masks, strict=True):
         label = item.get("label")
         if isinstance(label, int) and key == "label":
             item["meta"] = {"label": names[label] if label < len(names) else str(label)}
@@ -130,20 +122,20 @@ def _add_masks(found: Found, masks: Array, names: tuple[str, ...], request: Requ
         write_png(request.out_dir / item[key], mask * np.uint8(visible))
 
 
-def _check_labels(found: Found, file: str) -> None:
+def _check_labels(dataset: Dataset, file: str) -> None:
     """Refuse labels that are none of the classes."""
-    count = len(found.classes)
-    for item in found.items:
+    count = len(dataset.classes)
+    for item in dataset.items:
         label = item.get("label")
         if (isinstance(label, list) and len(label) != count) or (isinstance(label, int) and label >= count):
             raise ValueError(
                 f"{file}: the label {label} of {item['id']!r} does not fit the {count} names of classes "
-                f"{list(found.classes)[:20]}; name all classes in their order."
+                f"{list(dataset.classes)[:20]}; name all classes in their order."
             )
 
 
 class _Arrays:
-    """The arrays of a file; each is checked for what it is to be.
+    """The arrays of a file; each is checked when it is read.
 
     Attributes:
         file: name of the file.
@@ -160,7 +152,7 @@ class _Arrays:
         return read_member(self._archive, name)
 
     def images(self, name: str) -> Array:
-        """``(N, H, W)`` or ``(N, H, W, 3)``, uint8; grey images may be uint16."""
+        """Return images ``(N, H, W)`` or ``(N, H, W, 3)``, uint8; grey images may be uint16."""
         array = self.read(name)
         where, shape = f"{self.file}: the array {name!r}", array.shape
         if array.ndim == 4 and shape[3] == 1:
@@ -186,7 +178,7 @@ class _Arrays:
         )
 
     def labels(self, name: str, count: int) -> Array:
-        """``(N,)`` class indices, below 0: unknown; or ``(N, K)`` findings of 1, 0 and -1."""
+        """Return class indices ``(N,)``, below 0: unknown; or findings ``(N, K)`` of 1, 0 and -1."""
         array = self.read(name)
         where = f"{self.file}: the array {name!r}"
         if array.ndim not in (1, 2) or len(array) != count or 0 in array.shape[1:]:
@@ -206,7 +198,7 @@ class _Arrays:
         return array.astype(np.int64)
 
     def masks(self, name: str, images: Array) -> Array:
-        """``(N, H, W)`` uint8, of the size of the images."""
+        """Return masks ``(N, H, W)``, uint8, of the size of the images."""
         array = self.read(name)
         where = f"{self.file}: the array {name!r} of masks"
         if array.shape not in (images.shape[:3], (*images.shape[:3], 1)):
@@ -223,7 +215,7 @@ class _Arrays:
         return array.reshape(images.shape[:3]).astype(np.uint8)
 
     def texts(self, name: str, count: int | None) -> list[str]:
-        """As many texts as there are images, without blanks around them; whole numbers are texts as well."""
+        """Return as many texts as there are images, without blanks around them; whole numbers are texts as well."""
         array = self.read(name)
         where = f"{self.file}: the array {name!r}"
         if array.dtype.kind not in "SUiu":
@@ -242,7 +234,7 @@ class _Arrays:
 
 
 def _whole(array: Array) -> bool:
-    """Whether all of it are finite whole numbers."""
+    """Return whether all values are finite whole numbers."""
     return array.dtype.kind != "f" or bool((np.isfinite(array) & (array == np.floor(array))).all())
 
 

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medssl_monai.prepare.layouts.base import EMPTY, Found, Request
+from medssl_monai.prepare.layouts.conventions import EMPTY
+from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.layouts.files import image_files
-from medssl_monai.prepare.layouts.table import finding, join
+from medssl_monai.prepare.layouts.labels import finding
+from medssl_monai.prepare.layouts.request import Request
+from medssl_monai.prepare.layouts.table import join
 from medssl_monai.tables import Row, Table, header_of, lines_of
 
 CHEXPERT = (
@@ -32,12 +35,12 @@ NIH_META = ("Follow-up #", "Patient Age", "Patient Gender", "Patient Sex", "View
 
 
 def fits_chexpert(source: Path) -> bool:
-    """Whether a folder has CheXpert's ``train.csv`` or ``valid.csv``."""
+    """Return whether a folder has CheXpert's ``train.csv`` or ``valid.csv``."""
     return any({"Path", *CHEXPERT}.issubset(header_of(source / name)) for name in CHEXPERT_TABLES)
 
 
-def read_chexpert(request: Request) -> Found:
-    """CheXpert (Irvin et al., AAAI 2019): ``train.csv`` and ``valid.csv`` beside the folders ``train`` and ``valid``.
+def read_chexpert(request: Request) -> Dataset:
+    """Read CheXpert (Irvin et al., AAAI 2019): ``train.csv``, ``valid.csv`` and the folders ``train``, ``valid``.
 
     Section and patient come from the path, ``train/patient00001/study1/view1_frontal.jpg``; what stands before
     ``train`` is the publisher's folder and passed over. A finding is 1, 0, -1 (uncertain) or blank (not mentioned);
@@ -47,12 +50,12 @@ def read_chexpert(request: Request) -> Found:
         ValueError: if a column is missing, or the request names columns.
     """
     wanted = _wanted(request, CHEXPERT)
-    there = image_files(request.source)
+    listing = image_files(request.source)
     tables = [request.source / name for name in CHEXPERT_TABLES]
-    total, named = Found(), set()
+    total, named = Dataset(), set()
     for path in [request.table] if request.table else filter(Path.is_file, tables):
         table = _parse(path, ("Path", *wanted))
-        rows, problems = [], Found()
+        rows, problems = [], Dataset()
         for number, row in table.rows:
             place = CHEXPERT_PATH.search(row["Path"].replace("\\", "/"))
             if not place:
@@ -64,20 +67,20 @@ def read_chexpert(request: Request) -> Found:
             rows.append((number, _row(place.groupdict(), row, CHEXPERT_META, labels)))
         paths = {row["image"] for _, row in rows}
         named |= paths
-        files = [name for name in there.images if name in paths]
+        files = [name for name in listing.images if name in paths]
         _add(total, path.name, problems, _join(rows, table, files, wanted, request))
-    total.add("dropped", "file without a row", *(name for name in there.images if name not in named))
-    total.grouping, total.passed_over = "patient, read from the path", there.unused(CHEXPERT_TABLES)
+    total.add("dropped", "file without a row", *(name for name in listing.images if name not in named))
+    total.grouping, total.passed_over = "patient, read from the path", listing.unused(CHEXPERT_TABLES)
     return total
 
 
 def fits_chestxray14(source: Path) -> bool:
-    """Whether a folder has NIH's ``Data_Entry_2017.csv`` or ``Data_Entry_2017_v2020.csv``."""
+    """Return whether a folder has NIH's ``Data_Entry_2017.csv`` or ``Data_Entry_2017_v2020.csv``."""
     return any({"Image Index", "Finding Labels"}.issubset(header_of(path)) for path in source.glob(NIH_TABLES))
 
 
-def read_chestxray14(request: Request) -> Found:
-    """ChestX-ray14 (Wang et al., CVPR 2017): ``Data_Entry_2017.csv``, lists of the split, and images anywhere below.
+def read_chestxray14(request: Request) -> Dataset:
+    """Read ChestX-ray14 (Wang et al., CVPR 2017): ``Data_Entry_2017.csv``, lists of the split, images below.
 
     Images are found by name, be they in ``images`` or in ``images_001/images`` and so on. ``test_list.txt`` is the
     testing section, ``train_val_list.txt`` the training section, which has yet to give up a validation section.
@@ -90,7 +93,7 @@ def read_chestxray14(request: Request) -> Found:
     path = request.table or _only_table(request.source)
     table = _parse(path, ("Image Index", "Finding Labels", "Patient ID"))
     split = _nih_split(request.source)
-    rows, problems = [], Found()
+    rows, problems = [], Dataset()
     for number, row in table.rows:
         image, cell, patient = row["Image Index"], row["Finding Labels"], row["Patient ID"]
         if split and image not in split:
@@ -104,17 +107,17 @@ def read_chestxray14(request: Request) -> Found:
         place = {"image": image, "id": image, "patient": patient, "split": split.get(image, "")}
         labels = {name: int(name in stated) if known else None for name in wanted}
         rows.append((number, _row(place, row, NIH_META, labels)))
-    found, names = Found(), {row["image"] for _, row in rows}
-    there = image_files(request.source)
-    files = [name for name in there.images if Path(name).name in names]
-    _add(found, path.name, problems, _join(rows, table, files, wanted, request))
-    found.add("dropped", "file without a row", *(name for name in there.images if Path(name).name not in names))
-    found.grouping, found.passed_over = "column 'Patient ID'", there.unused([path.name, *NIH_LISTS])
-    return found
+    dataset, names = Dataset(), {row["image"] for _, row in rows}
+    listing = image_files(request.source)
+    files = [name for name in listing.images if Path(name).name in names]
+    _add(dataset, path.name, problems, _join(rows, table, files, wanted, request))
+    dataset.add("dropped", "file without a row", *(name for name in listing.images if Path(name).name not in names))
+    dataset.grouping, dataset.passed_over = "column 'Patient ID'", listing.unused([path.name, *NIH_LISTS])
+    return dataset
 
 
 def _wanted(request: Request, findings: Sequence[str]) -> tuple[str, ...]:
-    """The findings that were asked for, or all; the tables say everything else themselves."""
+    """Return the findings that were asked for, or all; the tables say everything else themselves."""
     named = (request.id_column, request.group_column, request.split_column, request.masks)
     if any(named) or request.label_column not in ("label", "") or request.image_column != "image":
         raise ValueError("the publisher's tables are read as they are; name findings as `classes`, and no columns.")
@@ -135,16 +138,16 @@ def _parse(path: Path, columns: Iterable[str]) -> Table:
 
 
 def _only_table(source: Path) -> Path:
-    there = sorted(source.glob(NIH_TABLES))
-    if len(there) > 1:
-        raise ValueError(f"there are several tables, {[path.name for path in there]}; name one as `table`.")
-    return there[0]
+    tables = sorted(source.glob(NIH_TABLES))
+    if len(tables) > 1:
+        raise ValueError(f"there are several tables, {[path.name for path in tables]}; name one as `table`.")
+    return tables[0]
 
 
 def _nih_split(source: Path) -> dict[str, str]:
-    """``train`` or ``test`` by image; empty without the lists."""
-    there = [name for name in NIH_LISTS if (source / name).is_file()]
-    lists = {name: {image for line in lines_of(source / name) for image in line.split()} for name in there}
+    """Return ``train`` or ``test`` by image; empty without the lists."""
+    names = [name for name in NIH_LISTS if (source / name).is_file()]
+    lists = {name: {image for line in lines_of(source / name) for image in line.split()} for name in names}
     if len(lists) == 1:
         raise ValueError(f"there is only {min(lists)} of {list(NIH_LISTS)}; put the other beside it, or take it away.")
     both = set.intersection(*lists.values()) if lists else set()
@@ -154,41 +157,41 @@ def _nih_split(source: Path) -> dict[str, str]:
 
 
 def _row(place: Row, row: Row, meta: Iterable[str], labels: dict[str, int | None]) -> Row:
-    """What `join` is to know of a row."""
+    """Return a row as `join` reads it."""
     cells = {name: "-1" if value is None else str(value) for name, value in labels.items()}
     return {**place, **{name: row[name] for name in meta if name in row}, **cells}
 
 
 def _join(
-    rows: list[tuple[int, Row]], told: Table, files: Sequence[str], wanted: tuple[str, ...], request: Request
-) -> Found:
-    """Rows and files; an image of which no finding is known has no label."""
+    rows: list[tuple[int, Row]], original: Table, files: Sequence[str], wanted: tuple[str, ...], request: Request
+) -> Dataset:
+    """Bring rows and files together; an image of which no finding is known has no label."""
     split = any(row["split"] for _, row in rows)
     header = list(rows[0][1]) if rows else ["image", "patient", "split", *wanted]
-    table = Table([name for name in header if split or name != "split"], rows, told.bad, told.name)
+    table = Table([name for name in header if split or name != "split"], rows, original.bad, original.name)
     plain = Request(
         request.source, request.out_dir, label_column=",".join(wanted), group_column="patient", classes=wanted
     )
-    found = join(table, request.source, files, plain, replace(request.names, clear=True))
-    for item in found.items:
+    dataset = join(table, request.source, files, plain, replace(request.names, clear=True))
+    for item in dataset.items:
         if set(item.get("label", [-1])) == {-1}:  # rows of one image may have contradicted each other
             item.pop("label", None)
-            found.add("noted", "no label", item["id"])
-    return found
+            dataset.add("noted", "no label", item["id"])
+    return dataset
 
 
-def _add(total: Found, table: str, *parts: Found) -> None:
+def _add(total: Dataset, table: str, *parts: Dataset) -> None:
     """Take over what a table holds, and its name beside its rows."""
     for part in parts:
         for reason, what in part.dropped.items():
-            total.add("dropped", reason, *_of(table, what))
+            total.add("dropped", reason, *_with_table(table, what))
         for reason, what in part.noted.items():
-            total.add("noted", reason, *_of(table, what))
+            total.add("noted", reason, *_with_table(table, what))
         total.items += part.items
         total.sections |= part.sections
         total.quarantine += part.quarantine
         total.classes = part.classes or total.classes
 
 
-def _of(table: str, what: Iterable[str]) -> list[str]:
+def _with_table(table: str, what: Iterable[str]) -> list[str]:
     return [f"{table}, {one}" if one.startswith("row") else one for one in what]

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from medssl_monai.files import read_json
-from medssl_monai.prepare.layouts.base import Found, Request
+from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.layouts.files import image_files
+from medssl_monai.prepare.layouts.request import Request
 from medssl_monai.prepare.layouts.table import join
 from medssl_monai.tables import Table
 
@@ -19,12 +20,12 @@ NNUNET = {"channel_names", "file_ending"}
 
 
 def fits(source: Path) -> bool:
-    """Whether a source is such a file, or a folder that holds one."""
+    """Return whether a source is such a file, or a folder that holds one."""
     return _file(source).is_file() and _file(source).name == "dataset.json"
 
 
-def read(request: Request) -> Found:
-    """Images and masks of the list ``training``; the publisher's ``test`` has no masks and is left out.
+def read(request: Request) -> Dataset:
+    """Read images and masks of the list ``training``; the publisher's ``test`` has no masks and is left out.
 
     Raises:
         ValueError: if the file is not of that form, names a file twice or outside its folder, or images of several
@@ -43,14 +44,14 @@ def read(request: Request) -> Found:
             "(`nnUNet_raw`) do, which are not read. Of a single channel, rename the images without `_0000`."
         )
     whole = replace(request, masks="mask", volumes=True, classes=request.classes or _classes(content, path))
-    found = join(table, root, files, whole, replace(request.names, clear=True))
-    there, listed = image_files(root), {os.path.normpath(name) for name in files}
-    others = [name for name in there.images if name not in listed]
-    found.passed_over = there.unused([path.name], {"not in the training list": others})
+    dataset = join(table, root, files, whole, replace(request.names, clear=True))
+    listing, listed = image_files(root), {os.path.normpath(name) for name in files}
+    others = [name for name in listing.images if name not in listed]
+    dataset.passed_over = listing.unused([path.name], {"not in the training list": others})
     test = content.get("test")
     if isinstance(test, list) and test:
-        found.add("dropped", "test image of the publisher, without a mask", f"{len(test)} images")
-    return found
+        dataset.add("dropped", "test image of the publisher, without a mask", f"{len(test)} images")
+    return dataset
 
 
 def _refuse_channels(content: dict[str, Any], path: Path) -> None:
@@ -68,7 +69,7 @@ def _refuse_channels(content: dict[str, Any], path: Path) -> None:
 
 
 def _pairs(entries: Any, path: Path) -> list[tuple[str, str]]:
-    """Image and mask of each entry, relative to the folder of the file; none of them twice."""
+    """Return image and mask of each entry, relative to the folder of the file; none of them twice."""
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path} is no dataset.json of the Decathlon: it has no list `training`.")
     pairs = []
@@ -88,7 +89,7 @@ def _pairs(entries: Any, path: Path) -> list[tuple[str, str]]:
 
 
 def _classes(content: dict[str, Any], path: Path) -> tuple[str, ...]:
-    """Names of the classes, by the numbers that the masks hold."""
+    """Return the names of the classes, by the numbers that the masks hold."""
     names = content.get("labels", {})
     numbers = [str(number) for number in range(len(names))] if isinstance(names, dict) else None
     if numbers is None or set(names) != set(numbers) or not all(isinstance(name, str) for name in names.values()):

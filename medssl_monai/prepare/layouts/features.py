@@ -11,29 +11,24 @@ import numpy as np
 
 from medssl_monai import limits
 from medssl_monai.files import read_json
-from medssl_monai.prepare.layouts.base import (
-    EACH_ITS_OWN,
-    SECTION_NAMES,
-    Array,
-    Found,
-    Request,
-    natural,
-    numbered,
-    relative,
-)
+from medssl_monai.names import natural
+from medssl_monai.prepare.layouts.conventions import SECTION_NAMES
+from medssl_monai.prepare.layouts.dataset import EACH_ITS_OWN, Array, Dataset, numbered
 from medssl_monai.prepare.layouts.npy import read_npy
+from medssl_monai.prepare.layouts.paths import relative
+from medssl_monai.prepare.layouts.request import Request
 from medssl_monai.tables import Table
 
 FEATURES, TARGETS, ITEMS, DESCRIPTION = "-features.npy", "-targets.npy", "-items.csv", "features.json"
 
 
 def fits(source: Path) -> bool:
-    """Whether a folder holds such tables."""
+    """Return whether a folder holds such tables."""
     return source.is_dir() and any(source.glob(f"*{FEATURES}"))
 
 
-def read(request: Request) -> Found:
-    """``NAME-features.npy`` ``(N, D)`` and ``NAME-targets.npy`` ``(N,)`` or one-hot ``(N, K)``; -1 is unlabeled.
+def read(request: Request) -> Dataset:
+    """Read ``NAME-features.npy`` ``(N, D)`` and ``NAME-targets.npy``, ``(N,)`` or one-hot ``(N, K)``; -1: unlabeled.
 
     An item is a row: ``image`` is the file and ``slice`` the row. NAME is the publisher's section if it is train,
     val or test. `medssl_monai.bundle.features.write_features` adds ``NAME-items.csv`` with ``id`` and ``group`` by row;
@@ -44,7 +39,7 @@ def read(request: Request) -> Found:
     """
     if request.table or request.id_column or request.group_column or request.split_column:
         raise ValueError("feature tables bring ids and groups in NAME-items.csv; leave `table` and the columns out.")
-    found, widths, names = Found(features=True), set(), replace(request.names, clear=True)
+    dataset, widths, names = Dataset(features=True), set(), replace(request.names, clear=True)
     for path in sorted(request.source.glob(f"*{FEATURES}"), key=lambda path: natural(path.name)):
         stem = path.name.removesuffix(FEATURES)
         features = _load(path, 2)
@@ -54,34 +49,34 @@ def read(request: Request) -> Found:
         bad = set(np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist())
         for k, ((name, group), target) in enumerate(zip(rows, targets, strict=True)):
             if k in bad:
-                found.add("dropped", "row with values that are not finite", name)
+                dataset.add("dropped", "row with values that are not finite", name)
                 continue
             owner = names.group(group) if group != name else group
             item = {"image": relative(path, request.out_dir), "id": name, "group": owner, "slice": k}
             if target >= 0:
                 item["label"] = target
-            found.items.append(item)
+            dataset.items.append(item)
             if section := SECTION_NAMES.get(stem.lower()):
-                found.sections[name] = section
-    name, count = next(iter(Counter(item["id"] for item in found.items).most_common(1)), ("", 0))
+                dataset.sections[name] = section
+    name, count = next(iter(Counter(item["id"] for item in dataset.items).most_common(1)), ("", 0))
     if count > 1:
         raise ValueError(
             f"{request.source}: the feature tables have {count} rows of the id {name!r}; ids must be unique."
         )
     if len(widths) > 1:
         raise ValueError(f"the feature tables differ in width: {sorted(widths)}; they must come from one network.")
-    if len(found.sections) < len(found.items):
-        found.sections = {}
-    grouped = any(item["group"] != item["id"] for item in found.items)
-    found.grouping = "as in NAME-items.csv" if grouped else EACH_ITS_OWN.replace("file", "row")
+    if len(dataset.sections) < len(dataset.items):
+        dataset.sections = {}
+    grouped = any(item["group"] != item["id"] for item in dataset.items)
+    dataset.grouping = "as in NAME-items.csv" if grouped else EACH_ITS_OWN.replace("file", "row")
     content = _description(request.source / DESCRIPTION)
-    found.classes = request.classes or tuple(content.get("classes", ())) or numbered(found.items)
-    if beyond := [item["id"] for item in found.items if item.get("label", 0) >= len(found.classes)]:
+    dataset.classes = request.classes or tuple(content.get("classes", ())) or numbered(dataset.items)
+    if beyond := [item["id"] for item in dataset.items if item.get("label", 0) >= len(dataset.classes)]:
         raise ValueError(
-            f"{request.source}: the target of {beyond[0]!r} is none of the {len(found.classes)} classes; name all."
+            f"{request.source}: the target of {beyond[0]!r} is none of the {len(dataset.classes)} classes; name all."
         )
-    found.synthetic = bool(content.get("synthetic", False))
-    return found
+    dataset.synthetic = bool(content.get("synthetic", False))
+    return dataset
 
 
 def _description(path: Path) -> dict[str, Any]:

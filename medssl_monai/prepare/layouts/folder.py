@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from medssl_monai.prepare.layouts.base import KERMANY, SECTION_NAMES, Found, Request, relative
+from medssl_monai.prepare.layouts.conventions import KERMANY, SECTION_NAMES
+from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.layouts.files import image_files
-from medssl_monai.prepare.layouts.masks import MaskFinder
+from medssl_monai.prepare.layouts.find_masks import MaskFinder
+from medssl_monai.prepare.layouts.paths import relative
+from medssl_monai.prepare.layouts.request import Request
 from medssl_monai.prepare.layouts.table import join
 from medssl_monai.tables import Table
 
 
-def read(request: Request) -> Found:
-    """PNG, JPEG, NIfTI and DICOM files, wherever they lie below the folder."""
-    there = image_files(request.source)
-    ignored = [name for name in there.images if _fits(name, request.ignore)]
-    files = [name for name in there.images if name not in set(ignored)]
+def read(request: Request) -> Dataset:
+    """Read PNG, JPEG, NIfTI and DICOM files, wherever they lie below the folder."""
+    listing = image_files(request.source)
+    ignored = [name for name in listing.images if _fits(name, request.ignore)]
+    files = [name for name in listing.images if name not in set(ignored)]
     if request.class_folders:
         if request.table:
             raise ValueError("give either a `table` or `class_folders`, not both.")
@@ -27,9 +30,9 @@ def read(request: Request) -> Found:
         path = find_table(request)
         used = [relative(path, request.source)] if path else []
         table = Table.read(path) if path else Table()
-    found = join(table, request.source, files, request, request.names)
-    found.passed_over = there.unused(used, {"fits a pattern to ignore": ignored})
-    return found
+    dataset = join(table, request.source, files, request, request.names)
+    dataset.passed_over = listing.unused(used, {"fits a pattern to ignore": ignored})
+    return dataset
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
@@ -37,24 +40,24 @@ def _fits(name: str, patterns: Sequence[str]) -> bool:
 
 
 def find_table(request: Request) -> Path | None:
-    """The table that was named, or else the only one in the folder.
+    """Return the table that was named, or else the only one in the folder.
 
     Raises:
         ValueError: if there are several.
     """
     if request.table:
         return request.table
-    there = sorted(path for path in request.source.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
-    if len(there) > 1:
+    tables = sorted(path for path in request.source.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+    if len(tables) > 1:
         raise ValueError(
-            f"{request.source} holds {len(there)} tables, {', '.join(path.name for path in there[:5])}; name one as "
+            f"{request.source} holds {len(tables)} tables, {', '.join(path.name for path in tables[:5])}; name one as "
             "`table`."
         )
-    return there[0] if there else None
+    return tables[0] if tables else None
 
 
 def _folders_as_table(files: list[str]) -> Table:
-    """``train/ill/1.png``: class ``ill``, section ``train``; groups from the names where they are Kermany's."""
+    """Make a table of ``train/ill/1.png``: class ``ill``, section ``train``; groups from the names if Kermany's."""
     parts = [Path(name).parts for name in files]
     if any(len(part) < 2 for part in parts):
         raise ValueError("with `class_folders`, every image must lie in a folder that is named after its class.")

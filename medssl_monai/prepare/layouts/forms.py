@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from medssl_monai.data.patients import looks_like_date, same_patient
-from medssl_monai.prepare.layouts.base import CONTRADICTION, EMPTY, Found, Request
-from medssl_monai.readers.dicom import identifiers
-from medssl_monai.readers.reader import image_format
+from medssl_monai.prepare.layouts.conventions import CONTRADICTION, EMPTY
+from medssl_monai.prepare.layouts.dataset import Dataset
+from medssl_monai.prepare.layouts.request import Request
+from medssl_monai.readers.dicom.identity import identifiers
+from medssl_monai.readers.formats import image_format
 from medssl_monai.tables import Row, Table
 
 FRACTION = re.compile(
@@ -29,7 +31,7 @@ NOTHING = re.compile(r"[\W_]+|unknown|unclear|missing|not (known|available|done)
 SAMPLE = 200
 
 
-def check_rows(table: Table, found: Found, files: Sequence[Path], column: str, root: Path) -> None:
+def check_rows(table: Table, dataset: Dataset, files: Sequence[Path], column: str, root: Path) -> None:
     """Refuse a table of which no row names a file, or of which rows are torn by more than a slip.
 
     Raises:
@@ -42,7 +44,7 @@ def check_rows(table: Table, found: Found, files: Sequence[Path], column: str, r
             f"first is row {table.bad[0]}. Put quotes around cells that hold the sign between cells, or save the table "
             "with another one."
         )
-    if not files or not table.rows or found.rows[1] or found.dropped.get("row whose file cannot be used"):
+    if not files or not table.rows or dataset.rows[1] or dataset.dropped.get("row whose file cannot be used"):
         return
     cells = {same_patient(row[column]): row[column] for _, row in table.rows}
     example = next(iter(cells.values()))
@@ -50,7 +52,7 @@ def check_rows(table: Table, found: Found, files: Sequence[Path], column: str, r
     for path in [path for path in files if image_format(path) == "DICOM"][:SAMPLE]:
         known.update(name for name, value in identifiers(path).items() if same_patient(value) in cells)
     held = "which is the path of no file"
-    if len(found.dropped.get("row that fits several files", ())) == len(table.rows):
+    if len(dataset.dropped.get("row that fits several files", ())) == len(table.rows):
         held = "which fits several files"
     elif known:
         held = f"the {known.most_common(1)[0][0]} of a DICOM file"
@@ -61,14 +63,14 @@ def check_rows(table: Table, found: Found, files: Sequence[Path], column: str, r
     )
 
 
-def check_labels(rows: Sequence[Row], columns: Sequence[str], request: Request, found: Found) -> None:
+def check_labels(rows: Sequence[Row], columns: Sequence[str], request: Request, dataset: Dataset) -> None:
     """Refuse labels that are not one class per image, or 1, 0, -1 or nothing per finding.
 
     Args:
         rows: of the images, merged where several were of one.
         columns: of the labels; several are findings.
         request: names classes, perhaps.
-        found: takes down columns that exclude each other.
+        dataset: takes down columns that exclude each other.
 
     Raises:
         ValueError: with the column, an example, and how to mend the table.
@@ -81,27 +83,27 @@ def check_labels(rows: Sequence[Row], columns: Sequence[str], request: Request, 
             "or decide which row counts."
         )
     if len(columns) > 1:
-        _check_findings(rows, columns, found)
+        _check_findings(rows, columns, dataset)
     elif columns:
         texts = [row[columns[0]] for row in rows if row[columns[0]] != CONTRADICTION]
         texts = [text for text in texts if text.lower() not in EMPTY]
         _check_classes(texts, columns[0], request.classes)
         if not request.classes and not {"+", "-"}.issubset(texts):
             odd = Counter(text for text in texts if NOTHING.fullmatch(text))
-            found.add(
+            dataset.add(
                 "noted",
                 "class that may stand for no label; if so, empty its cells, and else name all with --classes",
                 *(f"{text!r} in {count} rows" for text, count in odd.items()),
             )
 
 
-def check_dates(table: Table, column: str, found: Found) -> None:
+def check_dates(table: Table, column: str, dataset: Dataset) -> None:
     """Take down groups that a spreadsheet has turned into dates."""
     dates = [f"row {number}" for number, row in table.rows if looks_like_date(row[column])]
-    found.add("noted", "group that looks like a date, as spreadsheets make of numbers", *dates)
+    dataset.add("noted", "group that looks like a date, as spreadsheets make of numbers", *dates)
 
 
-def _check_findings(rows: Sequence[Row], columns: Sequence[str], found: Found) -> None:
+def _check_findings(rows: Sequence[Row], columns: Sequence[str], dataset: Dataset) -> None:
     cells = [(row[column], column) for row in rows for column in columns]
     odd = [(text, column) for text, column in cells if not FINDING.fullmatch(text) and text.lower() not in EMPTY]
     odd = [(text, column) for text, column in odd if text != CONTRADICTION]
@@ -116,7 +118,7 @@ def _check_findings(rows: Sequence[Row], columns: Sequence[str], found: Found) -
     marks = [[row[column].partition(".")[0] for column in columns] for row in rows]
     exclusive = all(row.count("1") == 1 and row.count("0") == len(row) - 1 for row in marks)
     if len({row.index("1") for row in marks if exclusive}) > 1:
-        found.add("noted", "column of which exactly one is 1 in each row (one-hot), read as a finding", *columns)
+        dataset.add("noted", "column of which exactly one is 1 in each row (one-hot), read as a finding", *columns)
 
 
 def _check_classes(texts: Sequence[str], column: str, classes: Sequence[str]) -> None:
@@ -168,5 +170,5 @@ def _refuse_fraction(text: str, column: str) -> NoReturn:
 
 
 def _is_common(count: int, total: int) -> bool:
-    """Whether something is the form of a table, and no slip in a row of it."""
+    """Return whether something is the form of a table, and no slip in a row of it."""
     return count > 1 and 50 * count >= total

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from medssl_monai.data.datalist import Item
-from medssl_monai.prepare.layouts.base import SECTION_NAMES, SUFFIX, Found, first, natural
+from medssl_monai.names import natural
+from medssl_monai.prepare.layouts.conventions import SECTION_NAMES, SUFFIX, first
+from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.tables import Table, lines_of
 
 PUBLISHED = {"tear350": 349, "tear600": 599, "tear800": 799, "tear1200": 1199, "tear2000": 2000}
@@ -22,7 +24,7 @@ Label = str | list[int] | None
 
 @dataclass(frozen=True)
 class LabelList:
-    """A list, as far as its images are here.
+    """A published list of labeled images, with those of its images that are here.
 
     Attributes:
         name: as it was asked for, without folders.
@@ -38,12 +40,12 @@ class LabelList:
     size: int | None
     sections: dict[str, str] = field(default_factory=dict)
 
-    def apply_split(self, found: Found) -> None:
+    def apply_split(self, dataset: Dataset) -> None:
         """Put the list's own split in place of the source's; it may tear groups apart."""
-        gone = [item["id"] for item in found.items if item["id"] not in self.sections]
-        found.add("dropped", f"image in no section of {self.name}", *gone)
-        found.items = [item for item in found.items if item["id"] in self.sections]
-        found.sections = {item["id"]: self.sections[item["id"]] for item in found.items}
+        gone = [item["id"] for item in dataset.items if item["id"] not in self.sections]
+        dataset.add("dropped", f"image in no section of {self.name}", *gone)
+        dataset.items = [item for item in dataset.items if item["id"] in self.sections]
+        dataset.sections = {item["id"]: self.sections[item["id"]] for item in dataset.items}
 
     def hide_others(self, items: Iterable[Item]) -> str:
         """Hide the labels of a training section but for those on the list; returns a line that says how many are."""
@@ -59,7 +61,7 @@ class LabelList:
         return f"{self.name}: {self.here} {of} on the list are here, {shown} of them labeled in the training section"
 
 
-def read(label_list: str, found: Found) -> LabelList:
+def read(label_list: str, dataset: Dataset) -> LabelList:
     """Find the images of a list among those of a layout, before copies are dropped.
 
     Args:
@@ -68,24 +70,24 @@ def read(label_list: str, found: Found) -> LabelList:
             without suffix; TEAR's one-hot label may follow. A ``.csv`` has columns ``image`` and, if need be,
             ``label``. If ``Val.txt`` and ``Test.txt`` lie beside it, as in TEAR's folder, they are its split, with the
             file and its ``Train_unl350.txt`` as the training section.
-        found: the images; those without a label get the list's, other differences are noted.
+        dataset: the images; those without a label get the list's, other differences are noted.
 
     Raises:
         ValueError: if there is no such list, a CSV file has no column of images, or no image of the list is here.
     """
     path = Path(label_list)
-    chosen = _from_file(path, found) if path.is_file() else _from_columns(label_list, found)
+    chosen = _from_file(path, dataset) if path.is_file() else _from_columns(label_list, dataset)
     if not chosen.ids:
         raise ValueError(f"none of the images on {chosen.name} is here; is it a list of another data set?")
     return chosen
 
 
-def _from_columns(name: str, found: Found) -> LabelList:
+def _from_columns(name: str, dataset: Dataset) -> LabelList:
     match = NAMED.fullmatch(name)
     who, budget = (match["who"], match["budget"]) if match else ("", "")
     budgets: dict[str, set[str]] = defaultdict(set)
     sections, ids = {}, set()
-    for item in found.items:
+    for item in dataset.items:
         meta = item.get("meta", {})
         for column in (column for column in meta if column.endswith("_labelled")):
             budgets[column.removesuffix("_labelled")] |= set(meta[column].split(";"))
@@ -95,14 +97,14 @@ def _from_columns(name: str, found: Found) -> LabelList:
         if section in SECTION_NAMES:
             sections[item["id"]] = SECTION_NAMES[section]
     if budget not in budgets.get(who, ()):
-        there = [f"{owner}{one}" for owner, all_of in budgets.items() for one in sorted(all_of, key=natural)]
-        raise ValueError(f"{name!r} is neither a file nor a list that the table knows; it knows {there or 'none'}.")
+        known = [f"{owner}{one}" for owner, all_of in budgets.items() for one in sorted(all_of, key=natural)]
+        raise ValueError(f"{name!r} is neither a file nor a list that the table knows; it knows {known or 'none'}.")
     return LabelList(name, frozenset(ids), len(ids), PUBLISHED.get(name), sections)
 
 
-def _from_file(path: Path, found: Found) -> LabelList:
+def _from_file(path: Path, dataset: Dataset) -> LabelList:
     by_name: dict[str, list[Item]] = defaultdict(list)
-    for item in found.items:
+    for item in dataset.items:
         for name in {_stem(item["image"]), _stem(item["id"])}:
             by_name[name].append(item)
     for name in [name for name, items in by_name.items() if len({item["image"] for item in items}) > 1]:
@@ -113,14 +115,16 @@ def _from_file(path: Path, found: Found) -> LabelList:
         items = by_name.get(_stem(name), [])
         here += bool(items)
         if not items:
-            found.add("noted", f"image of {path.name} that is not here, or whose name is not unique", f"line {number}")
+            dataset.add(
+                "noted", f"image of {path.name} that is not here, or whose name is not unique", f"line {number}"
+            )
         ids |= {item["id"] for item in items}
-        _compare(items, _index(label, found.classes), label is not None, path.name, number, found)
+        _compare(items, _index(label, dataset.classes), label is not None, path.name, number, dataset)
     return LabelList(path.name, frozenset(ids), here, len(lines), _sections_beside(path, by_name))
 
 
 def _lines(path: Path) -> list[tuple[int, str, Label]]:
-    """Line number, name and label of each image."""
+    """Return line number, name and label of each image."""
     if path.suffix.lower() == ".csv":
         table = Table.read(path)
         image = first(table.header, "image", "file", "filename", "name", "image_id", "id")
@@ -139,7 +143,7 @@ def _lines(path: Path) -> list[tuple[int, str, Label]]:
 
 
 def _index(label: Label, classes: Sequence[str]) -> int | None:
-    """Class index of a listed label, in the classes of the source; None if it is none of them."""
+    """Return the class index of a listed label, in the classes of the source; None if it is none of them."""
     if isinstance(label, list):
         lower = [name.lower() for name in classes]
         known = len(label) == len(ISIC2018) and set(lower) == set(ISIC2018)
@@ -149,12 +153,12 @@ def _index(label: Label, classes: Sequence[str]) -> int | None:
     return {str(k): k for k in range(len(classes))}.get(label or "")
 
 
-def _compare(items: Sequence[Item], index: int | None, labeled: bool, name: str, number: int, found: Found) -> None:
+def _compare(items: Sequence[Item], index: int | None, labeled: bool, name: str, number: int, dataset: Dataset) -> None:
     if labeled and index is None:
-        found.add("noted", f"label of {name} that is none of the source's classes", f"line {number}")
+        dataset.add("noted", f"label of {name} that is none of the source's classes", f"line {number}")
     for item in items if index is not None else ():
         if item.setdefault("label", index) != index:
-            found.add("noted", f"label that differs from {name}, and was kept", item["id"])
+            dataset.add("noted", f"label that differs from {name}, and was kept", item["id"])
 
 
 def _sections_beside(path: Path, by_name: dict[str, list[Item]]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl_monai import limits
-from medssl_monai.prepare.layouts.base import Array
+from medssl_monai.prepare.layouts.dataset import Array
 
 HEADER, COMPRESSED, MATRIX, COMPLEX = 128, 15, 14, 0x800
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -22,7 +22,7 @@ HEAD = 1024
 
 
 def read_mat(path: Path, names: Collection[str]) -> dict[str, Array]:
-    """The named arrays of numbers that a file holds; all others are passed over unread.
+    """Read the named arrays of numbers of a file; all others are passed over unread.
 
     `scipy.io.loadmat` crashes on some damaged files, hence this small reader.
 
@@ -50,7 +50,7 @@ def read_mat(path: Path, names: Collection[str]) -> dict[str, Array]:
 
 
 def _element(content: memoryview, start: int, order: str, padded: bool = True) -> tuple[int, memoryview, int]:
-    """Type and content of an element, and where the next begins; a small one has both in 8 bytes."""
+    """Return type and content of an element, and where the next begins; a small one has both in 8 bytes."""
     kind, size = struct.unpack_from(f"{order}II", content, start)
     if kind >> 16:
         kind, size, start = kind & 0xFFFF, kind >> 16, start - 4
@@ -65,7 +65,7 @@ def _element(content: memoryview, start: int, order: str, padded: bool = True) -
 def _matrix(
     kind: int, element: memoryview, order: str, wanted: Collection[str], packed: int, file: str
 ) -> tuple[str, Array | None]:
-    """Name and values of an array, None if it is not wanted or holds no real numbers."""
+    """Return name and values of an array; None for values that are not wanted or no real numbers."""
     unpacker = zlib.decompressobj()
     content, size = element, len(element)
     if kind == COMPRESSED:

@@ -11,7 +11,7 @@ import numpy as np
 
 from medssl_monai import limits
 from medssl_monai.files import check_file
-from medssl_monai.prepare.layouts.base import Array
+from medssl_monai.prepare.layouts.dataset import Array
 from medssl_monai.prepare.layouts.zips import Archive
 
 HEAD = re.compile(
@@ -46,7 +46,7 @@ def read_npy(path: Path) -> Array:
 
 
 def read_member(archive: Archive, name: str) -> Array:
-    """An array of a ``.npz``.
+    """Read an array of a ``.npz``.
 
     Raises:
         ValueError: if it is too large, damaged, or holds other things than numbers or texts.
@@ -63,22 +63,22 @@ def read_member(archive: Archive, name: str) -> Array:
 
 
 def _header(content: bytes, size: int, what: str) -> _Header:
-    """What the first bytes say of an array, checked against the size of the whole."""
+    """Return what the first bytes say of an array, checked against the size of the whole."""
     version = content[6:8]
     width = {b"\1\0": 2, b"\2\0": 4}.get(version, 0)
     if not content.startswith(b"\x93NUMPY") or not width:
         raise ValueError(f"{what} cannot be read as an array of numbers: it is none, or damaged; write it anew.")
     offset = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
-    told = HEAD.fullmatch(content[8 + width : offset]) if offset <= len(content) else None
-    if told is None:
+    header = HEAD.fullmatch(content[8 + width : offset]) if offset <= len(content) else None
+    if header is None:
         kind = "it holds objects or records" if OBJECTS.search(content[:256]) else "its header is damaged"
         raise ValueError(f"{what} cannot be read as an array of numbers: {kind}; save numbers or texts.")
     try:
-        dtype = np.dtype(told["type"].decode())
-        shape = tuple(int(side.removesuffix(b"L")) for side in told["shape"].replace(b" ", b"").split(b",") if side)
+        dtype = np.dtype(header["type"].decode())
+        shape = tuple(int(side.removesuffix(b"L")) for side in header["shape"].replace(b" ", b"").split(b",") if side)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{what} has a type or shape that is none ({error}); save it anew.") from None
     limits.check("max_rows", shape[0] if shape else 1, what)
     if dtype.itemsize == 0 or math.prod(shape) * dtype.itemsize != size - offset:
         raise ValueError(f"{what} is damaged: a shape of {shape} does not fit its {size - offset} bytes; copy it anew.")
-    return _Header(dtype, shape, told["fortran"] == b"True", offset)
+    return _Header(dtype, shape, header["fortran"] == b"True", offset)

@@ -9,14 +9,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medssl_monai.prepare.layouts.base import SUFFIX
+from medssl_monai.prepare.layouts.conventions import SUFFIX
 
 Parts = tuple[str, ...]
+Place = tuple[str, int | None]
+"""Name of an image or volume, and the slice, where a row is of one."""
 DRIVE = re.compile(r"[a-z]:(?=/)", re.IGNORECASE)
 
 
 def parts_of(text: str) -> Parts:
-    """Folders and name of a path with either separator, in Unicode's NFC; ``..`` is followed."""
+    """Return folders and name of a path with either separator, in Unicode's NFC; ``..`` is followed."""
     plain = DRIVE.sub("", unicodedata.normalize("NFC", text).strip().replace("\\", "/"))
     found: list[str] = []
     for part in plain.split("/"):
@@ -28,18 +30,18 @@ def parts_of(text: str) -> Parts:
 
 
 def stem(parts: Parts) -> Parts:
-    """Without the suffix of an image, in whatever case that is."""
+    """Return a path without the suffix of an image, in whatever case that is."""
     return (*parts[:-1], SUFFIX.sub("", parts[-1])) if parts else ()
 
 
 def suffix(parts: Parts) -> str:
-    """The suffix of an image, in lower case; empty without one."""
+    """Return the suffix of an image, in lower case; empty without one."""
     found = SUFFIX.search(parts[-1]) if parts else None
     return found[0].lower().replace("jpeg", "jpg") if found else ""
 
 
 def folders_of(root: Path) -> set[Parts]:
-    """The folders that a folder lies in, and itself: as it was named, and where links lead."""
+    """Return a folder and the folders that it lies in, as it was named and where links lead."""
     return {parts_of(str(path)) for path in (os.path.abspath(root), os.path.realpath(root))}
 
 
@@ -64,7 +66,7 @@ class Paths:
             self.bare["".join(stem(parts)[-1:])].append(name)
 
     def fitting(self, text: str) -> list[str]:
-        """The files that `text` may mean: those of its suffix, if there are any, else those of another."""
+        """Return the files that `text` may mean: those of its suffix, if there are any, else those of another."""
         wanted = parts_of(text)
         found = self.whole.get((), []) if text.strip() and not wanted else []  # ".": the folder itself is a series
         for cut in range(len(wanted)):
@@ -76,12 +78,12 @@ class Paths:
         return list(dict.fromkeys(same or found))
 
     def is_bare(self, text: str, name: str) -> bool:
-        """Whether `text` is but the name of a file that lies in a folder."""
+        """Return whether `text` is but the name of a file that lies in a folder."""
         return len(parts_of(text)) == 1 < len(self.parts[name])
 
 
 def pairs(images: Sequence[str], masks: Sequence[str], root: Path) -> dict[str, list[str]]:
-    """The masks that each image may have, by their paths below the folders of images and of masks.
+    """Find the masks that each image may have, by their paths below the folders of images and of masks.
 
     A mask fits if its whole path is the end of the image's; a name alone must be the only such among the images, and
     among the masks. Folders of a mask that the image has not are those that the source lies in, or it is another's.
@@ -107,22 +109,22 @@ def pairs(images: Sequence[str], masks: Sequence[str], root: Path) -> dict[str, 
         by_name: dict[str, list[str]] = defaultdict(list)
         for name, parts in plain.items():
             by_name[parts[-1]].append(name)
-        for image, own in ours.items():
-            for mask in by_name.get(own[-1], ()):
+        for image, wanted in ours.items():
+            for mask in by_name.get(wanted[-1], ()):
                 parts = plain[mask]
-                more = len(parts) - len(own)
+                more = len(parts) - len(wanted)
                 if more > 0:
-                    fits = parts[more:] == own and any(folders[-more:] == parts[:more] for folders in above)
+                    fits = parts[more:] == wanted and any(folders[-more:] == parts[:more] for folders in above)
                 else:
-                    alone = len(own) == 1 or all(names[own[-1]] == 1 for names in count)
-                    fits = own[-len(parts) :] == parts and (len(parts) > 1 or alone)
+                    alone = len(wanted) == 1 or all(names[wanted[-1]] == 1 for names in count)
+                    fits = wanted[-len(parts) :] == parts and (len(parts) > 1 or alone)
                 if fits:
                     found[image].append(mask)
     return {image: list(dict.fromkeys(found[image])) for image in ours if image in found}
 
 
 def _affixes(images: set[str], masks: Sequence[str]) -> list[tuple[str, str]]:
-    """What may stand before or after the name of an image in that of every mask, without digits, which number patients.
+    """Return what may stand before or after an image's name in that of each mask; digits, of patients, may not.
 
     Of ``_seg`` and ``_b_seg``, the shorter one: ``case_b_seg`` is of ``case_b``, if there is such an image.
     """
@@ -144,9 +146,17 @@ def _affixes(images: set[str], masks: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def shared(found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Of each mask that would fit several images these images."""
+    """Return, for each mask that would fit several images, these images."""
     images: dict[str, list[str]] = defaultdict(list)
     for image, masks in found.items():
         for mask in masks:
             images[mask].append(image)
     return {mask: names for mask, names in images.items() if len(names) > 1}
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Return a path as seen from `folder`; absolute where there is no way, as between drives."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return str(path.resolve())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medssl_monai import limits
-from medssl_monai.prepare.layouts.base import Array
+from medssl_monai.prepare.layouts.dataset import Array
 
 LARGEST = 2**28
 """Bytes of a file; those of CIFAR-100 are the largest, with 155 million."""
@@ -36,7 +36,7 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class ForbiddenError(ValueError):
-    """Names what a pickle asked for."""
+    """A pickle asked for something that is not allowed, which the message names."""
 
 
 class _Name(str):
@@ -63,89 +63,99 @@ def read_pickle(path: Path) -> Any:
     """
     if (size := path.stat().st_size) > LARGEST:
         raise ValueError(f"it has {size:,} bytes, and {LARGEST:,} are the most that is read")
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[int, Any] = {}
-
-    def cut() -> list[Any]:
-        """What lies above the last mark."""
-        start = marks.pop()
-        top = stack[start:]
-        del stack[start:]
-        return top
-
+    machine = _Machine()
     try:
-        for step, (opcode, told, _) in enumerate(pickletools.genops(path.read_bytes())):
-            argument: Any = told
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(path.read_bytes())):
             if step > MOST:
                 raise ValueError(f"it has more than {MOST:,} steps")
-            match opcode.name:
-                case "PROTO" | "FRAME":
-                    pass
-                case name if name in VALUES:
-                    stack.append(argument)
-                case name if name in TEXTS:
-                    stack.append(argument.encode("latin-1"))
-                case name if name in CONSTANTS:
-                    stack.append(CONSTANTS[name])
-                case name if name in EMPTY:
-                    stack.append(EMPTY[name]())
-                case name if name in TUPLES:
-                    stack[-TUPLES[name] :] = [tuple(stack[-TUPLES[name] :])]
-                case "MARK":
-                    marks.append(len(stack))
-                case "TUPLE":
-                    stack.append(tuple(cut()))
-                case "LIST":
-                    stack.append(cut())
-                case "APPEND":
-                    value = stack.pop()
-                    _of(list, stack[-1]).append(value)
-                case "APPENDS":
-                    values = cut()
-                    _of(list, stack[-1]).extend(values)
-                case "DICT":
-                    stack.append(_pairs(cut()))
-                case "SETITEM":
-                    values = [stack.pop(-2), stack.pop()]
-                    _of(dict, stack[-1]).update(_pairs(values))
-                case "SETITEMS":
-                    values = cut()
-                    _of(dict, stack[-1]).update(_pairs(values))
-                case "PUT" | "BINPUT" | "LONG_BINPUT":
-                    memo[argument] = stack[-1]
-                case "MEMOIZE":
-                    memo[len(memo)] = stack[-1]
-                case "GET" | "BINGET" | "LONG_BINGET":
-                    stack.append(memo[argument])
-                case "GLOBAL":
-                    stack.append(_find(argument))
-                case "STACK_GLOBAL":
-                    stack[-2:] = [_find(f"{_of(str, stack[-2])} {_of(str, stack[-1])}")]
-                case "REDUCE":
-                    stack[-2:] = [_call(stack[-2], _of(tuple, stack[-1]))]
-                case "BUILD":
-                    _build(_of(_Part, stack[-2]), _of(tuple, stack.pop()))
-                case "STOP":
-                    break
-                case name:
-                    raise ForbiddenError(f"the operation {name}")
-        (value,) = stack
+            if opcode.name == "STOP":
+                break
+            machine.step(opcode.name, argument)
+        (value,) = machine.stack
     except (IndexError, KeyError, TypeError, OverflowError, ArithmeticError) as error:
         raise ValueError(f"it is damaged ({type(error).__name__})") from error
     return {key: _filled(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
-def _of(kind: type | tuple[type, ...], value: Any) -> Any:
+class _Machine:
+    """The interpreter of `read_pickle`: a stack of values, marks in it, and a memory."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> None:
+        """Do one operation."""
+        stack = self.stack
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case _ if name in VALUES:
+                stack.append(argument)
+            case _ if name in TEXTS:
+                stack.append(argument.encode("latin-1"))
+            case _ if name in CONSTANTS:
+                stack.append(CONSTANTS[name])
+            case _ if name in EMPTY:
+                stack.append(EMPTY[name]())
+            case _ if name in TUPLES:
+                stack[-TUPLES[name] :] = [tuple(stack[-TUPLES[name] :])]
+            case "MARK":
+                self.marks.append(len(stack))
+            case "TUPLE":
+                stack.append(tuple(self._cut()))
+            case "LIST":
+                stack.append(self._cut())
+            case "APPEND":
+                value = stack.pop()
+                _expect(list, stack[-1]).append(value)
+            case "APPENDS":
+                values = self._cut()
+                _expect(list, stack[-1]).extend(values)
+            case "DICT":
+                stack.append(_pairs(self._cut()))
+            case "SETITEM":
+                values = [stack.pop(-2), stack.pop()]
+                _expect(dict, stack[-1]).update(_pairs(values))
+            case "SETITEMS":
+                values = self._cut()
+                _expect(dict, stack[-1]).update(_pairs(values))
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[argument])
+            case "GLOBAL":
+                stack.append(_find(argument))
+            case "STACK_GLOBAL":
+                stack[-2:] = [_find(f"{_expect(str, stack[-2])} {_expect(str, stack[-1])}")]
+            case "REDUCE":
+                stack[-2:] = [_call(stack[-2], _expect(tuple, stack[-1]))]
+            case "BUILD":
+                _build(_expect(_Part, stack[-2]), _expect(tuple, stack.pop()))
+            case _:
+                raise ForbiddenError(f"the operation {name}")
+
+    def _cut(self) -> list[Any]:
+        """Take what lies above the last mark off the stack."""
+        start = self.marks.pop()
+        top = self.stack[start:]
+        del self.stack[start:]
+        return top
+
+
+def _expect(kind: type | tuple[type, ...], value: Any) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"it is damaged: a {type(value).__name__} stands in the place of another value")
     return value
 
 
 def _pairs(values: list[Any]) -> dict[Any, Any]:
-    """Keys must be plain: to look for a tuple of tuples of tuples in a dictionary can take for ever."""
+    """Return a dictionary whose keys are plain: the hash of a tuple of tuples of tuples can take for ever."""
     for key in values[::2]:
-        _of((str, bytes, int), key)
+        _expect((str, bytes, int), key)
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
@@ -156,7 +166,7 @@ def _find(name: str) -> _Name:
 
 
 def _call(function: Any, arguments: tuple[Any, ...]) -> _Part:
-    match (_of(_Name, function), *arguments):
+    match (_expect(_Name, function), *arguments):
         case ("dtype", str() | bytes() as name, *_):
             return _Part("type", _type(name))
         case ("_reconstruct", _Name(), (0,), _):
@@ -194,7 +204,7 @@ def _filled_type(part: _Part) -> np.dtype[Any]:
 
 def _array(content: bytes | bytearray, part: _Part, shape: tuple[Any, ...], order: Any) -> Array:
     dtype = _filled_type(part)
-    sides = [int(_of(int, side)) for side in shape]
+    sides = [int(_expect(int, side)) for side in shape]
     if min(sides, default=0) < 0 or len(sides) > 8 or math.prod(sides) * dtype.itemsize != len(content):
         raise ValueError(f"it is damaged: {len(content)} bytes for an array of the shape {tuple(sides)}")
     limits.check("max_rows", sides[0] if sides else 1, "an array in it")
@@ -204,7 +214,7 @@ def _array(content: bytes | bytearray, part: _Part, shape: tuple[Any, ...], orde
 
 
 def _filled(value: Any) -> Any:
-    """The array in the place of what stands for it."""
+    """Return the array in the place of what stands for it."""
     if not isinstance(value, _Part):
         return value
     if value.array is None:

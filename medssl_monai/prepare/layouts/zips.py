@@ -100,7 +100,7 @@ class Archive:
         return None if info.compress_type in METHODS else "is packed in a way that is not known; pack it as usual"
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """What a member holds, piece by piece; no more than it says to hold.
+        """Yield the content of a member, piece by piece; no more than it says to hold.
 
         Raises:
             ValueError: if it is damaged.
@@ -119,7 +119,7 @@ class Archive:
             ) from error
 
     def read(self, name: str) -> bytearray:
-        """A whole member, once `check` has passed it."""
+        """Return a whole member, once `check` has passed it."""
         content, end = bytearray(self.members[name].file_size), 0
         for block in self.blocks(name):
             content[end : end + len(block)] = block
@@ -132,7 +132,7 @@ class _TooManyError(ValueError):
 
 
 class _Bounded(io.FileIO):
-    """A file of which no more is read at once than a bearable directory has, which `zipfile` takes in one piece."""
+    """A file that refuses to read more at once than a bearable directory has: `zipfile` takes that in one piece."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         try:

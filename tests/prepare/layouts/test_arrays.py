@@ -6,7 +6,7 @@ import pytest
 from medssl_monai.data.datalist import load_datalist
 from medssl_monai.limits import raised
 from medssl_monai.prepare.layouts.arrays import read_arrays, read_medmnist
-from medssl_monai.prepare.layouts.base import Request
+from medssl_monai.prepare.layouts.request import Request
 from medssl_monai.prepare.prepare import prepare
 from medssl_monai.readers.reader import ClinicalReader
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from medssl_monai.prepare.layouts import chest
-from medssl_monai.prepare.layouts.base import Request
+from medssl_monai.prepare.layouts.request import Request
 
 NIH_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"

@@ -9,7 +9,7 @@ from scipy.io import savemat
 
 from medssl_monai.data.datalist import SECTIONS, load_datalist
 from medssl_monai.prepare.layouts import cifar
-from medssl_monai.prepare.layouts.base import Request
+from medssl_monai.prepare.layouts.request import Request
 from medssl_monai.prepare.prepare import prepare
 
 RED, GREEN, BLUE = 200, 100, 50

@@ -14,7 +14,9 @@ from support import save_dicom
 
 from medssl_monai.data.datalist import load_datalist
 from medssl_monai.prepare.layouts import files
-from medssl_monai.prepare.layouts.files import by_suffix, image_files, in_words, list_images, put_series
+from medssl_monai.prepare.layouts.files import by_suffix, image_files, in_words
+from medssl_monai.prepare.layouts.listing import list_images
+from medssl_monai.prepare.layouts.series import put_series
 from medssl_monai.prepare.prepare import prepare
 from medssl_monai.readers.reader import ClinicalReader
 

@@ -10,7 +10,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medssl_monai.data.datalist import load_datalist
-from medssl_monai.prepare.layouts.files import list_images
+from medssl_monai.prepare.layouts.listing import list_images
 from medssl_monai.prepare.prepare import prepare
 from medssl_monai.readers.reader import ClinicalReader
 

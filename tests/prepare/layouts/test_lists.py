@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from medssl_monai.prepare.layouts import lists
-from medssl_monai.prepare.layouts.base import Found
+from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.tables import Table
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -16,7 +16,7 @@ def lesions(count=6, **more):
         {"image": f"../in/images/ISIC_{k}.jpg", "id": f"ISIC_{k}", "group": f"lesion {k // 2}", "label": 4, **more}
         for k in range(count)
     ]
-    return Found(items=items, classes=CLASSES, sections={item["id"]: "training" for item in items})
+    return Dataset(items=items, classes=CLASSES, sections={item["id"]: "training" for item in items})
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_tears_lists_on_the_packaged_images(real_data):
         table = Table.parse(file.read("manifest.csv"), "manifest.csv")
         assert {row["image"] for _, row in table.rows} <= set(file.namelist())
     columns = ("tear_split", "tear_labelled")
-    found = Found(
+    found = Dataset(
         [
             {"image": row["image"], "id": row["id"], "group": row["lesion_id"], "label": int(row["label"])}
             | {"meta": {name: row[name] for name in columns if row[name]}}

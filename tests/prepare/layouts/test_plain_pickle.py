@@ -6,7 +6,7 @@ import pytest
 
 from medssl_monai.prepare.layouts.plain_pickle import MOST, ForbiddenError, read_pickle
 
-FROMBUFFER = np._core.numeric._frombuffer
+FROMBUFFER = (np._core if hasattr(np, "_core") else np.core).numeric._frombuffer  # `core` before NumPy 2
 
 
 class Call:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from medssl_monai.cli import main
 from medssl_monai.data.datalist import load_datalist
-from medssl_monai.prepare.layouts.table import finding
+from medssl_monai.prepare.layouts.labels import finding
 from medssl_monai.prepare.prepare import prepare
 
 
