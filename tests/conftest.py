@@ -22,8 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also run the tests that are marked `every`")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked `every` unless all is asked for, and begin with the files that take longest."""
+    """Mark whole runs of bundles slow, leave out `every` unless all is asked for, and begin with what takes longest."""
+    for item in items:
+        if "run_bundle" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     if not config.getoption("--all"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("every")])
         items[:] = [item for item in items if not item.get_closest_marker("every")]
