@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -200,3 +202,31 @@ def run_bundle(
         return run
 
     return _run
+
+
+@pytest.fixture(scope="session")
+def finished_runs() -> dict[str, Path]:
+    """Folders of what `finished` has run, by name and overrides."""
+    return {}
+
+
+@pytest.fixture
+def finished(
+    run_bundle: Callable[..., Any],
+    finished_runs: dict[str, Path],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., None]:
+    """Leaves what `run_bundle` leaves, for tests of what comes after; runs each once and copies it from then on."""
+
+    def _finished(name: str = "boostmis", **overrides: Any) -> None:
+        key = json.dumps([name, overrides], sort_keys=True)
+        if key in finished_runs:
+            shutil.copytree(finished_runs[key], tmp_path, dirs_exist_ok=True)
+            return
+        run_bundle(name, **overrides)
+        finished_runs[key] = tmp_path_factory.mktemp("finished")
+        for folder in ("run", "bundles"):
+            shutil.copytree(tmp_path / folder, finished_runs[key] / folder)
+
+    return _finished
