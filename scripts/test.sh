@@ -2,8 +2,8 @@
 # Install with the test extras, then ruff, mypy and pytest in two processes.
 #
 #   ./scripts/test.sh                  every guard once: at most 12 minutes on two idle cores
-#   ./scripts/test.sh -m "not slow"    without tests that start processes or take more than five seconds: 3 minutes
-#   ./scripts/test.sh --all            also the tests marked `every`, the same guards on all else they hold for: an hour
+#   ./scripts/test.sh -m "not slow"    without processes, whole runs and what takes more than five seconds: 3 minutes
+#   ./scripts/test.sh --all            also the tests marked `every`, a guard on all else that it is for: up to an hour
 #
 # Arguments go to pytest, and the last of two wins: `-n 8` for more processes, `-n 0` for a debugger.
 set -euo pipefail

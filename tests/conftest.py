@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +24,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also run the tests that are marked `every`")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked `every` unless all is asked for, and begin with the files that take longest."""
+    """Mark whole runs of bundles slow, leave out `every` unless all is asked for, and begin with what takes longest."""
+    for item in items:
+        if "run_bundle" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     if not config.getoption("--all"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("every")])
         items[:] = [item for item in items if not item.get_closest_marker("every")]
@@ -175,8 +181,14 @@ def own_bundle(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def run_bundle(own_bundle: Callable[[str], Path], tiny: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
-    """Runs a bundle in this process, tiny, with further config files of the bundle; returns the workflow."""
+def run_bundle(
+    own_bundle: Callable[[str], Path], tiny: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Runs a bundle in this process, tiny, with further config files of the bundle; returns the workflow.
+
+    The picture in its report is left empty: to draw it takes a third of such a run, and the tests of reports draw it.
+    """
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: file.write(b"<svg/>"))
 
     def _run(name: str = "boostmis", folder: str = "run", overlays: tuple[str, ...] = (), **overrides: Any) -> Any:
         from medssl_monai.bundle.run import workflow
@@ -190,3 +202,31 @@ def run_bundle(own_bundle: Callable[[str], Path], tiny: Callable[..., dict[str, 
         return run
 
     return _run
+
+
+@pytest.fixture(scope="session")
+def finished_runs() -> dict[str, Path]:
+    """Folders of what `finished` has run, by name and overrides."""
+    return {}
+
+
+@pytest.fixture
+def finished(
+    run_bundle: Callable[..., Any],
+    finished_runs: dict[str, Path],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., None]:
+    """Leaves what `run_bundle` leaves, for tests of what comes after; runs each once and copies it from then on."""
+
+    def _finished(name: str = "boostmis", **overrides: Any) -> None:
+        key = json.dumps([name, overrides], sort_keys=True)
+        if key in finished_runs:
+            shutil.copytree(finished_runs[key], tmp_path, dirs_exist_ok=True)
+            return
+        run_bundle(name, **overrides)
+        finished_runs[key] = tmp_path_factory.mktemp("finished")
+        for folder in ("run", "bundles"):
+            shutil.copytree(tmp_path / folder, finished_runs[key] / folder)
+
+    return _finished

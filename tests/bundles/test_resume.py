@@ -78,8 +78,8 @@ def test_continued_after_a_round(run_bundle, tmp_path, extra):
     assert outputs_of(tmp_path / "whole") == outputs_of(tmp_path / "parts")
 
 
-def test_a_finished_run_started_again_only_reports(run_bundle, tmp_path):
-    run_bundle()
+def test_a_finished_run_started_again_only_reports(run_bundle, finished, tmp_path):
+    finished()
     before = (tmp_path / "run" / "state.pt").read_bytes()
     run = run_bundle()
     assert run.parser.get_parsed_content("method").steps_done == 12
@@ -93,15 +93,15 @@ def test_a_finished_run_started_again_only_reports(run_bundle, tmp_path):
         ({"epoch_length": 4}, "`epoch_length` was 3 .* is 4 now"),
     ],
 )
-def test_the_state_of_another_run_is_refused(run_bundle, change, message):
-    run_bundle(rounds=1)
+def test_the_state_of_another_run_is_refused(run_bundle, finished, change, message):
+    finished(rounds=1)
     with pytest.raises(RuntimeError) as error:
         run_bundle(**change)
     assert pytest.raises(ValueError, match=message).matches(error.value.__cause__)
 
 
-def test_a_damaged_checkpoint_is_an_error_and_stays_where_it_is(run_bundle, tmp_path):
-    run_bundle(rounds=1)
+def test_a_damaged_checkpoint_is_an_error_and_stays_where_it_is(run_bundle, finished, tmp_path):
+    finished(rounds=1)
     path: Path = tmp_path / "run" / "state.pt"
     damaged = path.read_bytes()[:1000]
     path.write_bytes(damaged)
@@ -111,9 +111,9 @@ def test_a_damaged_checkpoint_is_an_error_and_stays_where_it_is(run_bundle, tmp_
     assert path.read_bytes() == damaged
 
 
-def test_new_labels_or_another_method_do_not_continue_an_old_state(run_bundle, tmp_path):
+def test_new_labels_or_another_method_do_not_continue_an_old_state(run_bundle, finished, tmp_path):
     """They would be dropped in silence."""
-    run_bundle()
+    finished()
     for change, message in (
         ({"labels": str(tmp_path / "run" / "pool.json")}, "with labels 6, this one has 'sha256 "),
         (
@@ -126,8 +126,8 @@ def test_new_labels_or_another_method_do_not_continue_an_old_state(run_bundle, t
         assert message in str(error.value.__cause__)
 
 
-def test_a_run_that_is_refused_has_changed_nothing(run_bundle, own_bundle, toy_datalist, tmp_path):
-    run_bundle(rounds=1)
+def test_a_run_that_is_refused_has_changed_nothing(run_bundle, finished, own_bundle, toy_datalist, tmp_path):
+    finished(rounds=1)
     metadata = own_bundle("boostmis") / "configs" / "metadata.json"
     before = metadata.read_bytes()
     other = tmp_path / "other.json"

@@ -46,7 +46,9 @@ def common(state):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["boostmis", "tear", "s2mts2", "ssal", "multimix"])
+@pytest.mark.parametrize(
+    "name", ["boostmis", "multimix", *(pytest.param(x, marks=pytest.mark.every) for x in ("tear", "s2mts2", "ssal"))]
+)
 def test_torchrun_asks_the_same_on_both_ranks(train_twice, tmp_path, name):
     masks_first = {"strategies::joint::costs": {"label": 4, "mask": 1}} if name == "multimix" else {}
     (pool, method), (other_pool, other_method) = train_twice(name, ["train", "multi_gpu_train"], **masks_first)
@@ -76,6 +78,7 @@ def test_torchrun_pre_trains_one_network_with_one_queue(train_twice, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.every
 def test_torchrun_restores_with_one_network(train_twice, tmp_path):
     stage_1 = {"max_epochs": 2, "batch_size::unlabeled": 3, "labels": 0}
     (_, method), (_, other) = train_twice("ssal", ["train", "pretrain", "multi_gpu_train"], **stage_1)

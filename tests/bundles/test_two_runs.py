@@ -23,9 +23,9 @@ def files_of(folder):
 
 
 @pytest.mark.parametrize("place", ["run", "run/models"])
-def test_a_folder_in_use_is_refused_in_words(run_bundle, tmp_path, place):
+def test_a_folder_in_use_is_refused_in_words(run_bundle, finished, tmp_path, place):
     """The state is in one, the weights in the other, which several runs of a bundle share by default."""
-    run_bundle(**SHORT)
+    finished(**SHORT)
     before = files_of(tmp_path / "run")
     with in_use(tmp_path / place):
         said = refused(run_bundle, **{**SHORT, "rounds": 2})
@@ -34,8 +34,8 @@ def test_a_folder_in_use_is_refused_in_words(run_bundle, tmp_path, place):
 
 
 @pytest.mark.parametrize(("overlay", "folder"), [("evaluate", "run"), ("query", "run"), ("probe", "run")])
-def test_an_overlay_does_not_write_beside_a_run(run_bundle, own_bundle, tmp_path, overlay, folder):
-    run_bundle(**SHORT)
+def test_an_overlay_does_not_write_beside_a_run(run_bundle, finished, own_bundle, tmp_path, overlay, folder):
+    finished(**SHORT)
     before = files_of(tmp_path / "run")
     with in_use(tmp_path / folder):
         said = refused(run_bundle, overlays=(f"{overlay}.yaml",), pretrained=None, **SHORT)
@@ -60,14 +60,14 @@ def test_a_loop_does_not_write_beside_another(own_bundle, tiny, tmp_path, place)
     assert not list((tmp_path / "loop").rglob(f"{RUN_LOCK}*"))
 
 
-def test_a_run_that_fails_leaves_its_folder_free(run_bundle, tmp_path):
-    run_bundle(**SHORT)
+def test_a_run_that_fails_leaves_its_folder_free(run_bundle, finished, tmp_path):
+    finished(**SHORT)
     assert "seed 0, this one has 1" in refused(run_bundle, seed=1, **SHORT)
     assert not list((tmp_path / "run").rglob(f"{RUN_LOCK}*"))
 
 
-def test_what_a_killed_run_left_half_written_is_removed(run_bundle, tmp_path):
-    run_bundle(**SHORT)
+def test_what_a_killed_run_left_half_written_is_removed(run_bundle, finished, tmp_path):
+    finished(**SHORT)
     left = [tmp_path / "run" / f".state.pt.{8 * 'f0'}.tmp", tmp_path / "run" / "models" / f".model.pt.{8 * '0f'}.tmp"]
     for path in left:
         path.write_bytes(b"half")

@@ -2,12 +2,17 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support import ROOT
+
+from medssl_monai.bundle.overrides import check_command_line
+from medssl_monai.cli import main
+from medssl_monai.cli.program import build_parser
 
 PAGE = ROOT / "docs" / "own-data.md"
 BLOCK = re.compile(r"^## (?P<title>.+?)$|^```console\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
@@ -55,10 +60,41 @@ def missing(expected, printed):
     return None
 
 
+SECTIONS = sections(PAGE.read_text(encoding="utf-8"))
+SHORT = {"A folder of DICOM files", "Masks that do not fit"}  # the others take a minute or more
+
+
+def words(command):
+    """The words of a command, or none if it is several."""
+    parts = shlex.split(command.replace("\\\n", " "))
+    return [] if any(part[-1:] in (";", "|") for part in parts) else parts
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_flags_and_keys_of_the_page_exist(title, tmp_path, monkeypatch):
+    """Those of the sections as well that ``--all`` alone runs."""
+    monkeypatch.chdir(tmp_path)
+    checked = 0
+    for parts in map(words, [command for command, _ in SECTIONS[title]]):
+        if parts[:4] == ["python", "-m", "monai.bundle", "run"]:
+            check_command_line(["bundle/__main__.py", *parts[3:]])
+        elif parts[:1] == ["medssl"]:
+            known, rest = build_parser().parse_known_args(parts[1:])
+            assert not rest or known.command == "loop"
+            if known.command == "bundle":
+                main(parts[1:])
+        else:
+            continue
+        checked += 1
+    assert checked > 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("title", sections(PAGE.read_text(encoding="utf-8")))
+@pytest.mark.parametrize(
+    "title", [title if title in SHORT else pytest.param(title, marks=pytest.mark.every) for title in SECTIONS]
+)
 def test_what_the_page_says_is_what_happens(title, tmp_path, request):
-    steps = sections(PAGE.read_text(encoding="utf-8"))[title]
+    steps = SECTIONS[title]
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
