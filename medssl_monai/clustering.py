@@ -96,7 +96,7 @@ def refill(features: Tensor, centers: Tensor) -> Tensor:
 
 
 def match(similarity: Tensor) -> Tensor:
-    """The column for each row, each once, with the largest sum of similarities (Kuhn 1955); waits for the device.
+    """Return a column for each row, each once, with the largest sum of similarities (Kuhn 1955); waits for the device.
 
     Args:
         similarity: ``(C, C)``.

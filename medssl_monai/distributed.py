@@ -38,7 +38,7 @@ def shuffled(function: Callable[[Tensor], Tensor], rows: Tensor, seed: int) -> T
 
 
 def from_first(value: Any) -> Any:
-    """The value that process 0 has; its size may differ between processes."""
+    """Return the value that process 0 has; its size may differ between processes."""
     if idist.get_world_size() == 1:
         return value
     box = [value]

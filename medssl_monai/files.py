@@ -111,7 +111,7 @@ def write_json(path: str | Path, content: Any, private: bool = True) -> None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file, which others may have written or damaged; see `parse_json`.
+    """Return the object in a JSON file, which others may have written or damaged; see `parse_json`.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -53,7 +53,7 @@ def raised(**limits: int | None) -> Iterator[None]:
 
 
 def limit(name: str) -> int:
-    """The bound that holds now: as `raised`, else as the environment says, else the usual one.
+    """Return the bound that holds now: as `raised`, else as the environment says, else the usual one.
 
     Raises:
         ValueError: if the environment variable of that name holds no whole number above 0.

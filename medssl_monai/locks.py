@@ -236,7 +236,7 @@ def _own_facts() -> dict[str, Any]:
 
 
 def _facts(handle: int) -> dict[str, Any]:
-    """What a lock file says of its holder; nothing if that has not come to writing it."""
+    """Return what a lock file says of its holder; nothing if that has not come to writing it."""
     try:
         facts = json.loads(os.pread(handle, 4096, 0))
         whole = isinstance(facts, dict) and facts.keys() == _own_facts().keys() and isinstance(facts["pid"], int)
@@ -246,7 +246,7 @@ def _facts(handle: int) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """This start of this machine, as far as process ids go: those of two containers are not the same processes."""
+    """Return which start of which machine, as far as process ids go: two containers are not the same."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
@@ -268,7 +268,7 @@ def _has_died(facts: dict[str, Any]) -> bool:
 
 
 def _forget() -> None:
-    """A child, such as a loader's, holds nothing, so that its parent's locks do not outlive the parent."""
+    """Let a child, such as a loader's, hold nothing, so that its parent's locks do not outlive the parent."""
     for lock in _held.values():
         os.close(lock.handle)
     _held.clear()

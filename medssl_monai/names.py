@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import reprlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -37,7 +37,7 @@ _BRIEF.maxstring = _BRIEF.maxother = 80
 
 
 def problem_of(name: object) -> str | None:
-    """What is wrong with a name from data, as the end of a sentence; None if nothing is."""
+    """Return what is wrong with a name from data, as the end of a sentence; None if nothing is."""
     if not isinstance(name, str):
         return f"is no text but {type(name).__name__}"
     if not name.strip():
@@ -73,14 +73,16 @@ def check_name(name: object, kind: str, where: str) -> None:
         raise ValueError(f"{where}: the {kind} {shown(name)} {problem}; rename it.")
 
 
-def check_classes(names: Sequence[object], kind: str, where: str, findings: bool = False) -> None:
+def check_classes(
+    names: Sequence[object], kind: str, where: str, problem: Callable[[str], str | None] | None = None
+) -> None:
     """Refuse names of classes that cannot be told apart, or that the text of a label cannot carry.
 
     Args:
         names: in the order of their index.
         kind: ``class``, ``finding`` or ``class of masks``.
         where: begins the message.
-        findings: several may apply to one image, so that a label is written as a list: ``effusion; ?mass``.
+        problem: what else is wrong with a name, as the end of a sentence; None if nothing is.
 
     Raises:
         ValueError: with the first name that is refused, and how to mend it.
@@ -93,16 +95,8 @@ def check_classes(names: Sequence[object], kind: str, where: str, findings: bool
             raise ValueError(
                 f"{where}: the {kind} {shown(name)} is there as {shown(names[other])} already; give each its own name."
             )
-        if findings and (reason := _unwritable(str(name))):
+        if problem is not None and (reason := problem(str(name))):
             raise ValueError(f"{where}: the {kind} {shown(name)} {reason}, as labels are written; rename it.")
-
-
-def _unwritable(finding: str) -> str | None:
-    if fold(finding) == NOTHING:
-        return "would mean that nothing is there"
-    if ";" in finding:
-        return "holds ';', which stands between findings"
-    return "begins with '?', which stands before what is unknown" if finding.startswith("?") else None
 
 
 def check_inert(content: Any, where: str) -> None:
@@ -134,18 +128,18 @@ def check_inert(content: Any, where: str) -> None:
 
 
 def shown(value: object) -> str:
-    """A value from data as a message quotes it: short, in one line, without signs that are not seen."""
+    """Return a value from data as a message quotes it: short, in one line, without signs that are not seen."""
     return _BRIEF.repr(value)
 
 
 def fold(text: str) -> str:
-    """A text in which spellings that people take for the same are equal: case, blanks, ways to write an accent."""
+    """Return a text in which spellings that people take for one are equal: case, blanks, ways to write an accent."""
     seen = "".join(sign for sign in text if sign not in JOINERS)
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", seen).casefold()).split())
 
 
 def find(text: str, names: Iterable[str]) -> str | None:
-    """The name that a person meant by `text`: as it is written, else the only one that is equal but for case."""
+    """Return the name that a person meant by `text`: as it is written, else the only one that is equal but for case."""
     there = list(names)
     if text in there:
         return text

@@ -62,6 +62,11 @@ class Options:
         "column of class names or indices, an empty cell means unlabeled; several, separated by commas, are findings "
         "with 1, 0, -1 or nothing; '': there are no labels",
     )
+    label_kind: str = _option(
+        "",
+        "what a label is, where the values do not tell: grades, whose names in `classes` rise from the lowest, look "
+        "like classes; default: as the values look",
+    )
     id_column: str | None = _option(
         None, "column of unique names; default: `id` if it holds such, else pseudonyms of path or DICOM UID"
     )

@@ -10,7 +10,7 @@ Schedule = Callable[[int], float]
 
 
 def constant(value: float = 1.0) -> Schedule:
-    """The same at every step."""
+    """Return the same at every step."""
     return lambda step: value
 
 

@@ -70,7 +70,7 @@ def phantom(folder: Path, kind: str) -> tuple[Path, list[dict[str, Any]]]:
 
 
 def empty(studies: Path) -> Path:
-    """A new folder of synthetic studies, which says that they are."""
+    """Return a new folder of synthetic studies, which says that they are."""
     shutil.rmtree(studies, ignore_errors=True)
     studies.mkdir()
     (studies / "datalist.json").write_text(json.dumps({"synthetic": True, "training": []}))
@@ -78,7 +78,7 @@ def empty(studies: Path) -> Path:
 
 
 def studies_of_slices(folder: Path) -> tuple[Path, dict[str, str]]:
-    """A folder of single DICOM and NIfTI slices, as an archive exports them, and what each shows."""
+    """Return a folder of single DICOM and NIfTI slices, as an archive exports them, and what each shows."""
     source, items = phantom(folder, "spine2")
     studies, truth = empty(folder / "slices"), {}
     for item in items[:160]:
@@ -93,7 +93,7 @@ def studies_of_slices(folder: Path) -> tuple[Path, dict[str, str]]:
 
 
 def studies_of_volumes(folder: Path) -> tuple[Path, dict[str, Path]]:
-    """A folder of NIfTI volumes and of DICOM series, each a folder with the ending .dcm, and the mask of each."""
+    """Return a folder of NIfTI volumes and DICOM series, each a folder with the ending .dcm, and the mask of each."""
     source, items = phantom(folder, "spine_cord")
     studies, truth = empty(folder / "volumes"), {}
     for item in items[:40]:
@@ -107,7 +107,7 @@ def studies_of_volumes(folder: Path) -> tuple[Path, dict[str, Path]]:
 
 
 def trained(folder: Path, name: str, files: str, **values: Any) -> Path:
-    """A bundle, trained for a moment."""
+    """Return a bundle, trained for a moment."""
     bundle = folder / "bundles" / name
     if not (bundle / "models" / "model.pt").exists():
         run("medssl", "bundle", name, bundle)
@@ -170,7 +170,7 @@ class Server:
         raise SystemExit(f"FAILED: the server does not answer.\n{self.log.read_text()[-4000:]}")
 
     def task(self, kind: str, since: int = 0, limit: float = 900.0) -> dict[str, Any]:
-        """The last background task of a kind, when no task is left; `since`: at least as many must have been begun."""
+        """Return the last background task of a kind, when none is left; `since`: at least as many must have begun."""
         end = time.monotonic() + limit
         while time.monotonic() < end:
             answer = requests.get(f"{self.url}/{kind}/", params={"all": True}, timeout=60)
@@ -280,7 +280,7 @@ def drive(
     predicted: Callable[[Server, str], str],
     wrong: Callable[[Server, str], Mapping[str, tuple[str, dict[str, Any]]]],
 ) -> None:
-    """What a reader does, and what goes wrong, with the app of `medssl label-app`."""
+    """Return what a reader does, and what goes wrong, with the app of `medssl label-app`."""
     app = folder / f"app-{where}"
     if app.exists():
         shutil.rmtree(app)
@@ -402,7 +402,7 @@ def drive(
 
 
 def ranks(server: Server, model: str, strategy: str) -> dict[str, int]:
-    """What a strategy chose, as the datastore has it."""
+    """Return what a strategy chose, as the datastore has it."""
     found = {name: study["image"]["info"]["medssl"]["queries"][model] for name, study in server.infos().items()}
     return {name: queries[strategy]["rank"] for name, queries in found.items() if strategy in queries}
 

@@ -20,14 +20,14 @@ PYTHON = "3.11.5"  # the oldest one that all versions allow
 
 
 def read(path: Path) -> dict[str, set[str]]:
-    """The requirements of a list, ``name==version`` and a marker if there is one, each with its hashes."""
+    """Return the requirements of a list, ``name==version`` and a marker if there is one, each with its hashes."""
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return {re.split(r"\s+--hash", line)[0].strip(): set(re.findall(r"--hash=(\S+)", line)) for line in lines}
 
 
 def hashes_on_pypi(requirements: list[str]) -> dict[str, set[str]]:
-    """The same requirements in the spelling of PyPI, with the hashes of their files; builds and runs none of them."""
+    """Return the same requirements as PyPI spells them, with the hashes of their files; builds and runs none."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "wanted.txt").write_text("\n".join(requirements))

@@ -141,8 +141,8 @@ def tiny(toy_datalist: Path, toy_masks: Path, toy_joint: Path, tmp_path: Path) -
         "multimix": {
             "datalist": str(toy_joint),
             "mask_labels": 4,
-            "batch_size::masked": 3,
-            "batch_size::unmasked": 2,
+            "batch_size::segmented": 3,
+            "batch_size::unsegmented": 2,
         },
     }
 

@@ -26,7 +26,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medssl_monai.data import load_datalist
+from medssl_monai.kinds import Classes
 from medssl_monai.locks import holding
+from medssl_monai.losses import sharpen, weighted_mean
 
 ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "bundles"
@@ -195,6 +197,21 @@ class Outline(HTMLParser):
 
     def all(self, name):
         return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def pseudo_label_loss(logits, outcomes, threshold, normalization="batch", temperature=None, targets=None, kind=None):
+    """Loss and mask of strong views `logits`, as the steps of FixMatch, MultiMix and TEAR put them together."""
+    kind = kind or Classes.of_size(logits.shape[1])
+    mask = kind.confident(outcomes.detach(), kind.threshold(threshold)).to(logits.dtype)
+    wanted = targets
+    if wanted is None:
+        wanted = kind.decide(outcomes.detach()) if temperature is None else sharpen(outcomes, temperature)
+    return weighted_mean(kind.losses(logits, wanted), mask, normalization), mask
+
+
+def outcomes_of(present):
+    """Outcomes ``(..., 2)`` of findings that are present with these probabilities."""
+    return torch.stack([1 - present, present], dim=-1)
 
 
 def read_csv(path):

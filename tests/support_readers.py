@@ -9,8 +9,9 @@ from monai.transforms import LoadImaged
 from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 from support import save_dicom
 
+from medssl_monai.data import LoadMaskd
 from medssl_monai.phantoms.files import write_dicom
-from medssl_monai.readers import ClinicalReader, LoadMaskd
+from medssl_monai.readers import ClinicalReader
 from medssl_monai.readers.dicom.series import find_series
 from medssl_monai.readers.mask_files import write_mask
 

@@ -313,6 +313,7 @@ def test_typo_in_argument_name_is_an_error_with_the_target():
     assert "treshold" in str(e.value.__cause__)
 
 
+@pytest.mark.slow
 def test_import_of_a_package_does_not_import_its_modules():
     code = (
         "from monai.bundle import ConfigParser\n"

@@ -8,6 +8,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from medssl_monai import limits, names
+from medssl_monai.kinds import Findings
 
 REFUSED = {
     "$open('x', 'w')": r"begins with '\$', which a configuration would evaluate",
@@ -98,7 +99,7 @@ def test_classes_that_a_person_cannot_tell_apart(first, second):
 def test_findings_that_the_text_of_a_label_cannot_carry(name, problem):
     names.check_classes(["a", name], "class", "my.json")  # one class per image is written as it is
     with pytest.raises(ValueError, match=f"the finding '.*' {problem}.*as labels are written; rename it"):
-        names.check_classes(["a", name], "finding", "my.json", findings=True)
+        Findings(("a", name)).check("my.json")
 
 
 def test_the_number_of_classes_is_bounded():

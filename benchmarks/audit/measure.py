@@ -93,7 +93,7 @@ SETS: dict[str, Callable[[], Iterator[tuple[Array, str]]]] = {
 
 
 def plant(pixels: Array, mode: str, rng: np.random.Generator) -> tuple[Image.Image, str, dict[str, Any]]:
-    """A copy, the suffix of its file, and what was done."""
+    """Return a copy, the suffix of its file, and what was done."""
     factor, name = float(rng.uniform(0.5, 2.0)), str(rng.choice(list(FILTERS)))
     gamma, brightness = rng.uniform(0.9, 1.1, 2)
     kind = "combined" if mode == "combined" else str(rng.choice(["resized", "gamma", "jpeg"]))
@@ -175,7 +175,7 @@ def time_ten_thousand() -> dict[str, Any]:
 
 
 def known_leaks() -> dict[str, Any]:
-    """What the audit says of the publishers' splits."""
+    """Return what the audit says of the publishers' splits."""
     found = {}
     for name, source, column in (
         ("PneumoniaMNIST, as published", "pneumoniamnist_28_trainval.npz", None),

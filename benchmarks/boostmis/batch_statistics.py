@@ -33,7 +33,7 @@ METRICS = ("accuracy", "balanced_accuracy", "auroc", "ece")
 
 
 def with_statistics_of(network: nn.Module, student: nn.Module) -> nn.Module:
-    """A copy of `network` with the running statistics of `student`."""
+    """Return a copy of `network` with the running statistics of `student`."""
     network = copy.deepcopy(network)
     for mine, other in zip(network.buffers(), student.buffers(), strict=True):
         mine.copy_(other)
@@ -42,7 +42,7 @@ def with_statistics_of(network: nn.Module, student: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def with_statistics_over(network: nn.Module, images: torch.Tensor) -> nn.Module:
-    """A copy of `network` with statistics over uint8 images, all batches alike."""
+    """Return a copy of `network` with statistics over uint8 images, all batches alike."""
     network = copy.deepcopy(network)
     for module in network.modules():
         if isinstance(module, _BatchNorm):

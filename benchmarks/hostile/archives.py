@@ -55,7 +55,7 @@ def doors(places: Places, source: Path, harm: Harm, truth: Any, names: tuple[str
 
 
 def make_zip(chance: Chance, places: Places, harm: Harm) -> Input:
-    """A zip file with ``manifest.csv``."""
+    """Return a zip file with ``manifest.csv``."""
     what: list[str] = []
     pictures, labels = random(6, 8, 8), [0, 1, 0, 1, 1, 0]
     names = [f"folder/image_{k}.png" for k in range(6)]
@@ -152,7 +152,7 @@ def make_npz(chance: Chance, places: Places, harm: Harm) -> Input:
 
 
 def of_python_2(content: bytes) -> bytes:
-    """A pickle of protocol 3 as Python 2 and an old NumPy wrote it, with text in place of bytes."""
+    """Return a pickle of protocol 3 as Python 2 and an old NumPy wrote it, with text in place of bytes."""
     spoiled = bytearray(content)
     for operation, _, position in pickletools.genops(content):
         if position is not None and operation.name in ("SHORT_BINBYTES", "BINBYTES"):
@@ -162,7 +162,7 @@ def of_python_2(content: bytes) -> bytes:
 
 
 def make_cifar(chance: Chance, places: Places, harm: Harm) -> Input:
-    """The Python batches of CIFAR-10."""
+    """Return the Python batches of CIFAR-10."""
     what: list[str] = []
     rows, labels = random(14, 3072), [k % 2 for k in range(14)]
     classes = [f"thing{k}" for k in range(10)]

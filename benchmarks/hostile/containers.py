@@ -96,7 +96,7 @@ def spoil_array(array: Array, chance: Chance, what: list[str]) -> Array:
 
 
 def npy(array: Array, chance: Chance | None = None, what: list[str] | None = None) -> bytes:
-    """An array as a file; with `chance`, its header may lie."""
+    """Return an array as a file; with `chance`, its header may lie."""
     content = io.BytesIO()
     np.save(content, array, allow_pickle=True)
     encoded = content.getvalue()
@@ -143,7 +143,7 @@ class Member:
 
 
 def archive(members: list[Member]) -> bytes:
-    """A zip file."""
+    """Return a zip file."""
     body, directory = b"", b""
     for one in members:
         size = len(one.data) if one.size is None else one.size

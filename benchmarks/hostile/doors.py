@@ -99,6 +99,6 @@ def slices_of(path: Path) -> int | None:
 
 
 def images_below(folder: Path) -> list[str]:
-    """What inference finds below a folder: name and slice of each image."""
+    """Return what inference finds below a folder: name and slice of each image."""
     items = load_images(None, dataset_dir=folder)
     return sorted(f"{os.path.basename(item['image'])}#{item.get('slice', '')}" for item in items)

@@ -36,7 +36,7 @@ def zeros_deflated(size: int, wbits: int = 15) -> bytes:
 
 
 def png(pixels: Array, mode: str = "L") -> bytes:
-    """Encoded; `pixels` are (rows, columns[, channels])."""
+    """Encode; `pixels` are (rows, columns[, channels])."""
     image = Image.fromarray(pixels)
     if mode == "P":
         image = image.convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
@@ -48,7 +48,7 @@ def png(pixels: Array, mode: str = "L") -> bytes:
 
 
 def spoil_png(content: bytes, chance: Chance, what: list[str]) -> bytes:
-    """A chunk with another length, type, sum, content or place."""
+    """Return a chunk with another length, type, sum, content or place."""
     chunks, position = [], 8
     while position < len(content):
         (length,) = struct.unpack(">I", content[position : position + 4])
@@ -96,7 +96,7 @@ def spoil_png(content: bytes, chance: Chance, what: list[str]) -> bytes:
 
 
 def jpeg(pixels: Array, mode: str = "L", orientation: int = 1, **how: Any) -> bytes:
-    """Encoded, with an EXIF orientation."""
+    """Encode, with an EXIF orientation."""
     image = Image.fromarray(pixels)
     image = image if image.mode == mode else image.convert(mode)
     exif = Image.Exif()
@@ -107,7 +107,7 @@ def jpeg(pixels: Array, mode: str = "L", orientation: int = 1, **how: Any) -> by
 
 
 def spoil_jpeg(content: bytes, chance: Chance, what: list[str]) -> bytes:
-    """A segment with another length, marker, content or place; sizes."""
+    """Return a segment with another length, marker, content or place; sizes."""
     segments, position = [], 2
     while position + 4 <= len(content) and content[position] == 0xFF:
         marker, (length,) = content[position + 1], struct.unpack(">H", content[position + 2 : position + 4])
@@ -154,7 +154,7 @@ NIFTI = {
 
 
 def nifti(voxels: Array, affine: Array, packed: bool) -> bytes:
-    """A file, compressed or not."""
+    """Return a file, compressed or not."""
     import nibabel as nib
 
     content: bytes = nib.Nifti1Image(voxels, affine).to_bytes()
@@ -244,7 +244,7 @@ def element(tag: int, vr: str, value: Any) -> Element:
 
 
 def dicom(elements: Sequence[Element], syntax: str = EXPLICIT, preamble: bool = True) -> bytes:
-    """A file of elements in any order."""
+    """Return a file of elements in any order."""
     meta = [element(0x00020001, "OB", b"\0\1"), element(0x00020010, "UI", syntax)]
     head = b"".join(one.encode() for one in meta)
     group = element(0x00020000, "UL", len(head)).encode()
@@ -343,6 +343,6 @@ def spoil_elements(elements: Sequence[Element], chance: Chance, what: list[str])
 
 
 def voxels(array: Array) -> dict[str, Any]:
-    """What tells arrays apart: shape and values, whatever the type of number, of small ones."""
+    """Return what tells arrays apart: shape and values, whatever the type of number, of small ones."""
     values = np.asarray(array, dtype=np.float64) if array.size < 10**7 else array
     return {"shape": list(values.shape), "sha256": hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()}

@@ -71,7 +71,7 @@ def attempt(kind: Kind, number: int, seed: int, places: Places) -> tuple[list[Fa
 
 
 def run_block(kind: Kind, start: int, end: int, seed: int, places: Places) -> dict[str, Any]:
-    """Inputs of one kind from `start` until before `end`."""
+    """Return inputs of one kind from `start` until before `end`."""
     began, faults = time.monotonic(), list[dict[str, Any]]()
     answers: dict[str, int] = {}
     for number in range(start, end):

@@ -166,7 +166,7 @@ def frames_seeds() -> list[Slice]:
 
 
 def image_doors(path: Path, expected: Any, truth: Array | None, chance: Chance) -> list[Door]:
-    """The reader, the header alone, what inference finds; of some, `medssl prepare` with three sound images beside."""
+    """Return the reader, the header alone, what inference finds; of some, `prepare` with three sound images beside."""
     depth = truth.shape[3] if truth is not None and truth.ndim == 4 else None
     seen = None if truth is None else voxels(truth)
     slices = [f"{path.name}#{k}" for k in range(depth)] if depth else [f"{path.name}#"]
@@ -191,7 +191,7 @@ BESIDE = {"one.png": "ill", "two.png": "well", "three.png": "ill"}
 
 
 def _beside(path: Path) -> dict[str, Any]:
-    """What `medssl prepare` makes of sound images beside this one."""
+    """Return what `medssl prepare` makes of sound images beside this one."""
     rows = ["image,label,patient", f"{path.name},well,p0"]
     for number, (name, label) in enumerate(BESIDE.items()):
         (path.parent / name).write_bytes(png(random(19 + number, 7)))
@@ -252,7 +252,7 @@ def of_dicom(name: str, seeds: Callable[[], list[Slice]]) -> Kind:
 
 
 def make_series(chance: Chance, places: Places, harm: Harm) -> Input:
-    """A folder with the slices of a volume, some of them spoiled, lost or foreign."""
+    """Return a folder with the slices of a volume, some of them spoiled, lost or foreign."""
     what: list[str] = []
     volume = random(5, 8, 6, high=4000, dtype=np.uint16)
     slices = [picture(pixels, number + 1) for number, pixels in enumerate(volume)]

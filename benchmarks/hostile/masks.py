@@ -12,7 +12,8 @@ from images import LPS, RAS, random
 from spoil import Chance, append, cut, spoil_bytes
 from watch import Door, Input, Places
 
-from medssl_monai.readers import ClinicalReader, LoadMaskd
+from medssl_monai.data import LoadMaskd
+from medssl_monai.readers import ClinicalReader
 
 CLASSES = ["background", "liver", "lesion"]
 
@@ -50,7 +51,7 @@ def pairs() -> list[Pair]:
 
 
 def _palette(index: Array) -> bytes:
-    """A mask with a palette, as programs for annotation write it; its indices are the classes."""
+    """Return a mask with a palette, as programs for annotation write it; its indices are the classes."""
     from io import BytesIO
 
     from PIL import Image
@@ -86,7 +87,7 @@ def spoiled(name: str, content: bytes, chance: Chance, what: list[str]) -> bytes
 
 
 def make(chance: Chance, places: Places, harm: Harm) -> Input:
-    """An image below ``images`` and its mask below ``masks``; one of them is spoiled."""
+    """Return an image below ``images`` and its mask below ``masks``; one of them is spoiled."""
     pair, what = chance.choice(pairs()), list[str]()
     files = {"images": pair.pixels, "masks": pair.classes}
     victim = chance.choice(["images", "masks", "masks", "masks"])

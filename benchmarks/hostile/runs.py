@@ -28,7 +28,7 @@ from medssl_monai.cli.overrides import parse_overrides
 from medssl_monai.data import ImageDataset
 from medssl_monai.handlers import TrainingCheckpoint
 from medssl_monai.networks.pretrained import load_weights
-from medssl_monai.pool import LabelPool
+from medssl_monai.pool import LabelPool, Labels
 
 CLASSES = ["mild", "severe"]
 BUNDLE = bundle.shipped_bundles() / "boostmis"
@@ -40,7 +40,7 @@ def values_of(state: Any) -> dict[str, Any]:
 
 
 def network() -> torch.nn.Module:
-    """A small one, always the same."""
+    """Return a small one, always the same."""
     torch.manual_seed(0)
     return torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(16, 2)
@@ -74,7 +74,7 @@ def save(path: Path, tree: Any, chance: Chance, harm: Harm, what: list[str]) -> 
 
 
 def make_state(chance: Chance, places: Places, harm: Harm) -> Input:
-    """The state of a training, from which it goes on."""
+    """Return the state of a training, from which it goes on."""
     from ignite.engine import Engine
 
     what: list[str] = []
@@ -83,7 +83,10 @@ def make_state(chance: Chance, places: Places, harm: Harm) -> Input:
 
     def parts() -> tuple[Any, Any, Any, Any]:
         model, engine = network(), Engine(lambda engine, batch: None)
-        optimizer, pool = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), LabelPool(items, classes=CLASSES)
+        optimizer, pool = (
+            torch.optim.SGD(model.parameters(), 0.1, momentum=0.9),
+            LabelPool(Labels(items, names=CLASSES)),
+        )
         engine.state.epoch_length, engine.state.max_epochs, engine.state.iteration = 3, 4, 0
         return model, optimizer, pool, engine
 
@@ -143,12 +146,12 @@ def metadata() -> str:
 
 @cache
 def inference() -> str:
-    """The configuration that predicts, which reads the metadata."""
+    """Return the configuration that predicts, which reads the metadata."""
     return (BUNDLE / "configs" / "inference.json").read_text(encoding="utf-8")
 
 
 def at_the_root(call: Callable[[], Any]) -> Any:
-    """What `call` gives, or the error that MONAI has wrapped, as the command line says it."""
+    """Return what `call` gives, or the error that MONAI has wrapped, as the command line says it."""
     try:
         return call()
     except RuntimeError as error:
@@ -207,7 +210,7 @@ def make_metadata(chance: Chance, places: Places, harm: Harm) -> Input:
 
 
 def make_cache(chance: Chance, places: Places, harm: Harm) -> Input:
-    """A pack of decoded images; whatever is done to it, images are what their files hold."""
+    """Return a pack of decoded images; whatever is done to it, images are what their files hold."""
     from monai.transforms import Compose, LoadImaged, ScaleIntensityRanged
 
     from medssl_monai.readers import ClinicalReader
@@ -252,7 +255,7 @@ def make_cache(chance: Chance, places: Places, harm: Harm) -> Input:
 
 @cache
 def training() -> dict[str, Any]:
-    """The configuration of a shipped bundle."""
+    """Return the configuration of a shipped bundle."""
     from monai.bundle import ConfigParser
 
     config: dict[str, Any] = nested(ConfigParser.load_config_file(BUNDLE / "configs" / "train.yaml"))
@@ -260,7 +263,7 @@ def training() -> dict[str, Any]:
 
 
 def make_overrides(chance: Chance, places: Places, harm: Harm) -> Input:
-    """Flags of ``medssl loop``, and of ``monai.bundle run``."""
+    """Return flags of ``medssl loop``, and of ``monai.bundle run``."""
     what: list[str] = []
     flags: dict[str, str] = {"--labels": "20", "--seed": "1", "--query::budget": "5", "--image_size": "[32, 32]"}
     values: dict[str, Any] = {"labels": 20, "seed": 1, "query::budget": 5, "image_size": [32, 32]}

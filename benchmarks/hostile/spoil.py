@@ -96,7 +96,7 @@ class Payloads:
 
 
 def text(chance: Chance) -> str:
-    """A hostile text."""
+    """Return a hostile text."""
     return chance.choice(Payloads.evaluated() if chance.random() < 0.3 else Payloads.texts())
 
 
@@ -280,7 +280,7 @@ def render(rows: Rows, delimiter: str = ",", newline: str = "\n") -> str:
 
 
 def same_table(rows: Rows, chance: Chance, what: list[str], encodings: Sequence[str]) -> bytes:
-    """The same table as another program would write it."""
+    """Return the same table as another program would write it."""
     order = list(range(len(rows[0])))
     chance.shuffle(order)
     rows = [[row[column] for column in order] for row in rows]
@@ -294,7 +294,7 @@ def same_table(rows: Rows, chance: Chance, what: list[str], encodings: Sequence[
 
 
 def spoiled_table(rows: Rows, chance: Chance, what: list[str]) -> bytes:
-    """A table with one to three slips."""
+    """Return a table with one to three slips."""
     rows = [list(row) for row in rows]
     for _ in range(chance.choice([1, 1, 2, 3])):
         row, way = chance.choice(rows), chance.randrange(12)

@@ -14,7 +14,7 @@ from watch import Door, Input, Places
 
 from medssl_monai.asking.record import read_query
 from medssl_monai.data import load_datalist
-from medssl_monai.pool import LabelPool
+from medssl_monai.pool import LabelPool, Labels
 
 CLASSES = ["mild", "severe", "größer"]
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]
@@ -22,21 +22,21 @@ EXPECTED: dict[Harm, Any] = {"none": "truth", "same": "truth", "spoiled": "anyth
 
 
 def table_of(rows: Rows, chance: Chance, harm: Harm, what: list[str]) -> bytes:
-    """A table as the harm wants it."""
+    """Return a table as the harm wants it."""
     if harm == "none":
         return render(rows).encode()
     return same_table(rows, chance, what, ENCODINGS) if harm == "same" else spoiled_table(rows, chance, what)
 
 
 def pictures(folder: Path, names: list[str]) -> None:
-    """A PNG file each, all different."""
+    """Return a PNG file each, all different."""
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(png(random(6 + number % 5, 7 + number // 5)))
 
 
 def make_table(chance: Chance, places: Places, harm: Harm) -> Input:
-    """A folder of images with a table: a class for each, or several findings; sections of the publisher."""
+    """Return a folder of images with a table: a class for each, or several findings; sections of the publisher."""
     what: list[str] = []
     names = [f"site_{k % 2}/scan_{k}.png" for k in range(8)]
     pictures(places.source, names)
@@ -107,7 +107,7 @@ def make_chest(chance: Chance, places: Places, harm: Harm) -> Input:
 
 
 def make_list(chance: Chance, places: Places, harm: Harm) -> Input:
-    """Published lists of the labeled images."""
+    """Return published lists of the labeled images."""
     what: list[str] = []
     names = [f"scan_{k}.png" for k in range(8)]
     pictures(places.source / "images", names)
@@ -140,7 +140,7 @@ def make_list(chance: Chance, places: Places, harm: Harm) -> Input:
 
 
 def datalist(places: Places, task: str = "classes") -> dict[str, Any]:
-    """A small datalist; the first six of ten training items have a label."""
+    """Return a small datalist; the first six of ten training items have a label."""
     labels: list[Any] = (
         [k % 3 for k in range(10)] if task == "classes" else [[k % 2, k // 2 % 2, -1] for k in range(10)]
     )
@@ -160,7 +160,7 @@ def datalist(places: Places, task: str = "classes") -> dict[str, Any]:
 
 
 def make_datalist(chance: Chance, places: Places, harm: Harm) -> Input:
-    """A datalist, written by hand."""
+    """Return a datalist, written by hand."""
     what: list[str] = []
     tree = datalist(places, chance.choice(["classes", "findings"]))
     path = places.source / "datalist.json"
@@ -191,14 +191,14 @@ def make_datalist(chance: Chance, places: Places, harm: Harm) -> Input:
 
 
 def pool_tree() -> dict[str, Any]:
-    """What `LabelPool.save` writes."""
+    """Return what `LabelPool.save` writes."""
     labels = {f"id{k}": k % 3 for k in range(6)}
-    head = {"synthetic": False, "datalist_sha256": "0" * 64, "key": "label", "classes": CLASSES, "task": "multiclass"}
+    head = {"synthetic": False, "datalist_sha256": "0" * 64, "key": "label", "names": CLASSES, "kind": "classes"}
     return {**head, "query_size": [0, 0], "labels": labels}
 
 
 def annotated(places: Places, verb: str, path: Path, *flags: object) -> Any:
-    """The labels after ``annotate`` or ``correct``."""
+    """Return the labels after ``annotate`` or ``correct``."""
     labels, output = places.temporary / "pool.json", places.out / "pool_after.json"
     answers = next(places.temporary.glob("answers*"), places.temporary / "answers of Dr. X.csv")  # which may be gone
     command(verb, answers, "--datalist", path, "--labels", labels, "--output", output, *flags)
@@ -206,7 +206,7 @@ def annotated(places: Places, verb: str, path: Path, *flags: object) -> Any:
 
 
 def make_answers(chance: Chance, places: Places, harm: Harm) -> Input:
-    """The table that a person fills in."""
+    """Return the table that a person fills in."""
     what: list[str] = []
     verb = chance.choice(["annotate", "correct"])
     path = places.source / "datalist.json"
@@ -230,7 +230,7 @@ def make_answers(chance: Chance, places: Places, harm: Harm) -> Input:
 
 
 def make_pool(chance: Chance, places: Places, harm: Harm) -> Input:
-    """The labels of a pool, as JSON and as a table."""
+    """Return the labels of a pool, as JSON and as a table."""
     what: list[str] = []
     path = places.source / "datalist.json"
     path.write_text(json.dumps(datalist(places)), encoding="utf-8")
@@ -239,7 +239,7 @@ def make_pool(chance: Chance, places: Places, harm: Harm) -> Input:
     if chance.random() < 0.6:
         file = places.source / "pool.json"
         if chance.random() < 0.3:  # written by a version of other order of classes
-            tree["classes"] = CLASSES[::-1]
+            tree["names"] = CLASSES[::-1]
             tree["labels"] = {name: 2 - label for name, label in tree["labels"].items()}
         json_file(file, tree, chance, what, harm == "same", harm == "spoiled")
     else:
@@ -248,14 +248,14 @@ def make_pool(chance: Chance, places: Places, harm: Harm) -> Input:
         file.write_bytes(table_of(rows, chance, harm, what))
 
     def loaded() -> Any:
-        pool = LabelPool(data, labels=file, num_classes=3)
-        return [pool.label(k) for k in range(10)]
+        pool = LabelPool(Labels(data, file, names=CLASSES))
+        return [pool.first.label(k) for k in range(10)]
 
     return Input([Door("LabelPool", loaded, (file.name,), EXPECTED[harm], truth)], [file.name, *what], file)
 
 
 def make_query(chance: Chance, places: Places, harm: Harm) -> Input:
-    """A query as a file, read alone, and by ``annotate --query``."""
+    """Return a query as a file, read alone, and by ``annotate --query``."""
     what: list[str] = []
     path = places.source / "datalist.json"
     path.write_text(json.dumps(datalist(places)), encoding="utf-8")
@@ -265,8 +265,8 @@ def make_query(chance: Chance, places: Places, harm: Harm) -> Input:
         {"id": f"id{k}", "rank": k - 5, "reason": "uncertain", "scores": {"entropy": 0.5}, "predicted": "mild"}
         for k in (6, 7)
     ]
-    tree = {"synthetic": False, "round": 0, "strategy": "x", "datalist_sha256": "0" * 64, "classes": CLASSES}
-    tree |= {"task": "multiclass", "query_size": [2, 4], "items": items}
+    tree = {"synthetic": False, "round": 0, "strategy": "x", "datalist_sha256": "0" * 64}
+    tree |= {"parts": {"label": {"kind": "classes", "names": CLASSES}}, "query_size": [2, 4], "items": items}
     file = places.source / "round_00.json"
     truth = json.loads(json.dumps(tree))
     json_file(file, tree, chance, what, harm == "same", harm == "spoiled")

@@ -180,7 +180,7 @@ def watch(make: Callable[[], Input], places: Places) -> tuple[list[Fault], dict[
 
 
 def _wait(process: int, reader: int) -> tuple[str, bytes]:
-    """What a process writes until it ends, and why it was killed, if so."""
+    """Return what a process writes until it ends, and why it was killed, if so."""
     start, received, killed = time.monotonic(), b"", ""
     with contextlib.closing(os.fdopen(reader, "rb", buffering=0)) as stream:
         while True:
@@ -302,12 +302,12 @@ def _root(error: BaseException) -> str:
 
 
 def _deepest(log: str) -> str:
-    """The deepest frame in the package of what `faulthandler` wrote."""
+    """Return the deepest frame in the package of what `faulthandler` wrote."""
     match = re.search(r'File ".*/medssl_monai/(\S+)", line \d+ in (\S+)', log)
     return f"in {match[1]}:{match[2]}" if match else "outside of the package"
 
 
 def _shape(text: str) -> str:
-    """A message without what differs between inputs."""
+    """Return a message without what differs between inputs."""
     text = re.sub(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|/\S+", "*", text)
     return "message: " + re.sub(r"\d+", "#", text)[:120]

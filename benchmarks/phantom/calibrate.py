@@ -75,7 +75,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(images: Tensor, labels: Tensor, num_classes: int, seed: int) -> nn.Module:
-    """A small ResNet after `STEPS[num_classes]` batches, drawn with equal chance per class (findings: per image)."""
+    """Return a small ResNet after `STEPS[num_classes]` batches, each class as likely (findings: each image)."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = ResNet(

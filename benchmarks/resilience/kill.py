@@ -38,7 +38,7 @@ VALUES = {
 
 
 def command(bundle: Path, output: Path, phantoms: Path) -> list[str]:
-    """The command line of one run."""
+    """Return the command line of one run."""
     flags = {**VALUES, "dataset_dir": phantoms, "output_dir": output, "ckpt_dir": output / "models"}
     listed = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
     config = bundle / "configs" / "train.yaml"
@@ -65,7 +65,7 @@ def leaves(item: Any, path: str = "") -> dict[str, Any]:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """What is not bit-equal between the outputs of two runs."""
+    """Return what is not bit-equal between the outputs of two runs."""
     found = []
     for name in ("state.pt", "models/model.pt"):
         a, b = leaves(load_tensors(first / name)), leaves(load_tensors(second / name))

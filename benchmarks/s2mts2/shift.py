@@ -35,7 +35,7 @@ SAMPLE = 819  # of the second file: as many as the first has
 
 
 def scalings() -> dict[str, Callable[[dict[str, Tensor]], Any]]:
-    """Transforms of an ``image`` ``(1, x, y)``, to [0, 1]."""
+    """Return transforms of an ``image`` ``(1, x, y)``, to [0, 1]."""
     percentiles = ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True)
     equalized = HistogramNormalized("image", num_bins=256, min=0, max=1)
     return {

@@ -47,7 +47,7 @@ def prototypes(rows: int, dim: int = 128, clusters: int = 7, steps: int = 200) -
 
 
 def steps(bundle: str, device: dict[str, str], rounds: int, count: int) -> dict[str, Any]:
-    """Steps of a shipped bundle, of FixMatch in their place and of pre-training if it has them, of TEAR prototypes."""
+    """Return steps of a bundle, of FixMatch in their place, of pre-training and prototypes if it has them."""
     load, cases = os.getloadavg()[0], cases_of(str(shipped_bundles() / bundle), device)
     found = {
         name: apart(step_of_bundle, {**arguments, "rounds": rounds, "steps": count})

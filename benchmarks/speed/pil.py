@@ -70,7 +70,7 @@ def weak(image: Picture) -> Picture:
 
 
 def strong(image: Picture) -> Picture:
-    """A weak view, three operations of RandAugment, a grey box."""
+    """Return a weak view, three operations of RandAugment, a grey box."""
     image = weak(image)
     for operation in random.sample(RAND_AUGMENT, 3):
         image = operation(image)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
 from medssl_monai import names
-from medssl_monai.data.datalist import FLAGS, SYNTHETIC, Key
+from medssl_monai.data.datalist import FLAGS, SYNTHETIC
 from medssl_monai.files import read_json, set_aside, write_json, write_text
-from medssl_monai.losses.pseudo_label import confidence_of
-from medssl_monai.names import NOTHING
-from medssl_monai.pool.pool import Label, LabelPool, check_query_size, nfc
-from medssl_monai.pool.tables import column_of, label_text
-from medssl_monai.query.base import PoolOutputs, Query
+from medssl_monai.kinds import KINDS
+from medssl_monai.pool.files import check_query_size
+from medssl_monai.pool.ids import nfc
+from medssl_monai.pool.outputs import PoolOutputs
+from medssl_monai.pool.pool import LabelPool
+from medssl_monai.pool.tables import column_of
+from medssl_monai.query.base import Query
 from medssl_monai.tables import Table, text_of
-from medssl_monai.task import TASKS, Task
 
 logger = logging.getLogger(__name__)
 
@@ -37,105 +36,96 @@ OPTIONAL = {"ask", "confidence", "findings"}
 
 
 def query_record(query: Query, outputs: PoolOutputs, pool: LabelPool, **facts: Any) -> dict[str, Any]:
-    """A query by ids, as plain values.
+    """Return a query by ids, as plain values.
 
     Args:
         query: as a strategy returned it.
         outputs: what the strategy saw.
-        pool: knows the ids, and what it holds, the pool `beside` it included.
+        pool: knows the ids, and the parts of the labels.
         facts: further plain values, such as ``model_sha256``, ``round`` and ``strategy``.
 
     Returns:
-        Plain values, with an entry in ``items`` for each sample: ``id``, ``rank``, ``reason``, ``scores``,
-        ``predicted`` (as a person would write it) and ``confidence``; multi-label: that of the least certain finding,
-        and ``findings``, the probability of each. For masks ``predicted`` has the share of the voxels that each class
-        but the background takes, as far as the mean probabilities tell, and there is no ``confidence``: how large a
-        structure is does not say how sure the network is of it. Where there may be masks beside labels, ``ask`` says
-        which of both is asked for, ``label`` or ``mask``, and ``predicted`` is the prediction of that.
+        Plain values. ``parts`` has the ``kind`` and the ``names`` of each part of the labels, the first one first, and
+        the ``threshold`` from which on the learner labels by itself, if it does. ``items`` has an entry for each
+        sample: ``id``, ``rank``, ``reason``, ``scores``, and what its kind of labels says of the prediction
+        (`medssl_monai.kinds.Kind.describe`): ``predicted``, as a person would write it, and ``confidence``, that of the
+        least certain case; of findings the probability of each as well. Of masks ``predicted`` has the share of the
+        voxels that each class but the background takes, as far as the mean probabilities tell, and there is no
+        ``confidence``: how large a structure is does not say how sure the network is of it. Where several parts may be
+        asked for, ``ask`` says which one, such as ``label`` or ``mask``, and ``predicted`` is the prediction of that.
     """
-    kinds = query.kind or [pool.key] * len(query)
-    told = query.kind is not None or pool.key != "label"
-    seen = {pool.key: outputs} if outputs.beside is None else {"label": outputs, "mask": outputs.beside}
-    row_of = {kind: {int(index): row for row, index in enumerate(own.index)} for kind, own in seen.items()}
-    pools = pools_of(pool)
-    items = []
-    for rank, (index, kind) in enumerate(zip(query.index.tolist(), kinds, strict=True)):
-        row, own = row_of[kind][index], seen[kind]
-        classes = pools[kind].classes or tuple(map(str, range(own.probs.shape[1])))
-        items.append(
-            {
-                "id": pool.ids[index],
-                "rank": rank + 1,
-                **({"ask": kind} if told else {}),
-                "reason": query.reason[rank],
-                "scores": {name: float(score[rank]) for name, score in query.scores.items()},
-                **_prediction(own.probs[row], own.task, classes),
-            }
-        )
+    asked = query.part or [pool.first.key] * len(query)
+    told = query.part is not None or pool.first.key != "label"
+    seen = outputs.parts
+    row_of = {key: {int(index): row for row, index in enumerate(part.index)} for key, part in seen.items()}
+    items = [
+        {
+            "id": pool.ids[index],
+            "rank": rank + 1,
+            **({"ask": key} if told else {}),
+            "reason": query.reason[rank],
+            "scores": {name: float(score[rank]) for name, score in query.scores.items()},
+            **seen[key].kind.describe(seen[key].kept[row_of[key][index]]),
+        }
+        for rank, (index, key) in enumerate(zip(query.index.tolist(), asked, strict=True))
+    ]
     returned, possible = query.size
     return {
         "synthetic": pool.synthetic,
         **({"notice": SYNTHETIC} if pool.synthetic else {}),
         **facts,
         "datalist_sha256": pool.datalist_sha256,
-        "classes": list(pool.classes),
-        "task": outputs.task,
+        "parts": {key: _said_of(part) for key, part in seen.items()},
         "query_size": [returned, possible],
         "items": items,
     }
 
 
-def pools_of(pool: LabelPool) -> dict[Key, LabelPool]:
-    """A pool and the one `beside` it, by what they hold."""
-    return {own.key: own for own in (pool, pool.beside) if own is not None}
+def _said_of(part: PoolOutputs) -> dict[str, Any]:
+    """Return what a query says of one part of the labels."""
+    threshold = {} if part.threshold is None else {"threshold": part.threshold.plain()}
+    return {"kind": part.kind.word, "names": list(part.kind.names), **threshold}
+
+
+def parts_asked(record: Mapping[str, Any], first: str) -> dict[str, list[str]]:
+    """Return the ids that a query asks for, by the part of their labels; items that do not say it ask for `first`."""
+    found: dict[str, list[str]] = {}
+    for item in record["items"]:
+        found.setdefault(item.get("ask", first), []).append(item["id"])
+    return found
 
 
 def asked_for(record: Mapping[str, Any]) -> str:
-    """What a query asks for, for people: ``4 labels and 1 masks``."""
-    kinds = [item.get("ask", "label") for item in record["items"]]
-    return " and ".join(f"{kinds.count(kind)} {kind}s" for kind in FLAGS if kind in kinds) or "0 labels"
-
-
-def _prediction(probs: Tensor, task: Task, classes: Sequence[str]) -> dict[str, Any]:
-    """What is predicted for one sample with the probabilities ``(K,)``; see `query_record`."""
-    if task == "segmentation":
-        shares = zip(classes[1:], probs[1:].tolist(), strict=True)
-        return {"predicted": ", ".join(f"{name} {share:.1%}" for name, share in shares)}
-    known = {
-        "predicted": label_text(predicted_label(probs.tolist(), task), classes),
-        "confidence": float(confidence_of(probs.unsqueeze(0), task).amin()),
-    }
-    return known | ({"findings": dict(zip(classes, probs.tolist(), strict=True))} if task == "multilabel" else {})
-
-
-def predicted_label(probs: Sequence[float], task: Task) -> Label:
-    """The label that probabilities ``(K,)`` stand for: the most probable class, or the findings above 0.5."""
-    if task == "multilabel":
-        return [int(p > 0.5) for p in probs]
-    return max(range(len(probs)), key=lambda k: probs[k])
+    """Return what a query asks for, for people: ``4 labels and 1 masks``."""
+    parts = list(record["parts"])
+    asked = parts_asked(record, parts[0])
+    return " and ".join(f"{len(asked[key])} {key}s" for key in parts if key in asked) or f"0 {parts[0]}s"
 
 
 def write_query(path: str | Path, record: Mapping[str, Any]) -> None:
     """Write a query twice: ``path`` as JSON, and beside it as a CSV table with an empty column ``label`` to fill in.
 
-    Both name images by id; which file that is stands in the datalist, and nowhere else. Multi-label, a further column
-    ``choices`` shows what to write, names of findings, see `medssl_monai.pool.tables.parse_label`. Where there may
-    be masks beside labels, there is a column ``mask`` as well, and ``ask`` says which one to fill in.
+    Both name images by id; which file that is stands in the datalist, and nowhere else. Where the kind of labels offers
+    something to write, such as names of findings, it is in a further column ``choices``. Where several parts of the
+    labels may be asked for, each has a column, such as ``mask``, and ``ask`` says which one to fill in.
 
     Args:
         path: file to write, ending in ``.json``.
         record: as from `query_record`.
     """
-    items = record["items"]
-    note = {"data": "SYNTHETIC"} if record["synthetic"] else {}
-    if record["task"] == "multilabel" and record["classes"]:
-        note["choices"] = "; ".join([NOTHING, *record["classes"]])
+    items, (first, *_) = record["items"], record["parts"]
     several = any("ask" in item for item in items)
-    empty = dict.fromkeys(FLAGS if several else ["label"], "")
-    rows = [["id", "rank", "reason", *note, *(["ask"] if several else []), *empty]]
+    empty = dict.fromkeys(record["parts"] if several else [first], "")
+    kinds = {key: KINDS[part["kind"]](tuple(part["names"])) for key, part in record["parts"].items()}
+    choices = {key: kinds[key].choices for key in empty}
+    note = {"data": "SYNTHETIC"} if record["synthetic"] else {}
+    extra = [*note, *(["choices"] if any(choices.values()) else []), *(["ask"] if several else [])]
+    head = ["id", "rank", "reason", *extra, *empty]
+    rows = [head]
     for item in items:
-        asked = [item["ask"]] if several else []
-        rows.append([item["id"], item["rank"], item["reason"], *note.values(), *asked, *empty.values()])
+        key = item.get("ask", first)
+        row = {**item, **note, "choices": choices[key], "ask": key, **empty}
+        rows.append([row[column] for column in head])
     filled = Path(path).with_suffix(".csv")
     state = _state_of(filled, {(nfc(item["id"]), item.get("ask")) for item in items})
     if state == "of another":
@@ -146,7 +136,7 @@ def write_query(path: str | Path, record: Mapping[str, Any]) -> None:
 
 
 def _state_of(path: Path, asked: set[tuple[str, str | None]]) -> Literal["of this", "of another", "untouched"]:
-    """Of which query a table is, that at least might have been filled in."""
+    """Return of which query a table is, that at least might have been filled in."""
     if not path.exists() or not path.stat().st_size:
         return "untouched"
     try:
@@ -171,18 +161,27 @@ def read_query(path: str | Path) -> dict[str, Any]:
     """
     record = read_json(path)
     check_query_size(record.get("query_size"), str(path))
-    classes, task, items = record.get("classes"), record.get("task"), record.get("items")
-    if not isinstance(record.get("synthetic"), bool) or task not in TASKS or not isinstance(classes, list):
-        raise ValueError(f"{path} is no query: 'synthetic', 'task' or 'classes' is not as a run writes it.")
-    names.check_classes(classes, "class", str(path), findings=task == "multilabel")
+    parts, items = record.get("parts"), record.get("items")
+    if not isinstance(record.get("synthetic"), bool) or not isinstance(parts, dict) or not parts:
+        raise ValueError(f"{path} is no query: 'synthetic' or 'parts' is not as a run writes it.")
+    for key, part in parts.items():
+        _check_part(key, part, str(path))
     if not isinstance(items, list):
         raise ValueError(f"{path} is no query: 'items' must be a list, got {type(items).__name__}.")
     for position, item in enumerate(items):
-        _check_item(item, classes, f"{path}, items[{position}]")
+        _check_item(item, parts, f"{path}, items[{position}]")
     return record
 
 
-def _check_item(item: Any, classes: Sequence[str], where: str) -> None:
+def _check_part(key: str, part: Any, where: str) -> None:
+    if key not in FLAGS or not isinstance(part, dict) or part.get("kind") not in tuple(KINDS):
+        raise ValueError(f"{where}: 'parts' has {key!r}, which is not as a run writes it; the file is damaged.")
+    if not isinstance(part.get("names"), list):
+        raise ValueError(f"{where}: the 'names' of {key!r} must be a list; the file is damaged.")
+    KINDS[part["kind"]](tuple(part["names"])).check(where)
+
+
+def _check_item(item: Any, parts: Mapping[str, Any], where: str) -> None:
     if not isinstance(item, dict):
         raise ValueError(f"{where} must be an object, got {type(item).__name__}.")
     for key, kind in ITEM.items():
@@ -194,7 +193,9 @@ def _check_item(item: Any, classes: Sequence[str], where: str) -> None:
     numbers = [*item["scores"].values(), *item.get("findings", {}).values()]
     if any(isinstance(number, bool) or not isinstance(number, (int, float)) for number in numbers):
         raise ValueError(f"{where}: 'scores' and 'findings' must be numbers; the file is damaged.")
-    if "ask" in item and item["ask"] not in FLAGS:
-        raise ValueError(f"{where}: 'ask' must be one of {list(FLAGS)}, got {item['ask']!r}.")
-    if classes and "findings" in item and list(item["findings"]) != list(classes):
-        raise ValueError(f"{where}: 'findings' are not those of 'classes'; the file is damaged.")
+    asked = item.get("ask", next(iter(parts)))
+    if asked not in parts:
+        raise ValueError(f"{where}: 'ask' must be one of {list(parts)}, got {asked!r}.")
+    known = parts[asked]["names"]
+    if known and "findings" in item and list(item["findings"]) != known:
+        raise ValueError(f"{where}: 'findings' are not the names of its part; the file is damaged.")

@@ -11,7 +11,7 @@ from typing import Any
 from medssl_monai import __version__
 from medssl_monai.audit.copies import Copies
 from medssl_monai.audit.items import load_sections, read_all
-from medssl_monai.audit.labels import label_text
+from medssl_monai.audit.labels import kinds_of, label_text
 from medssl_monai.audit.leaks import RESULT, state
 from medssl_monai.audit.owners import merged_groups, patients, shared, volume
 from medssl_monai.audit.page import write_audit_page
@@ -21,6 +21,7 @@ from medssl_monai.audit.verdict import judge
 from medssl_monai.data.copies import Picture
 from medssl_monai.data.datalist import Datalist
 from medssl_monai.files import read_json, sha256, write_json
+from medssl_monai.kinds import Kind
 
 PAGE = "audit.html"
 
@@ -57,7 +58,8 @@ def audit(
     sections = load_sections(datalist, dataset_dir)
     data = next(iter(sections.values()))
     entries = read_all(sections)
-    copies = Copies(entries, data.classes)
+    kinds = kinds_of(sections)
+    copies = Copies(entries, kinds)
     intensities: dict[str, dict[str, list[tuple[float, ...]]]] = {name: defaultdict(list) for name in sections}
     for entry in entries:
         if isinstance(entry.picture, Picture):
@@ -68,14 +70,14 @@ def audit(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "datalist": {"name": data.name, "sha256": sha256(datalist), "synthetic": data.synthetic},
         "files_sha256": state(sections),
-        "sections": {name: _summary(items) for name, items in sections.items()},
+        "sections": {name: _summary(items, kinds["label"]) for name, items in sections.items()},
         "merged_groups": merged_groups(sections),
         "shared_groups": shared(sections, patients(sections)),
         "shared_volumes": shared(sections, volume, named=False),
         "exact_copies": copies.exact(),
         "near_copies": copies.near(),
         "recurring": copies.recurring(list(sections)),
-        "label_shift": label_shift(sections, data.classes),
+        "label_shift": label_shift(sections, kinds["label"]),
         "intensity_shift": intensity_shift(intensities),
         "unreadable": [
             {"id": entry.item["id"], "section": entry.section, "reason": entry.picture}
@@ -98,8 +100,8 @@ def _set_aside(datalist: str | Path) -> list[dict[str, Any]]:
     return [{"id": bad["id"], "section": "none", "reason": bad["reason"]} for bad in aside]
 
 
-def _summary(data: Datalist) -> dict[str, Any]:
-    labels = Counter(label_text(item.get("label"), data.classes) or "none" for item in data)
+def _summary(data: Datalist, kind: Kind) -> dict[str, Any]:
+    labels = Counter(label_text(kind, item.get("label")) or "no label" for item in data)
     masked = sum(item.get("mask") is not None and item.get("masked", True) for item in data)
     return {
         "items": len(data),

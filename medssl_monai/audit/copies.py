@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from medssl_monai.audit.items import Array, Entry, pictures_of
-from medssl_monai.audit.labels import contradict, label_text
+from medssl_monai.audit.items import Array, Entry
+from medssl_monai.audit.labels import any_conflict, label_text
 from medssl_monai.data.copies import Picture, near_copies
-from medssl_monai.data.datalist import FLAGS
+from medssl_monai.data.datalist import Key
+from medssl_monai.kinds import Kind, Label
 
 
 class Copies:
@@ -19,11 +20,11 @@ class Copies:
 
     Args:
         entries: all items with their pictures.
-        classes: names of the classes.
+        kinds: of the labels, by part.
     """
 
-    def __init__(self, entries: Iterable[Entry], classes: Sequence[str]) -> None:
-        self.classes = classes
+    def __init__(self, entries: Iterable[Entry], kinds: Mapping[Key, Kind]) -> None:
+        self.kinds = kinds
         self.sets: dict[str, list[Entry]] = defaultdict(list)
         thumbnails: dict[str, Array] = {}
         for entry in entries:
@@ -48,12 +49,11 @@ class Copies:
         for same in sets:
             by_section = Counter(entry.section for entry in same)
             repeats.update({section: count - 1 for section, count in by_section.items() if count > 1})
-            answers = [[_comparable(entry.item.get(key)) for entry in same] for key in FLAGS]
-            pairs = itertools.chain(*(itertools.combinations(_distinct(given), 2) for given in answers))
+            conflicts = (any_conflict(kind, [e.item.get(key) for e in same]) for key, kind in self.kinds.items())
             listed.append(
                 {
                     "crossing": len(by_section) > 1,
-                    "conflict": any(itertools.starmap(contradict, pairs)),
+                    "conflict": any(conflicts),
                     "items": [self._name(entry) for entry in same],
                 }
             )
@@ -64,9 +64,7 @@ class Copies:
         listed = []
         for first, second, score in self.pairs:
             pairs = itertools.product(*(_differing(self.sets[digest]) for digest in (first, second)))
-            facts = [
-                (a.section != b.section, contradict(a.item.get("label"), b.item.get("label")), a, b) for a, b in pairs
-            ]
+            facts = [(a.section != b.section, self._contradict(a, b), a, b) for a, b in pairs]
             crossing, conflict, a, b = max(facts, key=lambda fact: fact[:2])  # the pair with most to say
             same = a.item["group"] == b.item["group"]
             listed.append(
@@ -103,8 +101,12 @@ class Copies:
             result.append({"from": first, "in": second, **counts, "list": images})
         return result
 
+    def _contradict(self, first: Entry, second: Entry) -> bool:
+        labels = [Label(entry.item["label"]) for entry in (first, second) if entry.item.get("label") is not None]
+        return len(labels) == 2 and self.kinds["label"].contradict(labels[0], labels[1])
+
     def _name(self, entry: Entry) -> dict[str, Any]:
-        label = label_text(entry.item.get("label"), self.classes)
+        label = label_text(self.kinds["label"], entry.item.get("label"))
         if entry.item.get("mask") is not None:
             label = f"{label}, mask" if label else "mask"
         return {"id": entry.item["id"], "section": entry.section, "group": entry.item["group"], "label": label}
@@ -120,18 +122,6 @@ def _ranked(listed: list[dict[str, Any]]) -> dict[str, Any]:
 def _differing(same: Iterable[Entry]) -> list[Entry]:
     """Return one entry of each section and label."""
     return list({(entry.section, json.dumps(entry.item.get("label"))): entry for entry in same}.values())
-
-
-def _distinct(labels: Iterable[Any]) -> list[Any]:
-    return list({json.dumps(label): label for label in labels}.values())
-
-
-def _comparable(label: Any) -> Any:
-    """Return a label of which equal ones mean the same: for a mask, a hash of its pixels."""
-    if not isinstance(label, str):
-        return label
-    found = pictures_of(label, [None])[0]
-    return ("mask", found.digest) if isinstance(found, Picture) else None
 
 
 def copies_text(kind: str, source: str, section: str, images: int, of: int, copies: int) -> str:

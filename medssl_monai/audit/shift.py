@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medssl_monai.data.datalist import Item
+from medssl_monai.kinds import Kind, Label
 
 Array = NDArray[Any]
 
@@ -18,7 +19,7 @@ SIGNIFICANT = 0.01  # p value
 NOTABLE = 0.2  # standardised difference (a small one, after Cohen)
 
 
-def label_shift(sections: Mapping[str, Sequence[Item]], classes: Sequence[str]) -> list[dict[str, Any]]:
+def label_shift(sections: Mapping[str, Sequence[Item]], kind: Kind) -> list[dict[str, Any]]:
     """Compare the shares of the classes, or of each finding where it is known, between sections.
 
     The chi-square statistic of sections against answers is compared with those of random orders of the groups: images
@@ -28,7 +29,7 @@ def label_shift(sections: Mapping[str, Sequence[Item]], classes: Sequence[str]) 
 
     Args:
         sections: items by section; those without a label are left out.
-        classes: names of the classes or findings.
+        kind: of the labels.
 
     Returns:
         One entry for the class, or one for each finding: ``question``, ``shares`` by section and answer,
@@ -36,7 +37,7 @@ def label_shift(sections: Mapping[str, Sequence[Item]], classes: Sequence[str]) 
         sections or answers occur.
     """
     labeled = [(s, item) for s, items in sections.items() for item in items if item.get("label") is not None]
-    questions = _questions([item["label"] for _, item in labeled], classes)
+    questions = _questions([Label(item["label"]) for _, item in labeled], kind)
     units: dict[tuple[str, str], int] = {}
     rows = [units.setdefault((section, item["group"]), len(units)) for section, item in labeled]
     names = [section for section in sections if any(section == unit for unit, _ in units)]
@@ -56,7 +57,7 @@ def label_shift(sections: Mapping[str, Sequence[Item]], classes: Sequence[str]) 
         as_large += np.array([_chi_square(table) for table in tables]) >= statistics - 1e-9
     ps = (1 + as_large) / (1 + permutations)
     return [
-        _describe_shares(name, texts, names, member.T @ table, float(p), len(questions))
+        _describe_shares(name, texts, names, member.T @ table, float(p), len(questions), bool(kind.case_names))
         for (name, texts, _), table, p in zip(questions, counts, ps, strict=True)
         if (table.sum(axis=0) > 0).sum() > 1 and (member.T @ table).sum(axis=1).all()
     ]
@@ -114,16 +115,14 @@ def intensity_shift(images: Mapping[str, Mapping[str, Sequence[Sequence[float]]]
     return {"sections": averages, "comparisons": comparisons}
 
 
-def _questions(labels: Sequence[Any], classes: Sequence[str]) -> list[tuple[str, tuple[str, ...], Array]]:
+def _questions(labels: Sequence[Label], kind: Kind) -> list[tuple[str, tuple[str, ...], Array]]:
     """Return each question's name, the texts of its answers, and each label's answer as an index (-1: not known)."""
-    names = dict(enumerate(classes))
-    if labels and all(isinstance(label, int) for label in labels):
-        values, answers = np.unique(labels, return_inverse=True)
-        return [("class", tuple(names.get(int(value), str(value)) for value in values), answers)]
-    if labels and all(isinstance(label, list) and len(label) == len(labels[0]) for label in labels):
-        columns = enumerate(np.array(labels).T)
-        return [(names.get(k, str(k)), ("absent", "present"), answers) for k, answers in columns]
-    return []
+    if not labels or kind.cases is None:
+        return []
+    states = kind.targets(dict(enumerate(labels)), range(len(labels))).numpy().reshape(len(labels), -1)
+    kind = kind if kind.states else kind.of_size(int(states.max()) + 1)
+    questions = kind.case_names or (kind.noun,)
+    return [(question, kind.state_names, states[:, k]) for k, question in enumerate(questions)]
 
 
 def _chi_square(table: Array) -> float:
@@ -133,12 +132,12 @@ def _chi_square(table: Array) -> float:
 
 
 def _describe_shares(
-    question: str, texts: Sequence[str], names: Sequence[str], table: Array, p: float, questions: int
+    question: str, texts: Sequence[str], names: Sequence[str], table: Array, p: float, questions: int, named: bool
 ) -> dict[str, Any]:
     shares = table / table.sum(axis=1, keepdims=True)
     statistic, freedom = _chi_square(table), min(len(names), (table.sum(axis=0) > 0).sum()) - 1
     effect, shifted = float(np.sqrt(statistic / table.sum() / freedom)), p * questions <= SIGNIFICANT
-    answer = len(texts) - 1 if question != "class" else int(np.ptp(shares, axis=0).argmax())
+    answer = len(texts) - 1 if named else int(np.ptp(shares, axis=0).argmax())
     listed = ", ".join(f"{share:.1%} of {section}" for section, share in zip(names, shares[:, answer], strict=True))
     judged = "more than chance explains" if shifted else "no more than chance explains"
     return {
@@ -152,7 +151,7 @@ def _describe_shares(
         "cramers_v": round(effect, 4),
         "shifted": shifted,
         "statement": (
-            f"{texts[answer] if question == 'class' else question} is {listed}: {judged} "
+            f"{question if named else texts[answer]} is {listed}: {judged} "
             f"(permutation test by group, p = {p:.3f}; Cramer's V {effect:.2f})."
         ),
     }

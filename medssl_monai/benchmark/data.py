@@ -14,7 +14,7 @@ from medssl_monai.benchmark.hashes import contents, digest
 from medssl_monai.data.datalist import load_datalist
 from medssl_monai.files import write_json
 from medssl_monai.phantoms import make_phantom
-from medssl_monai.pool.pool import LabelPool
+from medssl_monai.pool.labels import Labels
 from medssl_monai.prepare.draw import hide_labels
 from medssl_monai.prepare.prepare import prepare
 
@@ -69,7 +69,7 @@ def data_of(name: str, seed: int, groups: float | None, grid: Grid, out_dir: Pat
     identity |= {"mask_classes": training.mask_classes} if training.mask_classes else {}
     identity |= {section: items.sha256 for section, items in sections.items()}
     family = digest(contents(as_written) if recipe else identity)
-    return GridData(shown, identity, family, 0 if groups is None else len(LabelPool(training).indices("labeled")))
+    return GridData(shown, identity, family, 0 if groups is None else len(Labels(training).indices("labeled")))
 
 
 def _show_groups(path: Path, groups: float, seed: int) -> Path:

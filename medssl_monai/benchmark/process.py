@@ -137,7 +137,7 @@ def _shortfall(cell: Cell, run: Path) -> str:
     found = [record["labels"] for record in records]
     if found == wanted:
         return ""
-    return f"its rounds had {found} labels, and the grid asks for {wanted}; see medssl_monai.query.ExactBudget"
+    return f"its rounds had {found} labels, and the grid asks for {wanted}; see medssl_monai.query.budget.ExactBudget"
 
 
 @contextlib.contextmanager

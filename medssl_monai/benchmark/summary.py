@@ -79,8 +79,8 @@ def differences(rows: Iterable[Row], baselines: Mapping[str, tuple[str, str]]) -
     return result
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> Row:
-    """Return ``mean``, and ``low`` and ``high`` of Student's interval about it, None for a single value.
+def t_interval(values: Sequence[float]) -> Row:
+    """Return ``mean``, and ``low`` and ``high`` of Student's 95 % interval about it, None for a single value.
 
     ``seeds`` is how many values there are. The interval takes them as independent draws from a normal distribution.
     """
@@ -89,7 +89,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Row:
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
         return {"mean": mean, "low": None, "high": None, "seeds": count}
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+    half = float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": count}
 
 

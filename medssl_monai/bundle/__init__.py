@@ -8,6 +8,7 @@ from medssl_monai.bundle.overrides import check_command_line
 from medssl_monai.bundle.run import output_dir, workflow
 from medssl_monai.bundle.shipped import copy_bundle, shipped_bundles
 from medssl_monai.bundle.trained import check_trained, warn_untrained
+from medssl_monai.bundle.weights import kind_of_weights
 
 __all__ = [
     "DescribeBundle",
@@ -19,6 +20,7 @@ __all__ = [
     "copy_bundle",
     "feature_size",
     "image_size_of",
+    "kind_of_weights",
     "load_data",
     "load_images",
     "mask_classes_of",

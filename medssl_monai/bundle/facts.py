@@ -8,6 +8,7 @@ from typing import Any
 from medssl_monai import limits, names
 from medssl_monai.bundle.metadata import METADATA, described
 from medssl_monai.data.datalist import Datalist
+from medssl_monai.kinds import DEFAULT, kind_named, kind_of
 
 
 def classes_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> list[str]:
@@ -20,19 +21,18 @@ def classes_of(data: Sequence[Any], metadata: Mapping[str, Any]) -> list[str]:
     Raises:
         ValueError: if these are no names of classes, see `medssl_monai.names.check_classes`.
     """
-    labels = [item["label"] for item in data if isinstance(item, Mapping) and item.get("label") is not None]
-    findings = any(isinstance(label, list) for label in labels)
     found, where = list(getattr(data, "classes", ())), getattr(data, "name", "") or "the datalist"
+    labels = [item["label"] for item in data if isinstance(item, Mapping) and item.get("label") is not None]
+    word = getattr(data, "label_kind", "")
+    kind = kind_named(word) if word else kind_of(labels) or DEFAULT()
     if isinstance(data, Datalist) and not found:
-        widths = [
-            len(label) if isinstance(label, list) else label + 1 for label in labels if not isinstance(label, str)
-        ]
-        limits.check("max_classes", max(widths, default=0), where)
-        found = [str(index) for index in range(max(widths, default=0))]
+        count = max((kind.names_in(label) for label in labels), default=0)
+        limits.check("max_classes", count, where)
+        found = [str(index) for index in range(count)]
     if not found:
         key = "classes" if "classes" in described(metadata, "outputs") else "pred"
         found, where = _channel_names(metadata, key), METADATA
-    names.check_classes(found, "finding" if findings else "class", where, findings)
+    kind.renamed(found).check(where)
     return found
 
 

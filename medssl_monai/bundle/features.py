@@ -12,6 +12,7 @@ from medssl_monai.bundle.run import path_value, workflow
 from medssl_monai.data.datalist import SECTIONS, validate_datalist
 from medssl_monai.engines import predict
 from medssl_monai.files import read_json, write_atomically, write_json, write_text
+from medssl_monai.kinds import Label, chosen_kind
 from medssl_monai.prepare.layouts.features import DESCRIPTION, FEATURES, ITEMS, TARGETS
 from medssl_monai.tables import text_of
 
@@ -50,13 +51,15 @@ def write_features(
             raise ValueError(f"the network {type(network).__name__} shows no embedding; use an EmbeddingClassifier.")
         kept = [k for k in range(len(dataset)) if k not in dataset.unreadable]
         items = [dataset.data[k] for k in kept]
-        labels = [item["label"] if item.get("labeled", True) and "label" in item else -1 for item in items]
-        if not all(isinstance(label, int) for label in labels):
-            raise ValueError(f"{datalist}: features are written for classes only, not for findings or masks.")
+        told = {k: item["label"] for k, item in enumerate(items) if item.get("labeled", True) and "label" in item}
+        kind = chosen_kind(there["label_kind"], told.values(), tuple(there["labels"].values()))
+        if kind.cases != ():
+            raise ValueError(f"{datalist}: features are written for one class per image, not for {kind.word}.")
         folder = Path(out_dir)
         table = [["id", "group"], *([item["id"], item["group"]] for item in items)]
         write_text(folder / f"{section}{ITEMS}", text_of(table))
-        _save(folder / f"{section}{TARGETS}", np.array(labels, dtype=np.int64))
+        targets = kind.targets({k: Label(label) for k, label in told.items()}, range(len(items)))
+        _save(folder / f"{section}{TARGETS}", targets.numpy())
         _save(folder / f"{section}{FEATURES}", embedding[kept].numpy())
         write_json(folder / DESCRIPTION, {"classes": list(dataset.data.classes), "synthetic": dataset.data.synthetic})
         written.append(folder / f"{section}{FEATURES}")

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from monai.bundle import ConfigParser
 
 from medssl_monai.asking.answers import Answering, hand_over
+from medssl_monai.asking.ask import check_cold_start, write_one_query
 from medssl_monai.asking.record import read_query
 from medssl_monai.bundle.run import path_value, workflow
 from medssl_monai.files import read_json
-from medssl_monai.handlers.query import check_cold_start, write_one_query
-from medssl_monai.handlers.rounds import write_report
 from medssl_monai.locks import holding
+from medssl_monai.report.write import write_report
 
 StartFrom = Literal["fresh", "continued"]
 
@@ -94,8 +94,7 @@ def _run_rounds(
             elif annotator == "person" and not (labels.exists() or finished):
                 query = _cold_start(run, folder)
             if query is not None:
-                pool, data = (run.parser.get_parsed_content(name) for name in ("pool", "train::dataset::data"))
-                if not hand_over(query, labels, pool, data, annotator):
+                if not hand_over(query, labels, run.parser.get_parsed_content("pool"), annotator):
                     return False
                 run = _start(bundle, {**values, "labels": str(labels)})
             if not finished:
@@ -119,11 +118,11 @@ def _cold_start(run: Any, folder: Path) -> Path | None:
     """Return the query for the first labels, asked if it is not there; None if some are known, or none are wanted."""
     names = ("pool", "query::cold_start", "train::dataset", "method_def", "query::strategy", "seed", "device")
     pool, budget, dataset, method, strategy, seed, device = (run.parser.get_parsed_content(name) for name in names)
-    if not budget or len(pool.indices("labeled")):
+    if not budget or len(pool.first.indices("labeled")):
         return None
     path = folder / "queries" / "cold_start.json"
     if not path.exists():
         check_cold_start(pool, method)
-        pool.quarantine(dataset.unreadable, method.learned)
+        pool.quarantine(dataset.unreadable, method.kinds)
         write_one_query(path, method, dataset, pool, strategy, budget, seed, device)
     return path

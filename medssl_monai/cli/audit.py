@@ -12,6 +12,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("source", type=Path, help="datalist.json, or what `prepare` takes, as its publisher split it")
     parser.add_argument("folder", type=Path, nargs="?", help="where audit.json and audit.html go; default: beside it")
+    parser.add_argument("--dataset_dir", type=Path, help="where a datalist's relative paths start; default: beside it")
     parser.add_argument("--allow_leaks", action="store_true", help="report leaks, and end without an error")
 
 
@@ -25,7 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     source, folder = arguments.source, arguments.folder
     if source.suffix == ".json" and source.name != "dataset.json":
         folder = folder or source.parent
-        result = audit(source, folder)
+        result = audit(source, folder, arguments.dataset_dir)
+    elif arguments.dataset_dir:
+        raise ValueError(f"`--dataset_dir` is for the paths of a datalist.json, and {source} is none; leave it out.")
     else:
         folder = folder or Path("audit")
         with tempfile.TemporaryDirectory() as temporary:

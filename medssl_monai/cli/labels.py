@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from medssl_monai.asking.record import read_query
     from medssl_monai.data import load_datalist
     from medssl_monai.locks import changing, check_free
-    from medssl_monai.pool.tables import annotate_from_table
+    from medssl_monai.pool.annotate import annotate_from_table
 
     labels, output = arguments.labels, (arguments.output or arguments.labels).resolve()
     if output.suffix != ".json":
@@ -62,25 +62,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if reasons else 0
 
 
-def _pool(labels: Path, data: Datalist) -> LabelPool:
-    """Return the pool that a file of labels, of masks, or of both describes."""
-    from medssl_monai.files import read_json
-    from medssl_monai.pool import LabelPool
-    from medssl_monai.pool.pool import is_table
+def _pool(path: Path, data: Datalist) -> LabelPool:
+    """Return the pool of the parts that a file of labels describes, and of those that the datalist may have beside."""
+    from medssl_monai.data.datalist import FLAGS
+    from medssl_monai.pool import LabelPool, Labels
+    from medssl_monai.pool.files import is_table, read_pool
     from medssl_monai.pool.tables import column_of
     from medssl_monai.tables import Table
 
-    if table := is_table(labels):
-        content = Table.read(labels)
-        kinds = {key for key in ("label", "mask") if column_of(content, key, labels)}
+    if table := is_table(path):
+        content = Table.read(path)
+        there = [key for key in FLAGS if column_of(content, key, path)] or ["label"]
     else:
-        kinds = {str(read_json(labels).get("key"))}
-    if "mask" in kinds and "label" not in kinds:
-        return LabelPool(data, labels=labels, key="mask")
-    if not data.mask_classes:
-        return LabelPool(data, labels=labels)
-    masks = labels if "mask" in kinds else 0 if table else None  # None: a file that says nothing of masks leaves them
-    return LabelPool(data, labels=labels, beside=LabelPool(data, labels=masks, key="mask"))
+        file = read_pool(path)
+        there = [part["key"] for part in (file, *file.get("others", []))]
+    parts = [Labels(data, path, key) for key in FLAGS if key in there]
+    if "label" in there:  # a table that says nothing of another part has none, and a file leaves it as it is
+        parts += [Labels(data, 0 if table else None, key) for key in FLAGS if key not in there and data.names[key]]
+    return LabelPool(parts)
 
 
 TABLE = "from a table with the columns id and label, or mask"

@@ -15,13 +15,14 @@ from typing import Any, Literal
 from medssl_monai import limits, names
 from medssl_monai.data.patients import as_written, same_patient
 from medssl_monai.files import parse_json, write_json
+from medssl_monai.kinds import KINDS, Classes, Kind, Masks, kind_named, kind_of
 
 Item = dict[str, Any]
-"""One sample: ``image`` (path), ``id`` (unique), ``group`` (patient or lesion), and optionally ``label`` (class index,
-multi-hot list of 1, 0 and -1 for unknown, or path of a mask), ``labeled`` (False hides the label from training),
-``mask`` (path, of an image that has or may have a class too) and ``masked`` (likewise), ``slice`` (index along the last
-axis of a volume, or frame), ``source`` (name of the collection it is from, where there are several; see
-`medssl_monai.pool.PoolSampler`) and ``meta`` (the user's own columns)."""
+"""One sample: ``image`` (path), ``id`` (unique), ``group`` (patient or lesion), and optionally ``label`` (as its kind
+has it, see `medssl_monai.kinds`: class index, list of 1, 0 and -1 for unknown, path of a mask), ``labeled`` (False
+hides the label from training), ``mask`` (path, of an image that has or may have a class too) and ``masked`` (likewise),
+``slice`` (index along the last axis of a volume, or frame), ``source`` (name of the collection it is from, where there
+are several; see `medssl_monai.pool.PoolSampler`) and ``meta`` (the user's own columns)."""
 
 Key = Literal["label", "mask"]
 FLAGS: dict[Key, str] = {"label": "labeled", "mask": "masked"}
@@ -48,6 +49,7 @@ class Datalist(list[Item]):
         modality: names of the image channels, in their order.
         mask_classes: names of the classes of ``mask``, background first; empty where masks, if any, are the labels.
         groups_as_written: whether groups that differ in case, blanks, ``^`` or leading zeros are several.
+        label_kind: word of the kind of ``label`` (`medssl_monai.kinds.KINDS`); empty: as its values look.
     """
 
     def __init__(
@@ -60,12 +62,23 @@ class Datalist(list[Item]):
         modality: Sequence[str] = ("image",),
         mask_classes: Sequence[str] = (),
         groups_as_written: bool = False,
+        label_kind: str = "",
     ) -> None:
         super().__init__(items)
-        self.groups_as_written = groups_as_written
+        self.groups_as_written, self.label_kind = groups_as_written, label_kind
         self.classes, self.modality, self.mask_classes = tuple(classes), tuple(modality), tuple(mask_classes)
         self.synthetic, self.name = synthetic, name
         self.sha256 = sha256 or hash_items(self)
+
+    @property
+    def names(self) -> dict[Key, tuple[str, ...]]:
+        """Names of classes, findings or structures, by the part of the labels."""
+        return {"label": self.classes, "mask": self.mask_classes}
+
+    @property
+    def kinds(self) -> dict[Key, str]:
+        """Words of the kinds of labels, by the part; empty where only the values tell."""
+        return {"label": self.label_kind, "mask": Masks.word}
 
 
 def hash_items(items: Iterable[Mapping[str, Any]]) -> str:
@@ -82,7 +95,8 @@ def load_datalist(
     Args:
         path: JSON file in MONAI's layout: lists under ``training``, ``validation`` and ``testing``; ``labels`` maps
             the class index to its name, ``modality`` the channel index to its name, as in the Medical Segmentation
-            Decathlon; ``mask_classes`` those of masks beside labels.
+            Decathlon; ``mask_classes`` those of masks beside labels; ``label_kind`` says what a label is where its
+            values do not tell.
         section: which list to return.
         dataset_dir: folder that relative paths start from; default: the folder of the file.
         allow_leaks: accept groups that are in more than one section.
@@ -102,25 +116,28 @@ def load_datalist(
         raise KeyError(f"{path} has no section {section!r}, only {there}; split it anew with `medssl prepare`.")
     root = Path(dataset_dir) if dataset_dir else path.parent
     items = [{**item, "image": os.path.join(root, item["image"])} for item in content[section]]
+    classes = list(content["labels"].values())
+    kinds = {"label": _label_kind(content["label_kind"], content, classes, str(path)), "mask": Masks()}
     for item in items:
-        for key in FLAGS:
-            if isinstance(item.get(key), str):
-                item[key] = os.path.abspath(os.path.join(root, item[key]))  # pools write it down
+        for key, kind in kinds.items():
+            if (file := _file(item, key, kind)) is not None:
+                item[key] = os.path.abspath(os.path.join(root, file))  # pools write it down
     return Datalist(
         items,
-        classes=content["labels"].values(),
+        classes=classes,
         synthetic=content["synthetic"],
         name=content.get("name", path.stem),
         sha256=hash_items(content[section]),
         modality=content["modality"].values() or ("image",),
         mask_classes=content["mask_classes"].values(),
         groups_as_written=content["groups_as_written"],
+        label_kind=content["label_kind"],
     )
 
 
 @lru_cache(maxsize=2)
 def _parse(content: bytes, source: str, allow_leaks: bool) -> dict[str, Any]:
-    """A whole valid file, kept since a start of a run asks for each section, and for all to look for leaks."""
+    """Return a whole valid file; it is kept, since a run asks for each section, and for all to look for leaks."""
     return validate_datalist(parse_json(content, source), source=source, allow_leaks=allow_leaks)
 
 
@@ -133,6 +150,7 @@ def write_datalist(
     modality: Sequence[str] = ("image",),
     allow_leaks: bool = False,
     mask_classes: Sequence[str] = (),
+    label_kind: str = "",
     **header: Any,
 ) -> None:
     """Write a datalist file; paths are written as they are given, relative ones stay relative to the file's folder.
@@ -146,6 +164,7 @@ def write_datalist(
         modality: names of the image channels in their order.
         allow_leaks: accept groups that are in more than one section.
         mask_classes: names of the classes of masks beside labels, background first.
+        label_kind: see `Datalist`.
         header: further plain values for the head of the file, such as ``licence`` or ``source``.
 
     Raises:
@@ -158,10 +177,11 @@ def write_datalist(
         "modality": {str(index): value for index, value in enumerate(modality)},
         "labels": {str(index): value for index, value in enumerate(classes)},
         "mask_classes": {str(index): value for index, value in enumerate(mask_classes)},
+        "label_kind": label_kind,
         **{section: list(items) for section, items in sections.items()},
     }
     valid = validate_datalist(content, source=str(path), allow_leaks=allow_leaks)
-    write_json(path, {key: valid[key] for key in content if key != "mask_classes" or mask_classes})
+    write_json(path, {key: valid[key] for key in content if key not in ("mask_classes", "label_kind") or valid[key]})
 
 
 def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: bool = False) -> dict[str, Any]:
@@ -184,29 +204,25 @@ def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: b
         raise ValueError(f"{source}: {wrong[0]!r} must be true or false, got {names.shown(flags[wrong[0]])}.")
     if content.get("name", "") != "":
         names.check_name(content["name"], "name", source)
-    num_classes, mask_classes = len(told["labels"]), len(told["mask_classes"])
+    mask_classes = len(told["mask_classes"])
     if mask_classes == 1:
         raise ValueError(f"{source}: 'mask_classes' must name the background and at least one other class.")
     result = {**content, **flags}
     result |= {key: dict(zip(map(str, range(len(own))), own, strict=True)) for key, own in told.items()}
-    findings: dict[int, str] = {}  # by number, where one is
+    result["label_kind"] = content.get("label_kind", "")
+    kind = _label_kind(result["label_kind"], content, told["labels"], source)
     for section in SECTIONS:
         if section not in content:
             continue
         where = [f"{source}, {section}[{position}]" for position in range(len(content[section]))]
-        result[section] = [_complete(item, at, num_classes) for at, item in zip(where, content[section], strict=True)]
+        result[section] = [_complete(item, at, kind) for at, item in zip(where, content[section], strict=True)]
         for at, item in zip(where, result[section], strict=True):
             if item.get("mask") is not None and not mask_classes:
                 raise ValueError(
                     f"{at} has a 'mask', and the file names no classes of masks; add 'mask_classes', background first."
                 )
-            if isinstance(label := item.get("label"), list):
-                findings.setdefault(len(label), at)
-    if len(findings) > 1:
-        (first, one), (second, other) = list(findings.items())[:2]
-        raise ValueError(f"{one}: key 'label' has {first} findings, and {other} has {second}; all have the same.")
-    names.check_classes(told["labels"], "finding" if findings else "class", f"{source}: 'labels'", bool(findings))
-    names.check_classes(told["mask_classes"], NAMED["mask_classes"], f"{source}: 'mask_classes'")
+    (kind or Classes(tuple(told["labels"]))).check(f"{source}: 'labels'")
+    Masks(tuple(told["mask_classes"])).check(f"{source}: 'mask_classes'")
     for position, bad in enumerate(_list(content, "quarantine", source)):
         if not isinstance(bad, Mapping) or not all(isinstance(bad.get(key), str) for key in ("id", "image", "reason")):
             raise ValueError(f"{source}, quarantine[{position}] must have 'id', 'image' and 'reason', each a text.")
@@ -214,6 +230,26 @@ def validate_datalist(content: Any, source: str = "the datalist", allow_leaks: b
     if not allow_leaks:
         _check_groups(result, source, flags["groups_as_written"])
     return result
+
+
+def _label_kind(word: Any, content: Mapping[str, Any], classes: Sequence[str], source: str) -> Kind | None:
+    """Return the kind of the labels: as the head says, or as the first value looks; None if there is none."""
+    if word and word not in KINDS:
+        raise ValueError(f"{source}: 'label_kind' must be one of {sorted(KINDS)}, got {names.shown(word)}.")
+    items = [(section, p, item) for section in SECTIONS for p, item in enumerate(_list(content, section, source))]
+    values = [
+        (s, p, item["label"]) for s, p, item in items if isinstance(item, Mapping) and item.get("label") is not None
+    ]
+    if not values:
+        return kind_named(word, classes) if word else None
+    section, position, first = values[0]
+    kind = kind_named(word, classes) if word else kind_of([first], classes)
+    if kind is None:
+        raise ValueError(
+            f"{source}, {section}[{position}]: key 'label' must be a class index, a list of 1, 0 and -1 for each "
+            f"finding or the path of a mask, got {names.shown(first)}."
+        )
+    return kind
 
 
 def _list(content: Mapping[str, Any], key: str, source: str) -> Sequence[Any]:
@@ -240,7 +276,7 @@ def _names(told: Any, kind: str, where: str) -> list[str]:
     return [_normal(name) for name in told]
 
 
-def _complete(item: Any, where: str, num_classes: int) -> Item:
+def _complete(item: Any, where: str, kind: Kind | None) -> Item:
     if not isinstance(item, Mapping):
         raise ValueError(f"{where} must be an object with at least the key 'image', got {names.shown(item)}.")
     unknown = next((key for key in item if key not in KEYS), None)
@@ -267,14 +303,20 @@ def _complete(item: Any, where: str, num_classes: int) -> Item:
             raise ValueError(f"{where}: key {flag!r} must be true or false, got {names.shown(item[flag])}.")
         if item.get(flag) and item.get(key) is None:
             raise ValueError(f"{where}: {flag!r} is true but there is no {key!r}; add it or drop the flag.")
-    if item.get("label") is not None:
-        check_label(item["label"], num_classes, f"{where}: key 'label'")
-    if item.get("mask") is None:
-        return result
-    _check_path(item["mask"], f"{where}: key 'mask'")
-    if isinstance(item.get("label"), str):
+    for key, own in (("label", kind), ("mask", Masks())):
+        if own is not None and item.get(key) is not None:
+            try:
+                own.restore(item[key])
+            except ValueError as error:
+                raise ValueError(f"{where}: key {key!r} {error}.") from None
+    if item.get("mask") is not None and _file(item, "label", kind) is not None:
         raise ValueError(f"{where}: beside a 'mask', the 'label' must say the class, and it is a path as well.")
     return result
+
+
+def _file(item: Mapping[str, Any], key: str, kind: Kind | None) -> str | None:
+    """Return the file that a valid label is in; None if it is in none, or there is none."""
+    return None if kind is None or item.get(key) is None else kind.file(kind.restore(item[key]))
 
 
 def _check_path(path: Any, where: str) -> None:
@@ -290,34 +332,6 @@ def _check_path(path: Any, where: str) -> None:
 
 def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
-
-
-def check_label(label: Any, num_classes: int, where: str) -> None:
-    """Refuse a label that is no class index, no multi-hot list and no path; 0 classes: their number is unknown.
-
-    Raises:
-        ValueError: beginning with `where`.
-    """
-    if isinstance(label, str):
-        if not label:
-            raise ValueError(f"{where} is an empty path; leave the key out for an image without a mask.")
-        _check_path(label, where)
-        return
-    if isinstance(label, list):
-        if num_classes and len(label) != num_classes:
-            raise ValueError(f"{where} has {len(label)} entries for {num_classes} findings: {names.shown(label)}.")
-        if not label or any(type(value) is not int or value not in (-1, 0, 1) for value in label):
-            told = names.shown(label)
-            raise ValueError(f"{where} must hold 1 (present), 0 (absent) or -1 (unknown) per finding, got {told}.")
-        if not num_classes:
-            limits.check("max_classes", len(label), where)
-        return
-    if type(label) is not int or label < 0 or (num_classes and label >= num_classes):
-        wanted = f"a class index from 0 to {num_classes - 1}" if num_classes else "a class index from 0"
-        told = names.shown(label)
-        raise ValueError(f"{where} must be {wanted}, a multi-hot list or the path of a mask, got {told}.")
-    if not num_classes:
-        limits.check("max_classes", label + 1, where)
 
 
 def patient_of(item: Mapping[str, Any], groups_as_written: bool = False) -> str:

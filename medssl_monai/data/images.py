@@ -87,7 +87,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     @staticmethod
     def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the batch, which is whole already; see `medssl_monai.pool.pool.batch_loader`."""
+        """Return the batch, which is whole already; see `medssl_monai.pool.batch_loader`."""
         return batch
 
     @property

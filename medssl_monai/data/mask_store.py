@@ -12,8 +12,8 @@ from torch import Tensor
 
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.images import ImageDataset
-from medssl_monai.task import UNKNOWN
 from medssl_monai.transforms.masks import UNLABELED
+from medssl_monai.unknown import UNKNOWN
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Masks:
         datalist: item ``i`` is sample ``i``: image and slice that its mask belongs to.
         transform: deterministic dictionary transform of ``image`` and ``label``, both paths, and what else the item
             says; its ``label`` must be whole numbers ``(1, *spatial)`` on the grid of the images, 255 where nobody
-            labeled, as from `medssl_monai.readers.LoadMaskd`.
+            labeled, as from `medssl_monai.data.LoadMaskd`.
         on_bad_file: see `ImageDataset`; a mask that is skipped is listed in `unreadable` and is unknown everywhere.
         cache_dir: see `ImageDataset`.
     """
@@ -43,7 +43,8 @@ class Masks:
         self.datalist, self.transform = datalist, _AsImage(transform)
         self.on_bad_file, self.cache_dir = on_bad_file, cache_dir
         self.unreadable: dict[int, str] = {}
-        self._rows: dict[int, tuple[str, Tensor]] = {}
+        self._rows: dict[int, Tensor] = {}
+        self._tried: dict[int, str] = {}
         self._read: Mapping[int, str] = {}
 
     def read(self, paths: Mapping[int, str]) -> None:
@@ -55,14 +56,14 @@ class Masks:
         """
         if paths is self._read:
             return
-        new = [i for i, path in paths.items() if self._rows.get(i, ("",))[0] != path]
+        new = [i for i, path in paths.items() if self._tried.get(i) != path]
         if new:
             self._decode(paths, new)
             self._warn_of_nothing(paths)
         self._read = paths
 
     def _warn_of_nothing(self, paths: Mapping[int, str]) -> None:
-        rows = [self._rows[i][1] for i in paths if i in self._rows]
+        rows = [self._rows[i] for i in paths if i in self._rows]
         if rows and not any(((row > 0) & (row < UNLABELED)).any() for row in rows):
             logger.warning(
                 f"none of the {len(rows)} masks that are known shows anything but background: there is nothing to "
@@ -79,10 +80,11 @@ class Masks:
         for row, i in enumerate(new):
             self.unreadable.pop(i, None)
             self._rows.pop(i, None)
+            self._tried[i] = paths[i]
             if row in rows.unreadable:
                 self.unreadable[i] = f"mask: {rows.unreadable[row]}"
             else:
-                self._rows[i] = paths[i], masks[row, 0]
+                self._rows[i] = masks[row, 0]
 
     def targets(self, paths: Mapping[int, str], index: Sequence[int]) -> Tensor:
         """Return classes ``(B, *spatial)``, long, of the samples `index`; -1 where nobody labeled.
@@ -97,9 +99,9 @@ class Masks:
         self.read(paths)
         if not self._rows:
             raise ValueError("no mask is known; label an image first.")
-        nothing = torch.full_like(next(iter(self._rows.values()))[1], UNLABELED)
-        known = ((path, *self._rows.get(i, ("", nothing))) for i, path in ((i, paths.get(i)) for i in index))
-        classes = torch.stack([row if path == read else nothing for path, read, row in known]).long()
+        nothing = torch.full_like(next(iter(self._rows.values())), UNLABELED)
+        known = [self._rows[i] if i in paths and i in self._rows else nothing for i in index]  # read just now
+        classes = torch.stack(known).long()
         return classes.masked_fill_(classes == UNLABELED, UNKNOWN)
 
 

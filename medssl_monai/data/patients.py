@@ -21,7 +21,7 @@ DATE = re.compile(
 
 
 def as_written(text: str) -> str:
-    """A cell or DICOM PatientID, apart from how its accents are encoded, and from what a spreadsheet adds."""
+    """Return a cell or DICOM PatientID, apart from how its accents are encoded, and from what a spreadsheet adds."""
     return FLOAT.sub(r"\1", tidy) if FLOAT.fullmatch(tidy := unicodedata.normalize("NFC", text).strip()) else tidy
 
 
@@ -41,7 +41,7 @@ def looks_like_date(text: str) -> bool:
 
 
 def listed(spellings: Mapping[str, Iterable[str]], images: Mapping[str, int]) -> list[str]:
-    """A line for each patient of several spellings, by group, with the number of images.
+    """Return a line for each patient of several spellings, by group, with the number of images.
 
     As everywhere in a datalist, each slice of a volume that is cut into slices is an image.
     """

@@ -2,7 +2,7 @@
 
 from medssl_monai.engines.evaluate import JoinLabels, evaluate, write_evaluation
 from medssl_monai.engines.joint import JointStep
-from medssl_monai.engines.predict import as_labeled, as_whole, predict, predict_pool, weights_sha256
+from medssl_monai.engines.predict import as_labeled, predict, predict_pool, weights_sha256
 from medssl_monai.engines.probe import evaluate_probe, knn_probe, linear_probe
 from medssl_monai.engines.trainer import SSLTrainer
 
@@ -11,7 +11,6 @@ __all__ = [
     "JointStep",
     "SSLTrainer",
     "as_labeled",
-    "as_whole",
     "evaluate",
     "evaluate_probe",
     "knn_probe",

@@ -26,7 +26,7 @@ class JointStep:
 
     All are of whole images. Where the evaluator's inferer is another one than MONAI's `SimpleInferer`, say one of
     windows for a network that was trained on patches, masks are what that makes of the network, in a second pass; a
-    class and its saliency are of no window. `medssl_monai.engines.predict.ClassesAndMasks` evaluates alike.
+    class and its saliency are of no window. `medssl_monai.engines.predict.PartLogits` evaluates alike.
     """
 
     def __call__(self, engine: SupervisedEvaluator, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -9,30 +9,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from ignite.engine import Engine
-from monai.networks import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl_monai.data.datalist import Key
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.engines.evaluate import evaluate
+from medssl_monai.kinds import Kind, Threshold
 from medssl_monai.locks import holding
 from medssl_monai.networks.embedding import EmbeddingClassifier
+from medssl_monai.networks.modes import evaluating
 from medssl_monai.networks.projection import ProjectionNetwork
+from medssl_monai.pool.labels import Labels
 from medssl_monai.pool.pool import LabelPool
-from medssl_monai.task import UNKNOWN, Task
 from medssl_monai.transforms.augment import to_unit
+from medssl_monai.unknown import UNKNOWN
 
 logger = logging.getLogger(__name__)
 Encoder = EmbeddingClassifier | ProjectionNetwork
 NEVER = -1e4
 """Logit of a class that no labeled image has: its probability is exactly 0."""
-Kind = Literal["linear", "knn"]
+ProbeKind = Literal["linear", "knn"]
 
 
 class Probe:
@@ -42,7 +43,7 @@ class Probe:
         kind: ``linear`` (`linear_probe`) or ``knn`` (`knn_probe`).
         network: encoder, left as it is.
         dataset: item ``i`` is sample ``i`` of `pool`.
-        pool: knows the labels to fit on, and the task.
+        pool: knows the labels to fit on: its first part.
         device: where the network is.
         options: what else the probe of this kind takes: ``inverse_penalty``, or ``neighbours`` and ``temperature``.
         batch_size: images at once.
@@ -52,16 +53,13 @@ class Probe:
 
     Attributes:
         inference_network: the encoder with the probe on top.
-        learned: of labels alone, see `medssl_monai.methods.SSLMethod`.
     """
 
-    confidence_threshold = None
-    learned: ClassVar[tuple[Key, ...]] = ("label",)
     inference_network: nn.Module
 
     def __init__(
         self,
-        kind: Kind,
+        kind: ProbeKind,
         network: Encoder,
         dataset: ImageDataset,
         pool: LabelPool,
@@ -73,6 +71,15 @@ class Probe:
             raise ValueError(f"`kind` must be 'linear' or 'knn', got {kind!r}.")
         self.kind, self.network, self.dataset, self.pool = kind, network, dataset, pool
         self.device, self.options, self.batch_size = device, dict(options or {}), batch_size
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """What was fitted, by part; see `medssl_monai.methods.SSLMethod.kinds`."""
+        return {self.pool.first.key: self.pool.first.kind}
+
+    def thresholds(self) -> Mapping[str, Threshold]:
+        """Nothing: no label is given by the probe itself; see `medssl_monai.methods.SSLMethod.thresholds`."""
+        return {}
 
     def fit(self) -> nn.Module:
         """Fit on the images that are labeled now.
@@ -116,7 +123,7 @@ class ProbeTrainer(Engine):  # type: ignore[misc]
 
 
 def evaluate_probe(
-    kind: Kind,
+    kind: ProbeKind,
     network: Encoder,
     dataset: ImageDataset,
     pool: LabelPool,
@@ -131,7 +138,7 @@ def evaluate_probe(
         kind: `linear_probe` or `knn_probe`.
         network: encoder, left as it is.
         dataset: item ``i`` is sample ``i`` of `pool`.
-        pool: knows the labels to fit on, and the task.
+        pool: knows the labels to fit on: its first part.
         validation: images to measure on.
         validation_pool: knows their labels.
         device: where the network is.
@@ -145,7 +152,7 @@ def evaluate_probe(
     """
     probe = Probe(kind, network, dataset, pool, device, batch_size=batch_size).fit()
     figures = evaluate(probe, validation, validation_pool, device, batch_size)
-    return {**figures, "probe": {"kind": kind, "labeled": len(pool.indices("labeled"))}}
+    return {**figures, "probe": {"kind": kind, "labeled": len(pool.first.indices("labeled"))}}
 
 
 def linear_probe(
@@ -156,7 +163,7 @@ def linear_probe(
     inverse_penalty: float = 1.0,
     batch_size: int = 128,
 ) -> EmbeddingClassifier:
-    """The encoder with logistic regression on its standardised embeddings as the head.
+    """Return the encoder with logistic regression on its standardised embeddings as the head.
 
     Scikit-learn's, with all classes weighted alike and nothing chosen on validation images. A finding of which the
     labeled images show one outcome only has the same probability for every image, and is named in the log; a class
@@ -165,24 +172,30 @@ def linear_probe(
     Args:
         network: encoder, shared and not copied.
         dataset: item ``i`` is sample ``i`` of `pool`.
-        pool: knows the labels, and the task.
+        pool: knows the labels: its first part.
         device: where the network is.
         inverse_penalty: C of scikit-learn; its default.
         batch_size: images at once.
 
     Raises:
-        ValueError: if no image is labeled.
+        ValueError: if no image is labeled, or the labels have neither one case with a logit for each state, nor cases
+            of two states with a logit each.
     """
     from sklearn.preprocessing import StandardScaler  # here and below: it takes a second, and few need it
 
-    embedding, target = _labeled(network, dataset, pool, device, batch_size)
+    kind = pool.first.kind
+    embedding, target = _labeled(network, dataset, pool.first, device, batch_size)
     scaler = StandardScaler().fit(embedding)
     rows = scaler.transform(embedding)
-    if pool.task == "multilabel":
-        fits = [_fit_finding(rows, column, _name(pool, k), inverse_penalty) for k, column in enumerate(target.T)]
+    if kind.cases == (kind.width,) and kind.states == 2:
+        fits = [_fit_case(rows, column, _name(kind, k), inverse_penalty) for k, column in enumerate(target.T)]
         weight, bias = np.stack([w for w, _ in fits]), np.array([b for _, b in fits])
+    elif kind.cases == () and kind.width == kind.states:
+        weight, bias = _fit_states(rows, target, kind.width or int(target.max()) + 1, inverse_penalty)
     else:
-        weight, bias = _fit_classes(rows, target, pool.num_classes or int(target.max()) + 1, inverse_penalty)
+        raise ValueError(
+            f"logistic regression has a logit for each state, and {kind.word} have others; take the probe `knn`."
+        )
     probe = EmbeddingClassifier(_Embedding(network), weight.shape[1], len(weight)).to(device)
     weight = weight / scaler.scale_  # of embeddings as they are
     with torch.no_grad():
@@ -200,39 +213,39 @@ def knn_probe(
     temperature: float = 0.07,
     batch_size: int = 128,
 ) -> NearestNeighbours:
-    """The encoder with a vote of the labeled images nearest to each image; see `NearestNeighbours`.
+    """Return the encoder with a vote of the labeled images nearest to each image; see `NearestNeighbours`.
 
     Args:
         network: encoder, shared and not copied.
         dataset: item ``i`` is sample ``i`` of `pool`.
-        pool: knows the labels, and the task.
+        pool: knows the labels: its first part.
         device: where the network is.
         neighbours: k.
         temperature: T.
         batch_size: images at once.
 
     Raises:
-        ValueError: if no image is labeled.
+        ValueError: if no image is labeled, or the kind of labels does not say which logits a share of votes has.
     """
-    embedding, target = _labeled(network, dataset, pool, device, batch_size)
-    votes = torch.from_numpy(target)
-    if pool.task == "multiclass":
-        votes = F.one_hot(votes, pool.num_classes or int(votes.max()) + 1)
-    probe = NearestNeighbours(network, torch.from_numpy(embedding), votes, pool.task, neighbours, temperature)
+    embedding, target = _labeled(network, dataset, pool.first, device, batch_size)
+    kind, states = pool.first.kind, torch.from_numpy(target)
+    kind = kind if kind.states else kind.of_size(int(states.max()) + 1)
+    probe = NearestNeighbours(network, torch.from_numpy(embedding), kind.one_hot(states), kind, neighbours, temperature)
     return probe.to(device)
 
 
 class NearestNeighbours(nn.Module):
     """Vote of the k labeled images with the most similar embeddings, each by ``exp(cosine / T)``.
 
-    Wu et al., CVPR 2018, https://arxiv.org/abs/1805.01978, Sec. 3.4; k = 20 is from Caron et al., ICCV 2021. Of a
-    finding vote those neighbours of which it is known; if there is none, it is as frequent as among all labeled images.
+    Wu et al., CVPR 2018, https://arxiv.org/abs/1805.01978, Sec. 3.4; k = 20 is from Caron et al., ICCV 2021. Of a case,
+    such as a finding, vote those neighbours of which it is known; if there is none, its states are as frequent as among
+    all labeled images.
 
     Args:
         network: encoder, shared and not copied.
         embedding: of labeled images, ``(N, D)``.
-        votes: their labels, one-hot or multi-hot with -1 for unknown, ``(N, K)``.
-        task: ``multiclass``, for one-hot votes, or ``multilabel``.
+        votes: their states, one-hot, 0 where unknown, ``(N, *cases, S)``.
+        kind: of the labels.
         neighbours: k; all labeled images if there are fewer.
         temperature: T, greater than 0.
 
@@ -248,7 +261,7 @@ class NearestNeighbours(nn.Module):
         network: Encoder,
         embedding: Tensor,
         votes: Tensor,
-        task: Task = "multiclass",
+        kind: Kind,
         neighbours: int = 20,
         temperature: float = 0.07,
     ) -> None:
@@ -257,27 +270,20 @@ class NearestNeighbours(nn.Module):
             raise ValueError(f"`neighbours` must be at least 1, got {neighbours}.")
         if temperature <= 0.0:
             raise ValueError(f"`temperature` must be greater than 0, got {temperature}.")
-        self.network, self.task, self.temperature = network, task, temperature
+        self.network, self.kind, self.temperature = network, kind, temperature
         self.neighbours = min(neighbours, len(embedding))
         self.register_buffer("bank", F.normalize(embedding.float(), dim=1))
         self.register_buffer("votes", votes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of the share of votes; infinite where it is 0 or 1."""
+        """Return logits of the share of votes; infinite where it is 0 or 1."""
         similarity = F.normalize(self.network.embed(images).float(), dim=1) @ self.bank.T
         nearest, index = similarity.topk(self.neighbours, dim=1)
-        weight = ((nearest - nearest[:, :1]) / self.temperature).exp().unsqueeze(2)  # (B, k, 1); the nearest has 1
-        if self.task == "multiclass":
-            return (weight * self.votes[index]).sum(dim=1).log()
-        present, known = self._counts(weight, self.votes[index])
-        usual_present, usual_known = self._counts(torch.ones_like(weight[:1, :1]), self.votes)
-        usual = (usual_present + 0.5) / (usual_known + 1.0)
-        return torch.where(known > 0, present / known, usual).logit()
-
-    @staticmethod
-    def _counts(weight: Tensor, votes: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of those for which a finding is present, and known."""
-        return (weight * (votes == 1)).sum(dim=-2), (weight * (votes != UNKNOWN)).sum(dim=-2)
+        weight = ((nearest - nearest[:, :1]) / self.temperature).exp()  # (B, k); the nearest has 1
+        found = torch.einsum("bk,bk...->b...", weight, self.votes[index])  # (B, *cases, S)
+        known, usual = found.sum(dim=-1, keepdim=True), self.votes.sum(dim=0) + 0.5
+        shares = torch.where(known > 0, found / known, usual / usual.sum(dim=-1, keepdim=True))
+        return self.kind.logits(shares)
 
 
 class _Embedding(nn.Module):
@@ -292,22 +298,22 @@ class _Embedding(nn.Module):
 
 
 def _labeled(
-    network: Encoder, dataset: ImageDataset, pool: LabelPool, device: torch.device | str, batch_size: int
+    network: Encoder, dataset: ImageDataset, labels: Labels, device: torch.device | str, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings ``(n, D)`` in float64 and labels of the labeled images."""
-    index = pool.indices("labeled")
+    """Return embeddings ``(n, D)`` in float64 and targets ``(n, *cases)`` of the labeled images."""
+    index = labels.indices("labeled")
     if len(index) == 0:
         raise ValueError("no image is labeled: there is nothing to fit a probe on; add labels to the datalist.")
-    with eval_mode(network):
+    with evaluating(network):
         parts = [network.embed(to_unit(dataset.images[part].to(device))) for part in torch.split(index, batch_size)]
-    return torch.cat([part.float().cpu() for part in parts]).double().numpy(), pool.targets(index).numpy()
+    return torch.cat([part.float().cpu() for part in parts]).double().numpy(), labels.targets(index).numpy()
 
 
-def _name(pool: LabelPool, finding: int) -> str:
-    return pool.classes[finding] if pool.classes else f"class {finding}"
+def _name(kind: Kind, case: int) -> str:
+    return kind.case_names[case] if kind.case_names else f"class {case}"
 
 
-def _fit_classes(
+def _fit_states(
     rows: np.ndarray, target: np.ndarray, classes: int, inverse_penalty: float
 ) -> tuple[np.ndarray, np.ndarray]:
     weight, bias = np.zeros((classes, rows.shape[1])), np.full(classes, NEVER)
@@ -321,7 +327,7 @@ def _fit_classes(
     return weight, bias
 
 
-def _fit_finding(rows: np.ndarray, label: np.ndarray, name: str, inverse_penalty: float) -> tuple[np.ndarray, float]:
+def _fit_case(rows: np.ndarray, label: np.ndarray, name: str, inverse_penalty: float) -> tuple[np.ndarray, float]:
     known = label != UNKNOWN
     present, total = int((label == 1).sum()), int(known.sum())
     if present in (0, total):

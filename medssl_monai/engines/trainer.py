@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from medssl_monai.locks import holding
 from medssl_monai.methods.base import Batch, Output, SSLMethod
+from medssl_monai.pool.labels import ASKED_BY
 from medssl_monai.pool.pool import LabelPool
 
 AmpDtype = Literal["float16", "bfloat16"]
@@ -35,8 +36,8 @@ class SSLTrainer(Trainer):
         train_data_loader: yields a `medssl_monai.methods.Batch` of images and indices, and ends with the epoch.
         method: objective to minimise; may be wrapped in `torch.nn.parallel.DistributedDataParallel`.
         optimizer: over ``method.trainable_parameters()``.
-        pool: gives the labels of ``batch["labeled"]["index"]``; its task must be that of the method. For methods that
-            learn classes and masks the pool `beside` it gives the masks of ``batch["masked"]["index"]``.
+        pool: gives the labels of the labeled streams (`medssl_monai.methods.Stream`), whose kinds must be those of the
+            method.
         views: random views of a batch on the device, `medssl_monai.transforms.Views`; None: the loader made them.
         train_handlers: attached in this order, and called in this order for one and the same event.
         amp: autocast on the type of `device`.
@@ -81,33 +82,29 @@ class SSLTrainer(Trainer):
         self.add_event_handler(Events.STARTED, self._start)  # after the handlers of the list, which may load weights
 
     def _start(self) -> None:
-        self._check_task()
-        for streams, pool, without in (
-            ({"labeled", "unlabeled"}, self.pool, "labels"),
-            ({"masked", "unmasked"}, self.pool.beside, "masks"),
-        ):
-            if pool is not None and streams <= set(self.core.streams) and len(pool.streamed("unlabeled")) == 0:
+        self._check_kinds()
+        unlabeled = {stream.part for stream in self.core.streams.values() if not stream.labeled}
+        for key in unlabeled & self.core.kinds.keys():
+            if len(self.pool[key].drawable("unlabeled")) == 0:
                 self.logger.warning(
-                    f"No image is without {without}, and {type(self.core).__name__} learns from such: labeled images "
-                    f"stand in, without their {without}. Hide some with `labels`, or choose a supervised method."
+                    f"No image is without {key}s, and {type(self.core).__name__} learns from such: labeled images "
+                    f"stand in, without their {key}s. Hide some with `{ASKED_BY[self.pool[key].key]}`, or choose a "
+                    "supervised method."
                 )
         if self.core.steps_done == 0:
             self.core.on_start()
 
-    def _check_task(self) -> None:
-        name, task = type(self.core).__name__, self.pool.task
-        if "masked" in self.core.streams and self.pool.beside is None:
-            raise ValueError(f"{name} learns masks as well; give its pool one of masks `beside` it.")
-        if "labeled" not in self.core.streams or self.core.task == task:
-            return
-        labels = {
-            "multiclass": "one class per image",
-            "multilabel": "multi-hot, one of 1, 0 and -1 per finding",
-            "segmentation": "masks",
-        }
-        learns = {**labels, "multilabel": "findings, each for itself"}[self.core.task]
-        hint = f"give it `task: {task}`, or other labels" if task in self.core.tasks else "choose another method"
-        raise ValueError(f"the labels are {labels[task]}, and {name} learns {learns}; {hint}.")
+    def _check_kinds(self) -> None:
+        name = type(self.core).__name__
+        for key, kind in self.core.kinds.items():
+            if key not in self.pool.parts:
+                raise ValueError(f"{name} learns {key}s as well, and the pool has none; give it the part {key!r}.")
+            own = self.pool[key].kind
+            if own.word != kind.word:
+                raise ValueError(
+                    f"the {key}s are {own.word}, and {name} learns {kind.word}; give it the `kind` of the labels, or "
+                    "other labels."
+                )
 
     @property
     def core(self) -> SSLMethod:
@@ -133,9 +130,9 @@ class SSLTrainer(Trainer):
     def prepare(self, batchdata: Mapping[str, Any]) -> Batch:
         """Move a batch to the device, join the labels and make the views."""
         batch = {name: dict(stream) for name, stream in batchdata.items()}
-        for name, pool in (("labeled", self.pool), ("masked", self.pool.beside)):
-            if pool is not None and name in batch and "label" not in batch[name]:  # patches come with theirs
-                batch[name]["label"] = pool.targets(batch[name]["index"])
+        for name, stream in self.core.streams.items():
+            if stream.labeled and name in batch and "label" not in batch[name]:  # patches come with theirs
+                batch[name]["label"] = self.pool[stream.part].targets(batch[name]["index"])
         batch = cast(dict[str, Any], convert_tensor(batch, self.state.device, self.non_blocking))
         return batch if self.views is None else self.views(batch, self.generator)
 

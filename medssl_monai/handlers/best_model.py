@@ -28,7 +28,8 @@ class BestModel:
         network: usually ``method.inference_network``.
         metric: name in ``engine.state.metrics``; higher is better.
         metadata: plain values to keep with the weights, see `medssl_monai.networks.describe`.
-        method: what it learned is kept with the weights, and its confidence threshold, for later queries.
+        method: what it learned is kept with the weights for later queries and predictions: ``kind``, the word of the
+            kind of labels; ``learned``, the parts of the labels; ``threshold``, the confidence thresholds by part.
     """
 
     def __init__(
@@ -64,7 +65,11 @@ class BestModel:
         if is_first():
             known: dict[str, Any] = {}
             if self.method is not None:
-                known = {"threshold": self.method.confidence_threshold, "learned": list(self.method.learned)}
+                known = {
+                    "kind": self.method.kind.word,
+                    "learned": list(self.method.kinds),
+                    "threshold": {part: threshold.plain() for part, threshold in self.method.thresholds().items()},
+                }
             metadata = {**self.metadata, **known, "epoch": epoch, "metric": self.metric, "value": value}
             save_tensors(self.path, describe(self.network, metadata), private=False)
 

@@ -13,16 +13,24 @@ from torch import Tensor
 
 from medssl_monai.data.images import ImageDataset
 from medssl_monai.distributed import is_first
-from medssl_monai.engines.evaluate import hidden_labels
+from medssl_monai.engines.evaluate import hidden_targets
 from medssl_monai.files import read_json, write_json
 from medssl_monai.methods.base import SSLMethod
-from medssl_monai.metrics.targets import judge_findings, judge_targets
+from medssl_monai.metrics.targets import judge_targets
+from medssl_monai.networks.modes import evaluating
 from medssl_monai.pool.pool import LabelPool
 from medssl_monai.transforms.augment import to_unit
 
 
 class Section(NamedTuple):
-    """Images with labels that the method has not seen; `known_as`: the method's index of each, -1: it has none."""
+    """Images with labels that the method has not seen.
+
+    Attributes:
+        dataset: where they are.
+        position: in there, ``(n,)``.
+        known_as: the method's index of each, ``(n,)``; -1: it has none.
+        truth: targets ``(n, *cases)``.
+    """
 
     dataset: ImageDataset
     position: Tensor
@@ -34,10 +42,9 @@ class EstimatorReport:
     """At the end of each round: judge the method's targets, and add ``estimator`` to the record of the round.
 
     ``validation`` are the labeled validation images, ``unlabeled`` the unlabeled training images whose label the
-    datalist hides; each has the figures of `medssl_monai.metrics.judge_targets`, or of findings those of
-    `medssl_monai.metrics.judge_findings`. A section without images is left out, and so is ``validation`` if the method
-    compares with what it stored for each training sample (``method.previous == "bank"``), since it has stored nothing
-    for others.
+    datalist hides; each has the figures of `medssl_monai.metrics.judge_targets`. A section without images is left out,
+    and so is ``validation`` if the method compares with what it stored for each training sample (``method.previous ==
+    "bank"``), since it has stored nothing for others.
 
     Images are as they are and all networks in evaluation mode, while a learner sees weak views in training mode: this
     is an audit beside training, not its log. It leaves modes and random state as they were, so that a run with it
@@ -46,8 +53,8 @@ class EstimatorReport:
     List this after `RoundReport`, which writes the record, and before `TrainingCheckpoint`.
 
     Args:
-        method: has ``targets(images, index)`` as `medssl_monai.methods.TEAR`, which changes nothing; validation images
-            have the index -1.
+        method: has ``targets(images, index)`` as `medssl_monai.methods.TEAR`, for the first part of the labels that it
+            learns, which changes nothing; validation images have the index -1.
         dataset: training images.
         pool: training pool.
         validation: validation images.
@@ -79,6 +86,7 @@ class EstimatorReport:
         self.method, self.dataset, self.pool = method, dataset, pool
         self.validation, self.validation_pool = validation, validation_pool
         self.every, self.output_dir, self.batch_size = every, Path(output_dir), batch_size
+        self.part = next(iter(method.kinds))
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.measure)
@@ -104,13 +112,14 @@ class EstimatorReport:
         write_json(path, {**record, "estimator": figures})
 
     def _sections(self) -> dict[str, Section]:
-        """What there is to judge by."""
+        """Return what there is to judge by."""
         sections = {}
         if getattr(self.method, "previous", None) != "bank":
-            index = self.validation_pool.indices("labeled")
-            truth, nowhere = self.validation_pool.targets(index), torch.full_like(index, -1)
-            sections["validation"] = Section(self.validation, index, nowhere, truth)
-        index, truth = hidden_labels(self.dataset, self.pool)
+            measured = self.validation_pool[self.part]
+            index = measured.indices("labeled")
+            nowhere = torch.full_like(index, -1)
+            sections["validation"] = Section(self.validation, index, nowhere, measured.targets(index))
+        index, truth = hidden_targets(self.pool[self.part])
         sections["unlabeled"] = Section(self.dataset, index, index, truth)
         return {name: section for name, section in sections.items() if len(section.position)}
 
@@ -120,26 +129,21 @@ class EstimatorReport:
             cast(Any, self.method).targets(to_unit(section.dataset.images[position].to(device)), index.to(device))
             for position, index in zip(*batches, strict=True)
         ]
-        judge = judge_findings if self.pool.task == "multilabel" else judge_targets
-        return judge(
-            torch.cat([part.probs for part in parts]).float().cpu().numpy(),
+        kind = self.pool[self.part].kind
+        return judge_targets(
+            torch.cat([part.outcomes for part in parts]).float().cpu().numpy(),
             torch.cat([part.pseudo_label for part in parts]).cpu().numpy(),
             torch.cat([part.targets for part in parts]).float().cpu().numpy(),
             torch.cat([part.mask for part in parts]).cpu().numpy() > 0,
             torch.cat([part.estimated_loss for part in parts]).float().cpu().numpy(),
             section.truth.numpy(),
-            self.pool.classes,
+            kind.state_names,
+            kind.case_names,
         )
 
 
 @contextmanager
 def _undisturbed(method: SSLMethod, device: torch.device) -> Iterator[None]:
-    """Evaluation mode without gradient; afterwards every module's mode and torch's random state are as before."""
-    modes = [(module, module.training) for module in method.modules()]
-    method.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    """Evaluate without gradient; afterwards every module's mode and torch's random state are as before."""
+    with evaluating(method), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl_monai.task import UNKNOWN, Task
+from medssl_monai.unknown import UNKNOWN
 
 Comparison = Literal["voxel", "spatial"]
 
@@ -21,8 +21,6 @@ class SmoothDiceLoss(nn.Module):
     over the images of which anything is known. `MaskLoss` has squares, sums over the batch and hardly any smoothing;
     here a few false voxels in an image without foreground cost little instead of everything.
     """
-
-    task: ClassVar[Task] = "segmentation"
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +35,7 @@ class SmoothDiceLoss(nn.Module):
         )
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The loss, a scalar, of logits ``(B, K, *spatial)`` and masks ``(B, *spatial)``: 0 to K - 1, -1 unknown.
+        """Return the scalar loss of logits ``(B, K, *spatial)`` and masks ``(B, *spatial)``: 0 to K - 1, -1 unknown.
 
         Raises:
             ValueError: if the masks have another size than the logits.
@@ -57,8 +55,7 @@ class MaskConsistency(nn.Module):
 
     MultiMix wants the masks of both to be distributed alike. It compares the i-th labeled image with the i-th unlabeled
     one, two images that have nothing to do with each other but the organ; of batches of unequal size, the smaller is
-    gone through again. Its released term is identically 0, since it takes a softmax over one channel
-    (`medssl_monai.methods.published.multimix_consistency`); these are ours.
+    gone through again. Its released term is identically 0, since it takes a softmax over one channel; these are ours.
 
     Args:
         comparison: ``voxel``: the divergence of the classes of each voxel, which for two classes is that of two
@@ -71,8 +68,6 @@ class MaskConsistency(nn.Module):
         ValueError: if `comparison` is neither.
     """
 
-    task: ClassVar[Task] = "segmentation"
-
     def __init__(self, comparison: Comparison = "voxel", detach: bool = False) -> None:
         super().__init__()
         if comparison not in get_args(Comparison):
@@ -80,7 +75,7 @@ class MaskConsistency(nn.Module):
         self.comparison, self.detach = comparison, detach
 
     def forward(self, labeled: Tensor, unlabeled: Tensor) -> Tensor:
-        """The loss, a scalar of at least 0, of logits ``(B, K, *spatial)`` and ``(B', K, *spatial)``.
+        """Return the loss, a scalar of at least 0, of logits ``(B, K, *spatial)`` and ``(B', K, *spatial)``.
 
         Raises:
             ValueError: if they differ in classes or size.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl_monai.task import UNKNOWN, Task
+from medssl_monai.unknown import UNKNOWN
 
 EPSILON = 1e-5
 """Added to both sides of the Dice quotient: a class that is neither there nor predicted has the score 1."""
@@ -34,8 +32,6 @@ class MaskLoss(nn.Module):
         ValueError: if `dice_weight` is out of its range.
     """
 
-    task: ClassVar[Task] = "segmentation"
-
     def __init__(self, dice_weight: float = 0.5, batch: bool = True, include_background: bool = True) -> None:
         super().__init__()
         if not 0.0 <= dice_weight <= 1.0:
@@ -43,7 +39,7 @@ class MaskLoss(nn.Module):
         self.dice_weight, self.batch, self.include_background = dice_weight, batch, include_background
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The loss, a scalar, of logits ``(B, K, *spatial)`` and masks ``(B, *spatial)``: 0 to K - 1, -1 unknown.
+        """Return the scalar loss of logits ``(B, K, *spatial)`` and masks ``(B, *spatial)``: 0 to K - 1, -1 unknown.
 
         Raises:
             ValueError: if the masks have another size than the logits.
@@ -51,8 +47,8 @@ class MaskLoss(nn.Module):
         if label.shape != (len(logits), *logits.shape[2:]):
             raise ValueError(
                 f"logits {tuple(logits.shape)} need a class for each voxel, masks of the shape "
-                f"{(len(logits), *logits.shape[2:])}, got {tuple(label.shape)}; if each image has one class, the task "
-                "is 'multiclass'."
+                f"{(len(logits), *logits.shape[2:])}, got {tuple(label.shape)}; if each image has one class, the "
+                "labels are of another kind."
             )
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         known = label != UNKNOWN

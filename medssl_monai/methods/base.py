@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from medssl_monai.data.datalist import Key
-from medssl_monai.losses.masks import MaskLoss
-from medssl_monai.losses.multilabel import MultiLabelCrossEntropy
+from medssl_monai.kinds import DEFAULT, Kind, Threshold
 from medssl_monai.networks.ema import EMATeacher
-from medssl_monai.task import TASKS, Task, probabilities
 
 Batch = Mapping[str, Mapping[str, Tensor]]
 """One mini-batch per stream: ``batch["labeled"]["image"]``, ``batch["unlabeled"]["weak"]``, ..."""
@@ -22,12 +20,14 @@ Output = dict[str, Tensor]
 """``"loss"`` (scalar, carries the graph), further scalars for the log, and whatever `after_step` may want."""
 
 
-CRITERIA: Mapping[Task, type[nn.Module]] = {
-    "multiclass": nn.CrossEntropyLoss,
-    "multilabel": MultiLabelCrossEntropy,
-    "segmentation": MaskLoss,
-}
-"""Loss of the labeled images where no other is given."""
+class Stream(NamedTuple):
+    """Where a stream's samples are drawn: which part of the labels it is of, and whether those are known."""
+
+    part: str
+    labeled: bool
+
+
+LABELED, UNLABELED = Stream("label", True), Stream("label", False)
 
 
 class SSLMethod(nn.Module, ABC):
@@ -39,48 +39,39 @@ class SSLMethod(nn.Module, ABC):
     Args:
         network: the student; ``network(images) -> logits``.
         decay: share of the old weights that the averaged copy of the student keeps at each step; None: no copy.
-        criterion: loss of the labeled images, logits and labels to a scalar; None: the mean cross-entropy, over the
-            images or over the findings that are known, and for masks `medssl_monai.losses.MaskLoss`. Unlabeled images
-            have the method's own loss.
-        task: ``multiclass``: logits are ``(B, K)`` and labels classes ``(B,)``; ``multilabel``: findings ``(B, K)``, 1
-            present, 0 absent, -1 unknown; ``segmentation``: logits are ``(B, K, *spatial)`` and labels masks
-            ``(B, *spatial)`` of classes, -1 unknown.
+        criterion: loss of the labeled images, logits and targets to a scalar; None: that of the kind of labels
+            (`medssl_monai.kinds.Kind.criterion`). Unlabeled images have the method's own loss.
+        kind: what the labels are, see `medssl_monai.kinds`; None: one class per image.
 
     Raises:
-        ValueError: if `task` is none of these, or none of `tasks`, or `criterion` is for another one.
+        ValueError: if labels of this kind have no fixed number of cases, and the method keeps a row for each sample.
 
     Attributes:
         step: optimizer steps taken so far, a 0-d long buffer.
         steps_done: the same as a plain number, for schedules; reading it does not wait for the device.
-        task: see above.
-        tasks: those that the method is defined for.
-        streams: names of the streams that `forward` reads.
+        kind: see above; of the part ``label``.
+        streams: what `forward` reads, by name.
         needs_strong_view: whether it reads strong views of unlabeled images, and not weak ones alone.
+        needs_fixed_cases: whether it keeps something for each case of each sample.
     """
 
     step: Tensor
-    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel")
-    streams: ClassVar[tuple[str, ...]] = ("labeled", "unlabeled")
+    streams: Mapping[str, Stream] = MappingProxyType({"labeled": LABELED, "unlabeled": UNLABELED})
     needs_strong_view: bool = True
+    needs_fixed_cases: ClassVar[bool] = False
 
     def __init__(
         self,
         network: nn.Module,
         decay: float | None = None,
         criterion: nn.Module | None = None,
-        task: Task = "multiclass",
+        kind: Kind | None = None,
     ) -> None:
         super().__init__()
-        if task not in TASKS:
-            raise ValueError(f"`task` must be one of {TASKS}, got {task!r}.")
-        if task not in self.tasks:
-            raise ValueError(
-                f"{type(self).__name__} is defined for {' and '.join(self.tasks)}, not for {task}; for that take "
-                f"{_methods_for(task)}."
-            )
-        self.network, self.task = network, task
-        self.criterion = CRITERIA[task]() if criterion is None else criterion
-        self._check_task(criterion=self.criterion)
+        self.network, self.kind = network, kind or DEFAULT()
+        if self.needs_fixed_cases and self.kind.cases is None:
+            self.kind.shape  # noqa: B018  # says why not
+        self.criterion = self.kind.criterion() if criterion is None else criterion
         self.teacher = None if decay is None else EMATeacher(network, decay)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.steps_done = 0
@@ -116,36 +107,30 @@ class SSLMethod(nn.Module, ABC):
         """
 
     @property
-    def learned(self) -> tuple[Key, ...]:
-        """What of an item it learns to predict: its ``label``, a ``mask`` beside that, or both."""
-        kinds: dict[Key, str] = {"label": "labeled", "mask": "masked"}
-        return tuple(kind for kind, stream in kinds.items() if stream in self.streams)
+    def kinds(self) -> Mapping[str, Kind]:
+        """What the method learns to predict, by the part of the labels."""
+        return {"label": self.kind} if "labeled" in self.streams else {}
 
     @property
     def inference_network(self) -> nn.Module:
         """The network to validate, query with and deploy: the averaged copy if there is one, else the student."""
         return self.network if self.teacher is None else self.teacher.network
 
-    @property
-    def confidence_threshold(self) -> float | list[Any] | None:
-        """Confidence from which on an unlabeled image is pseudo-labeled at present; None: the method does not.
+    def thresholds(self) -> Mapping[str, Threshold]:
+        """Return the confidence from which on cases are pseudo-labeled at present, by part; nothing if none are."""
+        return {}
 
-        Of findings, if they differ, a list of one for each, or a list of two such lists: for absence and for presence;
-        as `medssl_monai.losses.pseudo_label.confident` takes it.
-        """
-        return None
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities of the classes, or of each finding for itself, shaped as `logits`."""
-        return probabilities(logits, self.task)
-
-    def _check_task(self, **parts: Any) -> None:
-        """Refuse parts, by name, that are made for another task; None, and what names no task, fits all."""
+    def check_shape(self, **parts: Any) -> None:
+        """Refuse parts, by name, that are made for outcomes of another shape; None, and what has no shape, fits all."""
         for name, part in parts.items():
-            if getattr(part, "task", self.task) != self.task:
+            shape = getattr(part, "shape", None)
+            if shape is None:
+                continue
+            wanted = self.kind.shape
+            if len(shape) != len(wanted) or (self.kind.names and tuple(shape) != wanted):
                 raise ValueError(
-                    f"`{name}` is made for the task {part.task!r}, and the method for {self.task!r}; give both the "
-                    "same `task`."
+                    f"`{name}` is made for outcomes {tuple(shape)}, and these labels have {wanted}; give it "
+                    "the `shape` of the kind of labels."
                 )
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
@@ -159,12 +144,6 @@ class SSLMethod(nn.Module, ABC):
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-
-
-def _methods_for(task: Task) -> str:
-    """Names of the methods that learn labels of this kind."""
-    methods = [method for method in SSLMethod.__subclasses__() if task in method.tasks and "labeled" in method.streams]
-    return " or ".join(sorted(method.__name__ for method in methods))
 
 
 def _read_step(method: SSLMethod, incompatible_keys: Any) -> None:

@@ -1,21 +1,21 @@
 """BoostMIS (Zhang et al., CVPR 2022, https://arxiv.org/abs/2203.02533): the learner.
 
-The active part is in `medssl_monai.query.boostmis`. What the authors' code does differently from the paper, and only
-their golden files need, is in `medssl_monai.methods.published`.
+The active part is in `medssl_monai.query.boostmis`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from medssl_monai.distributed import gather
+from medssl_monai.kinds import Kind, Threshold
 from medssl_monai.losses.pseudo_label import DistributionAlignment, Normalization
 from medssl_monai.methods.base import Batch, Output, SSLMethod
 from medssl_monai.methods.fixmatch import weak_to_strong
-from medssl_monai.task import TASKS, Task
 
 
 def adaptive_threshold(count: Tensor, previous: Tensor, share: float | Tensor, alpha: float, beta: float) -> Tensor:
@@ -47,7 +47,7 @@ class AdaptiveThreshold(nn.Module):
 
     Args:
         num_samples: length of the datalist, N.
-        num_classes: K; sets the default of `minimum`, and of findings the number of thresholds.
+        shape: of the outcomes of a sample, ``(*cases, S)``: each case has a threshold.
         alpha: see `adaptive_threshold`; the paper's value is not known, the code has 0.9.
         beta: likewise, 0.05.
         period: optimizer steps from one comparison to the next, the unit of t, which the paper does not give; one
@@ -57,11 +57,10 @@ class AdaptiveThreshold(nn.Module):
         last_step: optimizer step from which on the threshold is ``alpha + beta`` (T_max, which the code lacks); None:
             never.
         minimum: lower bound. The literal rule falls to about ``beta`` and accepts everything when no sample is
-            confident any more; default: ``max(1 / K, 0.5)``, and of findings 0.75, since every prediction reaches 0.5.
+            confident any more; default: ``max(1 / S, 0.5)``, and of findings 0.75, since every prediction reaches 0.5.
             0 is the literal rule.
         query_size: size of the last query and its largest possible size; (0, 0) before the first, which counts as a
             share of 1 (the code passes the same).
-        task: what is predicted.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -76,7 +75,7 @@ class AdaptiveThreshold(nn.Module):
     def __init__(
         self,
         num_samples: int,
-        num_classes: int,
+        shape: Sequence[int],
         alpha: float = 0.9,
         beta: float = 0.05,
         period: int = 1,
@@ -84,11 +83,8 @@ class AdaptiveThreshold(nn.Module):
         last_step: int | None = None,
         minimum: float | None = None,
         query_size: tuple[int, int] = (0, 0),
-        task: Task = "multiclass",
     ) -> None:
         super().__init__()
-        if task not in TASKS:
-            raise ValueError(f"`task` must be one of {TASKS}, got {task!r}.")
         if alpha < 0 or beta < 0 or alpha + beta > 1:
             raise ValueError(f"`alpha` + `beta` is a probability, and neither is negative; got {alpha} and {beta}.")
         if period < 1:
@@ -96,15 +92,16 @@ class AdaptiveThreshold(nn.Module):
         if scope not in ("epoch", "batch"):
             raise ValueError(f"`scope` must be 'epoch' or 'batch', got {scope!r}.")
         self.alpha, self.beta, self.period, self.scope, self.last_step = alpha, beta, period, scope, last_step
-        default, shape = (0.75, [num_classes]) if task == "multilabel" else (max(1.0 / num_classes, 0.5), [])
-        self.minimum, self.task = default if minimum is None else minimum, task
+        self.shape, cases = tuple(shape), tuple(shape[:-1])
+        default = 0.75 if cases else max(1.0 / shape[-1], 0.5)
+        self.minimum = default if minimum is None else minimum
         if not 0.0 <= self.minimum <= 1.0:
             raise ValueError(f"`minimum` is a probability and must be in [0, 1], got {minimum}.")
-        self.register_buffer("confidence", torch.full((num_samples, *shape), torch.nan))  # row = batch["index"]
-        self.register_buffer("previous", torch.full((num_samples, *shape), torch.nan))
-        self.register_buffer("count", torch.zeros(shape))  # of the last batch, for scope "batch"
+        self.register_buffer("confidence", torch.full((num_samples, *cases), torch.nan))  # row = batch["index"]
+        self.register_buffer("previous", torch.full((num_samples, *cases), torch.nan))
+        self.register_buffer("count", torch.zeros(cases))  # of the last batch, for scope "batch"
         self.register_buffer("share", torch.ones(()))
-        self.register_buffer("value", torch.full(shape, alpha + beta))
+        self.register_buffer("value", torch.full(cases, alpha + beta))
         self.set_query_size(query_size)
         self.value.copy_(self._bounded(alpha + beta * self.share))
 
@@ -112,7 +109,7 @@ class AdaptiveThreshold(nn.Module):
         return value.clamp_min(min(self.minimum, self.alpha + self.beta))
 
     def at(self, step: int) -> Tensor:
-        """The threshold for optimizer step `step` (eps_t) on the device, a scalar, or ``(K,)`` of findings."""
+        """Return the threshold for optimizer step `step` (eps_t) on the device, a scalar, or ``(K,)`` of findings."""
         if self.last_step is not None and step >= self.last_step:
             return torch.full_like(self.value, self.alpha + self.beta)
         return self.value
@@ -162,17 +159,20 @@ class BoostMIS(SSLMethod):
         network: classifier; images ``(B, C, *spatial)`` to logits ``(B, K)``.
         threshold: see `AdaptiveThreshold`.
         weight: weight of the unlabeled loss (lambda_u).
-        normalization: ``batch`` as the released code, ``selected`` as the paper; see `pseudo_label_loss`.
+        normalization: ``batch`` as the released code, ``selected`` as the paper; see
+            `medssl_monai.losses.weighted_mean`.
         temperature: None: hard pseudo-labels (paper and code); else soft targets.
         alignment: distribution alignment, off as in the code.
         decay: see `SSLMethod`.
         criterion: see `SSLMethod`.
-        task: see `SSLMethod`; of findings each has its own threshold, and pairs of an image and a finding are learnt
+        kind: see `SSLMethod`; of findings each has its own threshold, and pairs of an image and a finding are learnt
             from as in `medssl_monai.methods.FixMatch`, rare findings included.
 
     Raises:
-        ValueError: if `threshold` or `alignment` is for another task.
+        ValueError: if `threshold` or `alignment` is for labels of another shape.
     """
+
+    needs_fixed_cases: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -184,26 +184,28 @@ class BoostMIS(SSLMethod):
         alignment: DistributionAlignment | None = None,
         decay: float | None = 0.999,
         criterion: nn.Module | None = None,
-        task: Task = "multiclass",
+        kind: Kind | None = None,
     ) -> None:
-        super().__init__(network, decay, criterion, task)
-        self._check_task(threshold=threshold, alignment=alignment)
+        super().__init__(network, decay, criterion, kind)
+        self.check_shape(threshold=threshold, alignment=alignment)
         self.threshold, self.weight, self.alignment = threshold, weight, alignment
         self.normalization, self.temperature = normalization, temperature
 
     def forward(self, batch: Batch) -> Output:
-        threshold = self.threshold.at(self.steps_done)
-        output = weak_to_strong(
-            self, batch, threshold, self.weight, self.alignment, self.normalization, self.temperature
+        output, _ = weak_to_strong(
+            self, batch, self._weights, self.weight, self.alignment, self.normalization, self.temperature
         )
-        return {**output, "threshold": threshold.mean()}  # of findings, for the log
+        return {**output, "threshold": self.threshold.at(self.steps_done).mean()}  # of findings, for the log
+
+    def _weights(self, outcomes: Tensor) -> Tensor:
+        return self.kind.confident(outcomes, self.thresholds()["label"]).float()
 
     @torch.no_grad()
     def after_step(self, batch: Batch, output: Output) -> None:
         index, confidence = gather(batch["unlabeled"]["index"]), gather(output["confidence"])  # equal on all ranks
         self.threshold.update(index, confidence, self.steps_done)
         if self.alignment is not None:
-            self.alignment.update(gather(output["mean_probs"].unsqueeze(0)).mean(dim=0))
+            self.alignment.update(gather(output["mean_outcomes"].unsqueeze(0)).mean(dim=0))
         super().after_step(batch, output)
 
     @torch.no_grad()
@@ -211,6 +213,5 @@ class BoostMIS(SSLMethod):
         self.threshold.forget(index)
         self.threshold.set_query_size(query_size)
 
-    @property
-    def confidence_threshold(self) -> float | list[Any]:
-        return self.threshold.at(self.steps_done).tolist()
+    def thresholds(self) -> Mapping[str, Threshold]:
+        return {"label": Threshold(self.threshold.at(self.steps_done).unsqueeze(-1))}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from medssl_monai.kinds import Kind
 from medssl_monai.methods.base import Batch, Output, SSLMethod
 from medssl_monai.schedules import Schedule, sigmoid_rampup
 from medssl_monai.seeds import seed_of_epoch
-from medssl_monai.task import Task
 
 
 class CrossPseudoSupervision(SSLMethod):
@@ -22,7 +21,7 @@ class CrossPseudoSupervision(SSLMethod):
     teaches the other by cross-entropy, on unlabeled and on labeled images, the means over which are added as in the
     paper; of a mask also where nobody labeled it. Labeled images teach both by `criterion`. Each network has one pass,
     and its BatchNorm the statistics of labeled and unlabeled images together. The paper is about masks; one class per
-    image is the same with one voxel.
+    image is the same with one voxel, and findings, ours, with as many as there are findings.
 
     The first network is deployed, as in the paper (ours: the average of its weights, as in the other methods, so that
     a comparison measures the unlabeled images and nothing else); the second is for training only, and costs as much
@@ -43,13 +42,12 @@ class CrossPseudoSupervision(SSLMethod):
         seed: of the second network's layers.
         decay: see `SSLMethod`.
         criterion: see `SSLMethod`.
-        task: ``multiclass`` or ``segmentation``, see `SSLMethod`.
+        kind: see `SSLMethod`.
 
     Raises:
         ValueError: if `reset` is neither, or `network` has no layer that can begin anew.
     """
 
-    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "segmentation")
     needs_strong_view = False
 
     def __init__(
@@ -60,9 +58,9 @@ class CrossPseudoSupervision(SSLMethod):
         seed: int = 1,
         decay: float | None = 0.999,
         criterion: nn.Module | None = None,
-        task: Task = "multiclass",
+        kind: Kind | None = None,
     ) -> None:
-        super().__init__(network, decay, criterion, task)
+        super().__init__(network, decay, criterion, kind)
         if reset not in ("all", "last"):
             raise ValueError(f"`reset` must be 'all' or 'last', got {reset!r}.")
         self.weight, self.reset, self.seed = weight or sigmoid_rampup(peak=1.5, length=1000), reset, seed
@@ -79,13 +77,21 @@ class CrossPseudoSupervision(SSLMethod):
         sizes = [len(labeled["image"]), len(unlabeled["weak"])]
         first, second = self.network(images).float().split(sizes), self.second(images).float().split(sizes)
         supervised = self.criterion(first[0], labeled["label"]) + self.criterion(second[0], labeled["label"])
-        unsupervised = _cross(first[0], second[0]) + _cross(first[1], second[1])
+        unsupervised = self._cross(first[0], second[0]) + self._cross(first[1], second[1])
         return {
             "loss": supervised + self.weight(self.steps_done) * unsupervised,
             "supervised": supervised,
             "unsupervised": unsupervised,
-            "agreement": (first[1].argmax(dim=1) == second[1].argmax(dim=1)).float().mean(),
+            "agreement": (self._decided(first[1]) == self._decided(second[1])).float().mean(),
         }
+
+    def _cross(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the mean losses of each network's logits against the states that the other predicts, added."""
+        pairs = ((first, second), (second, first))
+        return torch.stack([self.kind.losses(own, self._decided(other)).mean() for own, other in pairs]).sum()
+
+    def _decided(self, logits: Tensor) -> Tensor:
+        return self.kind.decide(self.kind.outcomes(logits.detach()))
 
     def _begin_anew(self) -> None:
         fresh = deepcopy(self.network).cpu()  # the same draw on every device
@@ -102,8 +108,3 @@ class CrossPseudoSupervision(SSLMethod):
             for layer in layers if self.reset == "all" else drawn[-1:]:
                 layer.reset_parameters()
         self.second.load_state_dict(fresh.state_dict())
-
-
-def _cross(first: Tensor, second: Tensor) -> Tensor:
-    """Cross-entropy of each network's logits ``(B, K, ...)`` against the classes that the other predicts."""
-    return F.cross_entropy(first, second.argmax(dim=1)) + F.cross_entropy(second, first.argmax(dim=1))

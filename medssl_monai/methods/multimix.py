@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from medssl_monai.kinds import Kind, Masks, Threshold
+from medssl_monai.kinds.threshold import Given
 from medssl_monai.losses.joint import MaskConsistency, SmoothDiceLoss
-from medssl_monai.losses.pseudo_label import checked_threshold, confidence_of, pseudo_label_loss
-from medssl_monai.methods.base import Batch, Output, SSLMethod
+from medssl_monai.losses.pseudo_label import weighted_mean
+from medssl_monai.methods.base import LABELED, UNLABELED, Batch, Output, SSLMethod, Stream
 from medssl_monai.networks.multimix import MultiMixNetwork
-from medssl_monai.task import Task
+
+STREAMS: Mapping[str, Stream] = {
+    "labeled": LABELED,
+    "unlabeled": UNLABELED,
+    "segmented": Stream("mask", True),
+    "unsegmented": Stream("mask", False),
+}
+"""What images are drawn for, in the order of the weights."""
 
 
 class MultiMix(SSLMethod):
@@ -20,8 +30,8 @@ class MultiMix(SSLMethod):
     Images with a class and images without one teach the classification as in FixMatch; images with a mask teach the
     decoder by Dice, and images without one by the consistency of predictions. The loss (Eq. 1 and 2) is
 
-        CE(labeled) + weight * CE(strong views of confident images) + mask_weight * Dice(masked)
-            + consistency_weight * KL(masked || unmasked)
+        CE(labeled) + weight * CE(strong views of confident images) + mask_weight * Dice(segmented)
+            + consistency_weight * KL(segmented || unsegmented)
 
     A weight of 0 leaves its stream out, of the loss as of the loader, and freezes the part of `network` that no loss
     reaches then: processes that share their gradients would wait for its own. With a network of ``bridge: none`` or
@@ -43,7 +53,7 @@ class MultiMix(SSLMethod):
     As published, there is no averaged teacher (`decay`), and the norm is of instances, so that streams do not meet in
     batch statistics. The released loop sends all streams through the whole network at once; here only images of the
     mask streams go through decoder and saliency, which changes no loss, since nothing mixes images. Its consistency
-    term is identically 0 (`medssl_monai.methods.published.multimix_consistency`), so that the published MultiMix is
+    term is identically 0 (a softmax over one channel), so that the published MultiMix is
     UMTL-SSL-S: ours is `medssl_monai.losses.MaskConsistency`. That the last two differ in this term alone is our
     inference from the supplement.
 
@@ -58,22 +68,25 @@ class MultiMix(SSLMethod):
         consistency: None: `medssl_monai.losses.MaskConsistency`.
         decay: see `SSLMethod`.
         criterion: see `SSLMethod`.
-        task: see `SSLMethod`; of the classes.
+        kind: see `SSLMethod`; of the part ``label``.
+        mask_kind: of the part ``mask``.
 
     Raises:
         ValueError: if a weight is negative, none is above 0, or pseudo-labels or a consistency have nothing to go by.
 
     Attributes:
-        streams: ``labeled`` and ``unlabeled`` of classes, ``masked`` and ``unmasked`` of masks, as the weights ask.
+        streams: ``labeled`` and ``unlabeled`` of classes, ``segmented`` and ``unsegmented`` of masks, as the weights
+            ask.
     """
 
-    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel")
+    needs_fixed_cases: ClassVar[bool] = True
     network: MultiMixNetwork
+    threshold: Tensor
 
     def __init__(
         self,
         network: MultiMixNetwork,
-        threshold: float = 0.7,
+        threshold: Given = 0.7,
         weight: float = 0.25,
         mask_weight: float = 5.0,
         consistency_weight: float = 0.01,
@@ -82,10 +95,12 @@ class MultiMix(SSLMethod):
         consistency: nn.Module | None = None,
         decay: float | None = None,
         criterion: nn.Module | None = None,
-        task: Task = "multiclass",
+        kind: Kind | None = None,
+        mask_kind: Masks | None = None,
     ) -> None:
-        super().__init__(network, decay, criterion, task)
-        self.threshold = checked_threshold(threshold, None, task)
+        super().__init__(network, decay, criterion, kind)
+        self.mask_kind = mask_kind or Masks()
+        self.register_buffer("threshold", self.kind.threshold(threshold).values, persistent=False)
         self.mask_criterion = SmoothDiceLoss() if mask_criterion is None else mask_criterion
         self.consistency = MaskConsistency() if consistency is None else consistency
         self.weights = {
@@ -99,11 +114,12 @@ class MultiMix(SSLMethod):
         for needs, of in (("unsupervised", "supervised"), ("consistency", "masks")):
             if self.weights[needs] and not self.weights[of]:
                 raise ValueError(f"without the loss `{of}` there is nothing for `{needs}` to go by; set both to 0.")
-        wanted = zip(("labeled", "unlabeled", "masked", "unmasked"), self.weights.values(), strict=True)
-        self.streams = tuple(name for name, share in wanted if share)  # type: ignore[misc]  # of this configuration
+        self.streams = {
+            name: STREAMS[name] for name, share in zip(STREAMS, self.weights.values(), strict=True) if share
+        }
         if "labeled" not in self.streams:
             network.classifier.head.requires_grad_(False)
-        if "masked" not in self.streams:
+        if "segmented" not in self.streams:
             network.decoder.requires_grad_(False)
             network.output.requires_grad_(False)
 
@@ -111,7 +127,7 @@ class MultiMix(SSLMethod):
         output: Output = {}
         if "labeled" in self.streams:
             output |= self._classes(batch)
-        if "masked" in self.streams:
+        if "segmented" in self.streams:
             output |= self._masks(batch)
         terms = [self.weights[name] * output[name] for name in self.weights if name in output]
         return {"loss": torch.stack(terms).sum(), **output}
@@ -123,28 +139,36 @@ class MultiMix(SSLMethod):
             return {"supervised": self.criterion(classifier(labeled["image"]).float(), labeled["label"])}
         unlabeled = batch["unlabeled"]
         with torch.no_grad():
-            probs = self.probabilities(classifier(unlabeled["weak"]))
+            outcomes = self.kind.outcomes(classifier(unlabeled["weak"]))
+            counted = self.kind.confident(outcomes, Threshold(self.threshold)).float()
         images = torch.cat([labeled["image"], unlabeled["strong"]])
         logits, strong = classifier(images).float().split([len(labeled["image"]), len(unlabeled["strong"])])
-        unsupervised, mask = pseudo_label_loss(strong, probs, self.threshold, task=self.task)  # over all, kept or not
+        losses = self.kind.losses(strong, self.kind.decide(outcomes))
         return {
             "supervised": self.criterion(logits, labeled["label"]),
-            "unsupervised": unsupervised,
-            "mask_rate": mask.mean(),
-            "confidence": confidence_of(probs, self.task),
+            "unsupervised": weighted_mean(losses, counted),  # over all, whether they count or not
+            "mask_rate": counted.mean(),
+            "confidence": self.kind.confidence(outcomes),
         }
 
     def _masks(self, batch: Batch) -> Output:
         """Of images with a mask and, compared with these, of images without one."""
-        masked = batch["masked"]
-        if "unmasked" not in self.streams:
-            return {"masks": self.mask_criterion(self.network(masked["image"]).float(), masked["label"])}
-        images = torch.cat([masked["image"], batch["unmasked"]["weak"]])
-        logits, others = self.network(images).float().split([len(masked["image"]), len(batch["unmasked"]["weak"])])
-        return {"masks": self.mask_criterion(logits, masked["label"]), "consistency": self.consistency(logits, others)}
+        segmented = batch["segmented"]
+        if "unsegmented" not in self.streams:
+            return {"masks": self.mask_criterion(self.network(segmented["image"]).float(), segmented["label"])}
+        images = torch.cat([segmented["image"], batch["unsegmented"]["weak"]])
+        logits, others = (
+            self.network(images).float().split([len(segmented["image"]), len(batch["unsegmented"]["weak"])])
+        )
+        return {
+            "masks": self.mask_criterion(logits, segmented["label"]),
+            "consistency": self.consistency(logits, others),
+        }
 
     @property
-    def confidence_threshold(self) -> float | list[float] | None:
-        if "unlabeled" not in self.streams:
-            return None
-        return self.threshold.tolist() if isinstance(self.threshold, Tensor) else self.threshold
+    def kinds(self) -> Mapping[str, Kind]:
+        own = {"label": self.kind, "mask": self.mask_kind}
+        return {stream.part: own[stream.part] for stream in self.streams.values() if stream.labeled}
+
+    def thresholds(self) -> Mapping[str, Threshold]:
+        return {"label": Threshold(self.threshold)} if "unlabeled" in self.streams else {}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from torch import nn
 from torch.nn import functional as F
 
-from medssl_monai.methods.base import Batch, Output, SSLMethod
+from medssl_monai.methods.base import UNLABELED, Batch, Output, SSLMethod, Stream
 
 
 class Restoration(SSLMethod):
@@ -23,7 +24,7 @@ class Restoration(SSLMethod):
             ``part: load`` (`medssl_monai.networks.load_weights`).
     """
 
-    streams: ClassVar[tuple[str, ...]] = ("unlabeled",)
+    streams: Mapping[str, Stream] = MappingProxyType({"unlabeled": UNLABELED})
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network)

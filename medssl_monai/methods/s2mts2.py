@@ -7,21 +7,23 @@ pre-training from revision ebe6f60, fine-tuning from 488c4ab, later removed. The
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl_monai.distributed import gather, shuffled
+from medssl_monai.kinds import Kind
 from medssl_monai.losses.contrastive import KeyQueue, joint_contrastive_loss, mean_key
-from medssl_monai.methods.base import Batch, Output, SSLMethod
+from medssl_monai.methods.base import UNLABELED, Batch, Output, SSLMethod, Stream
 from medssl_monai.networks.ema import EMATeacher, MomentumEncoder
 from medssl_monai.networks.pretrained import load_weights
 from medssl_monai.networks.projection import ProjectionNetwork
 from medssl_monai.schedules import linear_rampup
-from medssl_monai.task import Task
 
 
 class JointContrastive(SSLMethod):
@@ -47,7 +49,7 @@ class JointContrastive(SSLMethod):
         ValueError: if a value is out of its range.
     """
 
-    streams: ClassVar[tuple[str, ...]] = ("unlabeled",)
+    streams: Mapping[str, Stream] = MappingProxyType({"unlabeled": UNLABELED})
     network: ProjectionNetwork
 
     def __init__(
@@ -122,7 +124,7 @@ class S2MTS2(SSLMethod):
         shared_view: the student's unlabeled view is the teacher's; False: it is the strong one.
         teacher_weights: file of weights to start the teacher from, say the key network of stage A; None: the student.
         criterion: see `SSLMethod`.
-        task: see `SSLMethod`.
+        kind: see `SSLMethod`.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -140,9 +142,9 @@ class S2MTS2(SSLMethod):
         shared_view: bool = True,
         teacher_weights: str | Path | None = None,
         criterion: nn.Module | None = None,
-        task: Task = "multiclass",
+        kind: Kind | None = None,
     ) -> None:
-        super().__init__(network, decay, criterion, task)
+        super().__init__(network, decay, criterion, kind)
         if teacher_bn not in ("eval", "train"):
             raise ValueError(f"`teacher_bn` must be 'eval' or 'train', got {teacher_bn!r}.")
         self.weight = linear_rampup(weight, ramp_steps)
@@ -153,12 +155,12 @@ class S2MTS2(SSLMethod):
     def forward(self, batch: Batch) -> Output:
         labeled, unlabeled = batch["labeled"], batch["unlabeled"]
         with torch.no_grad():
-            probs_teacher = self.probabilities(self.teacher(unlabeled["weak"]))
+            earlier = self.kind.outcomes(self.teacher(unlabeled["weak"]))
         view = unlabeled["weak" if self.shared_view else "strong"]
         images = torch.cat([labeled["image"], view])
         logits, logits_unlabeled = self.network(images).float().split([len(labeled["image"]), len(view)])
         supervised = self.criterion(logits, labeled["label"])
-        consistency = F.mse_loss(self.probabilities(logits_unlabeled), probs_teacher)
+        consistency = F.mse_loss(self.kind.outcomes(logits_unlabeled), earlier)
         return {
             "loss": supervised + self.weight(self.steps_done) * consistency,
             "supervised": supervised,

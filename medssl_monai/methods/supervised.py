@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from torch import nn
 
-from medssl_monai.methods.base import Batch, Output, SSLMethod
-from medssl_monai.task import Task
+from medssl_monai.kinds import Kind
+from medssl_monai.methods.base import LABELED, Batch, Output, SSLMethod, Stream
 
 
 class Supervised(SSLMethod):
@@ -20,20 +21,19 @@ class Supervised(SSLMethod):
         network: images ``(B, C, *spatial)`` to logits ``(B, K)``, or ``(B, K, *spatial)`` for masks.
         decay: see `SSLMethod`.
         criterion: see `SSLMethod`.
-        task: see `SSLMethod`.
+        kind: see `SSLMethod`.
     """
 
-    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel", "segmentation")
-    streams: ClassVar[tuple[str, ...]] = ("labeled",)
+    streams: Mapping[str, Stream] = MappingProxyType({"labeled": LABELED})
 
     def __init__(
         self,
         network: nn.Module,
         decay: float | None = 0.999,
         criterion: nn.Module | None = None,
-        task: Task = "multiclass",
+        kind: Kind | None = None,
     ) -> None:
-        super().__init__(network, decay, criterion, task)
+        super().__init__(network, decay, criterion, kind)
 
     def forward(self, batch: Batch) -> Output:
         labeled = batch["labeled"]

@@ -9,14 +9,8 @@ from medssl_monai.metrics.classification import (
     finding_figures,
     left_out,
 )
-from medssl_monai.metrics.segmentation import MASK_METRICS, CaseScores, case_scores, evaluate_masks, mask_metrics
-from medssl_monai.metrics.targets import (
-    judge_findings,
-    judge_targets,
-    pseudo_finding_accuracy,
-    pseudo_label_accuracy,
-    rank_correlation,
-)
+from medssl_monai.metrics.masks import MASK_METRICS, CaseScores, case_scores, evaluate_masks, mask_metrics
+from medssl_monai.metrics.targets import judge_targets, pseudo_label_accuracy, rank_correlation
 
 __all__ = [
     "ANY_FINDING",
@@ -29,11 +23,9 @@ __all__ = [
     "evaluate_masks",
     "evaluate_predictions",
     "finding_figures",
-    "judge_findings",
     "judge_targets",
     "left_out",
     "mask_metrics",
-    "pseudo_finding_accuracy",
     "pseudo_label_accuracy",
     "rank_correlation",
 ]

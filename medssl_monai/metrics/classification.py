@@ -1,4 +1,4 @@
-"""How good predictions are and how sure one may be of it: metrics with intervals that respect patients."""
+"""One idea: how good class predictions are and how sure one may be of it, with intervals that respect patients."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ def evaluate_predictions(
     Returns:
         ``n`` and ``groups`` (counts); ``metrics``: ``{name: {"value", "low", "high"}}``, without ``low`` and ``high``
         where there is no interval; ``undefined``: ``{name: reason}``; ``per_class``: ``{class: {"n", "auroc", "ap",
-        "recall"}}`` with ``n`` the samples of that class, undefined values left out; ``interval``: what it is;
-        ``task``. Multi-label, a finding has ``absent`` and ``unknown`` as well, the samples known not to show it and
+        "recall"}}`` with ``n`` the samples of that class, undefined values left out; ``interval``: what it is.
+        Multi-label, a finding has ``absent`` and ``unknown`` as well, the samples known not to show it and
         those of which it is not known, and ``specificity``; `ANY_FINDING` is a row of its own, and
         ``per_class_intervals`` are ``{finding: {"auroc": [low, high], "ap": [low, high]}}``, where there are any.
 
@@ -178,7 +178,7 @@ def evaluate_predictions(
         metrics[name] |= {"low": low, "high": high}
 
     per_class, further = _class_by_class(predictions, names), {}
-    if predictions.multilabel:
+    if predictions.several:
         rows, names = _with_any_finding(predictions, names)
         per_class = _class_by_class(rows, names)
         answer = np.where(rows.known, rows.truth.astype(int), -1)
@@ -192,7 +192,6 @@ def evaluate_predictions(
             "per_class_intervals": {name: {m: list(pair) for m, pair in of.items()} for name, of in pairs.items() if of}
         }
     return {
-        "task": "multilabel" if predictions.multilabel else "multiclass",
         "n": len(predictions.probs),
         "groups": len({str(name) for name in group}),
         "metrics": metrics,
@@ -214,7 +213,7 @@ def finding_figures(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         ``n``, the samples of which the finding is known. What is undefined, also as a mean over the findings, has the
         value None and the reason in ``undefined``.
     """
-    if evaluation.get("task") != "multilabel":
+    if "per_class_intervals" not in evaluation:
         return []
     reasons = evaluation["undefined"]
     rows = [{"metric": name, "value": None, "undefined": reasons[name]} for name in METRICS if name in reasons]
@@ -237,7 +236,7 @@ class _Predictions:
     truth: Bools
     known: Bools
     predicted: Bools
-    multilabel: bool
+    several: bool  # cases in a sample
 
 
 def _prepare(probs: np.ndarray, target: np.ndarray) -> _Predictions:
@@ -252,9 +251,9 @@ def _prepare(probs: np.ndarray, target: np.ndarray) -> _Predictions:
     finite = probs[np.isfinite(probs)]  # the others make the metrics undefined instead
     if ((finite < -1e-3) | (finite > 1 + 1e-3)).any():
         raise ValueError("`probs` must lie in [0, 1]; apply softmax or sigmoid to logits first.")
-    multilabel = target.ndim == 2
+    several = target.ndim == 2
     samples, classes = probs.shape
-    if multilabel:
+    if several:
         allowed, predicted = [-1, 0, 1], probs > 0.5
         truth, known = target == 1, target != -1
     else:
@@ -265,7 +264,7 @@ def _prepare(probs: np.ndarray, target: np.ndarray) -> _Predictions:
         truth, known = target[:, None] == np.arange(classes), np.ones(probs.shape, dtype=bool)
     if wrong := sorted(set(np.unique(target).tolist()) - set(allowed)):
         raise ValueError(f"`target` holds {wrong[:5]}; allowed are {allowed}.")
-    return _Predictions(probs, truth, known, predicted, multilabel)
+    return _Predictions(probs, truth, known, predicted, several)
 
 
 def _class_names(predictions: _Predictions, classes: Sequence[str]) -> list[str]:
@@ -286,7 +285,7 @@ def _describe(predictions: _Predictions, names: Sequence[str]) -> tuple[dict[str
 
     known: Bools = predictions.known.max(axis=0)
     positive: Bools = (predictions.truth & predictions.known).max(axis=0)
-    if predictions.multilabel:
+    if predictions.several:
         nothing = dict.fromkeys(("auroc", "ap", "balanced_accuracy"), "no finding has both outcomes")
         nothing |= dict.fromkeys(("accuracy", "ece"), "no label is known")
     else:
@@ -330,9 +329,9 @@ def _with_any_finding(predictions: _Predictions, names: Sequence[str]) -> tuple[
 
 
 def _class_by_class(predictions: _Predictions, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Counts and what is defined of each class, by its name."""
+    """Return counts and what is defined of each class, by its name."""
     counts = {"n": (predictions.truth & predictions.known).sum(axis=0)}
-    if predictions.multilabel:
+    if predictions.several:
         counts |= {"absent": (~predictions.truth & predictions.known).sum(axis=0)}
         counts |= {"unknown": (~predictions.known).sum(axis=0)}
     columns = _per_class(predictions)
@@ -352,7 +351,7 @@ def _per_class(predictions: _Predictions) -> dict[str, Floats]:
     hit, false_alarm, miss, rejected = _counts(predictions, weights)
     with np.errstate(invalid="ignore"):
         columns = {"auroc": auroc, "ap": ap, "recall": hit / (hit + miss)}
-        if predictions.multilabel:
+        if predictions.several:
             columns["specificity"] = rejected / (rejected + false_alarm)
     return {name: column[:, 0] for name, column in columns.items()}
 
@@ -368,11 +367,11 @@ def _weighted(predictions: _Predictions, weights: Floats, metrics: Sequence[str]
 
 
 def _columns(predictions: _Predictions, weights: Floats, metrics: Sequence[str]) -> dict[str, Floats]:
-    """What each metric is the mean of: ``(K, R)`` by class, or ``(1, R)``; NaN where undefined, thus left out."""
+    """Return what each metric is the mean of: ``(K, R)`` by class, or ``(1, R)``; NaN where undefined, so left out."""
     columns: dict[str, Floats] = {}
     tp, fp, fn, tn = _counts(predictions, weights)
     with np.errstate(invalid="ignore"):
-        if predictions.multilabel:
+        if predictions.several:
             columns["accuracy"] = (tp + tn).sum(axis=0, keepdims=True) / (tp + tn + fp + fn).sum(axis=0, keepdims=True)
             columns["balanced_accuracy"] = (tp / (tp + fn) + tn / (tn + fp)) / 2
         else:
@@ -386,7 +385,7 @@ def _columns(predictions: _Predictions, weights: Floats, metrics: Sequence[str])
         columns["f1_macro"] = 2 * tp / (2 * tp + fp + fn)
     if {"auroc", "ap"} & set(metrics):
         classes = predictions.probs.shape[1]
-        of_class_1 = classes == 2 and not predictions.multilabel
+        of_class_1 = classes == 2 and not predictions.several
         columns["auroc"], columns["ap"] = _ranking(predictions, weights, [1] if of_class_1 else range(classes))
     if "ece" in metrics:
         columns["ece"] = _calibration(predictions, weights)
@@ -426,7 +425,7 @@ def _ranking(predictions: _Predictions, weights: Floats, classes: Sequence[int])
 
 def _calibration(predictions: _Predictions, weights: Floats) -> Floats:
     """Weighted expected calibration error: ``(1, R)``, multi-label ``(K, R)``; NaN without a known label."""
-    if predictions.multilabel:
+    if predictions.several:
         confidence = np.maximum(predictions.probs, 1 - predictions.probs)
         right, known = predictions.predicted == predictions.truth, predictions.known
     else:

@@ -11,36 +11,53 @@ from medssl_monai.metrics.classification import classification_metrics
 
 
 def judge_targets(
-    probs: np.ndarray,
+    outcomes: np.ndarray,
     pseudo_label: np.ndarray,
     targets: np.ndarray,
     accepted: np.ndarray,
     estimated_loss: np.ndarray,
     truth: np.ndarray,
-    classes: Sequence[str] = (),
+    states: Sequence[str] = (),
+    cases: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Whether an estimated loss orders images as the true one does, and soft targets are as sure as they may be.
+    """Say whether an estimated loss orders images as the true one does, and soft targets are as sure as they may be.
 
-    The true loss is the cross-entropy of `probs`. A target counts as a prediction: its largest entry is its confidence
-    (expected calibration error as in `classification_metrics`). A hard pseudo-label claims to be certain, so that its
-    calibration error is its share of errors.
+    The true loss is the cross-entropy of `outcomes`. A target counts as a prediction: its largest entry is its
+    confidence (expected calibration error as in `classification_metrics`). A hard pseudo-label claims to be certain, so
+    that its calibration error is its share of errors.
+
+    Where an image has several cases, such as findings, each pair of an image and a case counts. Over all pairs an
+    estimate may do well by telling rare cases from common ones alone, so look at each as well.
 
     Args:
-        probs: what the student predicts, ``(N, K)``, in [0, 1].
-        pseudo_label: class indices ``(N,)``.
-        targets: soft targets ``(N, K)``, rows sum to 1.
-        accepted: which images the learner learns from, ``(N,)`` bool.
-        estimated_loss: in nats, ``(N,)``.
-        truth: class indices ``(N,)``.
-        classes: K names; empty: "class 0", "class 1", ...
+        outcomes: what the student predicts, ``(N, *cases, S)``, in [0, 1].
+        pseudo_label: states ``(N, *cases)``.
+        targets: soft targets ``(N, *cases, S)``, with a sum of 1 over the states.
+        accepted: which cases the learner learns from, ``(N, *cases)`` bool.
+        estimated_loss: in nats, ``(N, *cases)``.
+        truth: states ``(N, *cases)``, -1 unknown; unknown cases are left out.
+        states: S names; empty: "class 0", "class 1", ...
+        cases: names of the cases; empty: they are not told apart.
 
     Returns:
-        ``n`` (count), ``loss_correlation`` (Spearman), ``target_ece`` and ``hard_ece`` of all images; ``accepted``: the
-        same of those accepted, with ``accuracy`` and ``per_class`` as in `pseudo_label_accuracy`. What is undefined is
+        ``n`` (count of images, or pairs), ``loss_correlation`` (Spearman), ``target_ece`` and ``hard_ece`` of all;
+        ``accepted``: the same of those accepted, with ``accuracy`` and ``per_class`` by the state that is named, as in
+        `pseudo_label_accuracy`. Where cases have names, ``per_finding``: all of this for each. What is undefined is
         left out: see `rank_correlation`; all but ``n`` without images; the calibration of targets that are not finite.
     """
+    values = (outcomes, pseudo_label, targets, accepted, estimated_loss, truth)
+    found = _judged([value[truth >= 0] for value in values], states)
+    if not cases:
+        return found
+    by_case = ([value[:, k][truth[:, k] >= 0] for value in values] for k in range(len(cases)))
+    return {**found, "per_finding": {name: _judged(own, states) for name, own in zip(cases, by_case, strict=True)}}
+
+
+def _judged(values: Sequence[np.ndarray], states: Sequence[str]) -> dict[str, Any]:
+    """Return `judge_targets` for cases in a row, ``(n,)`` and ``(n, S)``, all of them known."""
+    outcomes, pseudo_label, targets, accepted, estimated_loss, truth = values
     tiny = np.finfo(np.float32).tiny  # the smallest probability of a softmax in float32 may be 0
-    loss = -np.log(np.maximum(probs[np.arange(len(truth)), truth].astype(np.float64), tiny))
+    loss = -np.log(np.maximum(outcomes[np.arange(len(truth)), truth].astype(np.float64), tiny))
 
     def figures(rows: np.ndarray) -> dict[str, Any]:
         soft = classification_metrics(targets[rows], truth[rows])[0]
@@ -52,103 +69,47 @@ def judge_targets(
         return {"n": len(rows), **{name: value for name, value in found.items() if value is not None}}
 
     rows = np.flatnonzero(accepted)
-    by_class = pseudo_label_accuracy(pseudo_label[rows], truth[rows], probs.shape[1], classes)
-    return {**figures(np.arange(len(truth))), "accepted": {**figures(rows), **by_class}}
-
-
-def judge_findings(
-    probs: np.ndarray,
-    pseudo_label: np.ndarray,
-    targets: np.ndarray,
-    accepted: np.ndarray,
-    estimated_loss: np.ndarray,
-    truth: np.ndarray,
-    classes: Sequence[str] = (),
-) -> dict[str, Any]:
-    """`judge_targets` of findings: each pair of an image and a finding is a case of the classes absent and present.
-
-    Over all pairs an estimate may do well by telling rare findings from common ones alone, so look at each as well.
-
-    Args:
-        probs: that a finding is present, ``(N, K)``, in [0, 1].
-        pseudo_label: 1 present, 0 absent, ``(N, K)``.
-        targets: soft targets, of presence, ``(N, K)``.
-        accepted: which pairs the learner learns from, ``(N, K)`` bool.
-        estimated_loss: in nats, ``(N, K)``.
-        truth: 1, 0 or -1 unknown, ``(N, K)``; unknown pairs are left out.
-        classes: K names; empty: "class 0", "class 1", ...
-
-    Returns:
-        As `judge_targets`, ``n`` counting pairs, of all findings together; ``per_finding``: of each, by its name.
-    """
-
-    def figures(columns: slice) -> dict[str, Any]:
-        known = truth[:, columns] >= 0
-        present, label, target, rows, estimate, right = (
-            values[:, columns][known] for values in (probs, pseudo_label, targets, accepted, estimated_loss, truth)
-        )
-        both, taught = (np.stack([1.0 - values, values], axis=1) for values in (present, target))
-        return judge_targets(both, label, taught, rows, estimate, right, ("absent", "present"))
-
-    names = list(classes) or [f"class {k}" for k in range(truth.shape[1])]
-    return {**figures(slice(None)), "per_finding": {name: figures(slice(k, k + 1)) for k, name in enumerate(names)}}
+    by_state = pseudo_label_accuracy(pseudo_label[rows], truth[rows], outcomes.shape[-1], states)
+    return {**figures(np.arange(len(truth))), "accepted": {**figures(rows), **by_state}}
 
 
 def pseudo_label_accuracy(
-    pseudo_label: np.ndarray, truth: np.ndarray, num_classes: int, classes: Sequence[str] = ()
+    pseudo_label: np.ndarray, truth: np.ndarray, num_states: int, states: Sequence[str] = (), cases: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Accuracy of pseudo-labels, and for each class of those that name it.
-
-    Args:
-        pseudo_label: class indices ``(N,)``.
-        truth: class indices ``(N,)``.
-        num_classes: K.
-        classes: K names; empty: "class 0", "class 1", ...
-
-    Returns:
-        ``accuracy`` and ``per_class``: ``{class: {"n", "accuracy"}}`` with ``n`` the pseudo-labels that name it and no
-        ``accuracy`` where there are none. Nothing if there is no pseudo-label at all.
-    """
-    if len(pseudo_label) == 0:
-        return {}
-    right = pseudo_label == truth
-    per_class: dict[str, dict[str, float]] = {}
-    for k, name in enumerate(classes or [f"class {k}" for k in range(num_classes)]):
-        named = right[pseudo_label == k]
-        per_class[name] = {"n": len(named), **({"accuracy": float(named.mean())} if len(named) else {})}
-    return {"accuracy": float(right.mean()), "per_class": per_class}
-
-
-def pseudo_finding_accuracy(pseudo_label: np.ndarray, truth: np.ndarray, classes: Sequence[str] = ()) -> dict[str, Any]:
-    """Accuracy of multi-label pseudo-labels, of those that name a finding present and of those that name it absent.
+    """Return the accuracy of pseudo-labels, and for each state of those that name it.
 
     Where findings are rare, nearly everything that is said to be absent is, so that ``accuracy`` alone says little.
 
     Args:
-        pseudo_label: ``(N, K)``: 1 present, 0 absent, -1 not accepted.
-        truth: ``(N, K)``: 1, 0, -1 unknown; unknown pairs are left out.
-        classes: K names; empty: "class 0", "class 1", ...
+        pseudo_label: states ``(N, *cases)``, -1 not accepted.
+        truth: states ``(N, *cases)``, -1 unknown; unknown cases are left out.
+        num_states: S.
+        states: S names; empty: "class 0", "class 1", ...
+        cases: names of the cases; empty: they are not told apart.
 
     Returns:
-        ``accuracy``; ``present`` and ``absent``: ``{"n", "accuracy"}`` with ``n`` the pseudo-labels that say so, and no
-        ``accuracy`` where there are none; ``per_class``: ``{class: {"present", "absent"}}``. Nothing if there is no
+        ``accuracy`` and ``per_class``: ``{state: {"n", "accuracy"}}`` with ``n`` the pseudo-labels that name it and no
+        ``accuracy`` where there are none. Where cases have names, the states stand beside ``accuracy``, and
+        ``per_class`` has them for each case: ``{case: {state: {"n", "accuracy"}}}``. Nothing if there is no
         pseudo-label at all.
     """
     counts = (pseudo_label >= 0) & (truth >= 0)
     if not counts.any():
         return {}
-    right = pseudo_label == truth
+    right, names = pseudo_label == truth, list(states) or [f"class {k}" for k in range(num_states)]
 
-    def figures(columns: slice) -> dict[str, Any]:
-        found = {}
-        for name, value in (("present", 1), ("absent", 0)):
-            said = right[:, columns][(counts & (pseudo_label == value))[:, columns]]
+    def by_state(chosen: Any) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for state, name in enumerate(names):
+            said = right[chosen][(counts & (pseudo_label == state))[chosen]]
             found[name] = {"n": len(said), **({"accuracy": float(said.mean())} if len(said) else {})}
         return found
 
-    names = list(classes) or [f"class {k}" for k in range(truth.shape[1])]
-    per_class = {name: figures(slice(k, k + 1)) for k, name in enumerate(names)}
-    return {"accuracy": float(right[counts].mean()), **figures(slice(None)), "per_class": per_class}
+    total = {"accuracy": float(right[counts].mean())}
+    if not cases:
+        return {**total, "per_class": by_state(...)}
+    per_case = {name: by_state(np.s_[:, k]) for k, name in enumerate(cases)}
+    return {**total, **by_state(...), "per_class": per_case}
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:

@@ -18,6 +18,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from medssl_monai import __version__
+from medssl_monai.kinds import Masks
 from medssl_monai.monai_label.archive import Archive
 from medssl_monai.monai_label.gate import INFER, PREDICTIONS, check_host, checked, served_at
 from medssl_monai.monai_label.guard import Guard
@@ -30,7 +31,6 @@ from medssl_monai.monai_label.strategy import NextImage
 from medssl_monai.monai_label.studies import TAGS, incomplete
 from medssl_monai.monai_label.train import Training
 from medssl_monai.monai_label.writes import SafeWrites, opening
-from medssl_monai.names import check_classes
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         return run(method, request=self._asked(method, {**(request or {}), **values}), **named)
 
     def _asked(self, kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """A request with nothing but what it may say; else 400."""
+        """Return a request with nothing but what it may say; else 400."""
         try:
             return checked(kind, request)
         except ValueError as error:
@@ -165,7 +165,7 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]  # MONAI Label is untyped
         raise HTTPException(406, "this app has no sessions: it serves the images of its datastore, by their ids.")
 
     def model_file(self, model: str, validate: bool = True) -> Any:
-        """The weights, to be downloaded; MONAI Label asks without `validate` before it replaces them by an upload."""
+        """Return the weights to download; MONAI Label asks without `validate` before it replaces them by an upload."""
         if not validate:
             raise HTTPException(403, "weights come from trainings and from `medssl label-app`, not from requests.")
         return super().model_file(model, validate)
@@ -301,9 +301,8 @@ def _find(folder: Path, models: str) -> dict[str, ServedBundle]:
     if not found:
         raise FileNotFoundError(f"{folder} has no bundle; add one: medssl label-app BUNDLE --output {folder.parent}")
     for name in wanted:
-        findings = found[name].task == "multilabel"
-        check_classes(found[name].classes, "finding" if findings else "class", f"the bundle {name!r}", findings)
-        check_classes(found[name].mask_classes, "class of masks", f"the bundle {name!r}")
+        found[name].label_kind.renamed(found[name].classes).check(f"the bundle {name!r}")
+        Masks(tuple(found[name].mask_classes)).check(f"the bundle {name!r}")
     return {name: found[name] for name in wanted}
 
 

@@ -19,7 +19,7 @@ from monailabel.datastore.utils.convert import binary_to_image, dicom_seg_to_itk
 from pydicom import Dataset
 
 from medssl_monai.files import write_json
-from medssl_monai.monai_label.files import kind_of
+from medssl_monai.monai_label.files import form_of
 from medssl_monai.monai_label.masks import NOT_LABELED
 from medssl_monai.monai_label.writes import SafeWrites
 from medssl_monai.readers.formats import image_format
@@ -51,7 +51,7 @@ class Archive:
 
     def save(self, save: Callable[..., str], image_id: str, file: Path, tag: str, info: Mapping[str, Any]) -> str:
         """Store a label here and, if a SEG can hold it, in the archive: a mask that is not empty."""
-        if kind_of(file) == "class" or not info["label_info"]:
+        if form_of(file) == "class" or not info["label_info"]:
             self.keep(image_id, file, tag, info)
             return image_id
         label_id = save(image_id, str(file), tag, dict(info))

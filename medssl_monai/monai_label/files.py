@@ -13,13 +13,13 @@ from PIL import Image
 
 nib, _ = optional_import("nibabel")  # its functions are untyped
 
-Kind = Literal["class", "mask"]
+Form = Literal["class", "mask"]
 NRRD = (".nrrd", ".seg.nrrd")
 CLASS_BYTES = 2**20
 """The most that the JSON of a label may take."""
 
 
-def kind_of(file: str | Path) -> Kind:
+def form_of(file: str | Path) -> Form:
     """Return what a label file holds: JSON a class or findings, everything else a mask."""
     return "class" if str(file).lower().endswith(".json") else "mask"
 
@@ -39,7 +39,7 @@ def check_size(file: Path, most: int) -> None:
         TooLargeError: with what raises the bound.
     """
     size, bound = file.stat().st_size, most * 2**20
-    if kind_of(file) == "class":
+    if form_of(file) == "class":
         if size > CLASS_BYTES:
             raise TooLargeError(f"the label has {size:,} bytes, and classes take {CLASS_BYTES:,} at most.")
         return

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import HTTPException
 
-from medssl_monai.monai_label.files import kind_of
+from medssl_monai.monai_label.files import form_of
 from medssl_monai.monai_label.gate import PREDICTIONS
 from medssl_monai.monai_label.record import Record
 from medssl_monai.monai_label.studies import KEY, TAGS
@@ -43,11 +43,11 @@ class Guard:
             raise HTTPException(404, f"there is no image {image_id!r:.200} in the studies.")
 
     def _is_there(self, image_id: str) -> bool:
-        """An archive's list may be hours old."""
+        """Keep a list of an archive, which may be hours old."""
         return image_id in self.store._datastore.objects or image_id in self.store.list_images()
 
     def label(self, image_id: Any, tag: Any) -> Path:
-        """The file of a label; 404 if there is none."""
+        """Return the file of a label; 404 if there is none."""
         self.image(image_id)
         check_tag(tag)
         if not (file := self.store.get_label_uri(image_id, tag)):
@@ -75,7 +75,7 @@ class Guard:
             there = {tag: file for tag in KNOWN if (file := self.store.get_label_uri(image_id, tag))}
             remove(image_id)
             for tag, file in there.items():
-                self.record.write("removed", image_id, tag, kind_of(file), None, {})
+                self.record.write("removed", image_id, tag, form_of(file), None, {})
 
         return checked
 
@@ -83,7 +83,7 @@ class Guard:
         def checked(label_id: str, label_tag: str) -> None:
             file = self.label(label_id, label_tag)
             remove(label_id, label_tag)
-            self.record.write("removed", label_id, label_tag, kind_of(file), None, {})
+            self.record.write("removed", label_id, label_tag, form_of(file), None, {})
 
         return checked
 
@@ -110,7 +110,7 @@ def check_tag(tag: Any) -> None:
 
 def check_suffix(file: Path) -> None:
     """Refuse a label whose file would get an ending that says something else: 400."""
-    if kind_of(file) == "mask" and not file.name.lower().endswith(MASKS):
+    if form_of(file) == "mask" and not file.name.lower().endswith(MASKS):
         raise HTTPException(400, f"a label is .json, or a mask as {', '.join(MASKS)}; save it anew.")
 
 

@@ -15,16 +15,13 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import name_to_device
 
-from medssl_monai.asking.record import predicted_label
-from medssl_monai.engines.predict import part_for
+from medssl_monai.engines.predict import HasParts
 from medssl_monai.monai_label.gate import known_device
 from medssl_monai.monai_label.served import ServedBundle
-from medssl_monai.pool.tables import label_text
 from medssl_monai.readers.decoders import count_slices
 from medssl_monai.readers.formats import image_format
 from medssl_monai.readers.mask_axes import to_file_axes
 from medssl_monai.readers.mask_files import write_mask
-from medssl_monai.task import probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +80,13 @@ class ClassInfer(_BundleInfer):
         self.labels = {name: index for index, name in enumerate(served.classes)}
 
     def inferer(self, data: Any = None) -> Callable[..., torch.Tensor]:
-        task = self.served.task or "multiclass"
-        return lambda images, network: probabilities(part_for(network, task)(torch.as_tensor(images)), task)
+        kind = self.served.label_kind
+
+        def outcomes(images: Any, network: Any) -> torch.Tensor:
+            own = network.network_of("label") if isinstance(network, HasParts) else network
+            return kind.outcomes(own(torch.as_tensor(images)))
+
+        return outcomes
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
         return []
@@ -92,12 +94,12 @@ class ClassInfer(_BundleInfer):
     def writer(
         self, data: dict[str, Any], extension: Any = None, dtype: Any = None
     ) -> tuple[str | None, dict[str, Any]]:
-        """The answer, and the path of its file if it is to be kept."""
-        probs = torch.as_tensor(data[self.output_label_key]).float().cpu().tolist()
-        names = self.served.classes
-        scores = zip(names, probs, strict=True)
-        prediction = [{"idx": index, "label": name, "score": score} for index, (name, score) in enumerate(scores)]
-        label = label_text(predicted_label(probs, self.served.task or "multiclass"), names)
+        """Return the answer, and the path of its file if it is to be kept."""
+        outcomes = torch.as_tensor(data[self.output_label_key]).float().cpu()
+        kind = self.served.label_kind
+        scores = enumerate(kind.columns(outcomes.unsqueeze(0)).items())
+        prediction = [{"idx": index, "label": name, "score": score} for index, (name, [score]) in scores]
+        label = kind.describe(outcomes)["predicted"]
         result = {"prediction": prediction, "label": label, "weights": self.served.version}
         if not data.get("to_file"):
             return None, result
@@ -134,7 +136,7 @@ class MaskInfer(_BundleInfer):
         return file, {**result, "label_names": self.labels, "latencies": {}, "centroids": {}}
 
     def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[str, dict[str, Any]]:
-        """The mask's file, and the share of every class in it."""
+        """Return the mask's file, and the share of every class in it."""
         image = Path(data["image_path"])
         mask = np.asarray(torch.as_tensor(data[self.output_label_key]).cpu())[0].astype(np.uint8)
         return self._write(mask if mask.ndim == 3 else to_file_axes(mask, image), image, data)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from monai.utils import optional_import
 
+from medssl_monai.data import LoadMaskd
+from medssl_monai.data.load_mask import mask_reader
 from medssl_monai.monai_label.files import NRRD
-from medssl_monai.readers import LoadMaskd
 from medssl_monai.readers.formats import image_format
 from medssl_monai.readers.grids import Array
-from medssl_monai.readers.load_mask import mask_reader
 from medssl_monai.readers.mask_axes import in_patient
 from medssl_monai.readers.reader import ClinicalReader
 

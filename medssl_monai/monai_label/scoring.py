@@ -12,13 +12,14 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.utils.others.generic import name_to_device
 from torch import Tensor
 
-from medssl_monai.handlers.query import choose, look
+from medssl_monai.asking.ask import Learner
 from medssl_monai.monai_label.gate import known_device
 from medssl_monai.monai_label.served import ServedBundle
 from medssl_monai.monai_label.studies import KEY, Studies, read_studies
 from medssl_monai.monai_label.waiting import kept, unanswered, with_a_reader, without_label
 from medssl_monai.monai_label.writes import SafeWrites
-from medssl_monai.query.base import EmbeddingQuery, PoolOutputs
+from medssl_monai.pool.outputs import PoolOutputs
+from medssl_monai.query.base import EmbeddingQuery
 from medssl_monai.seeds import seed_of_epoch
 
 logger = logging.getLogger(__name__)
@@ -120,17 +121,16 @@ class QueryScores(ScoringMethod):  # type: ignore[misc]  # MONAI Label is untype
         method, dataset, pool, seed, on = (run.parser.get_parsed_content(name) for name in names)
         about = self.served.about
         pool.quarantine(dataset.unreadable)
-        outputs, learned = look(
-            method.to(on), dataset, pool, on, threshold=about.get("threshold"), learned=about.get("learned")
-        )
-        outputs = _as_labeled(outputs, torch.tensor([item["id"] in busy for item in train]))
+        predicted = Learner.of(method.to(on), about).predict(dataset, pool, on)
+        given = torch.tensor([item["id"] in busy for item in train])
+        predicted = replace(predicted, outputs=_as_labeled(predicted.outputs, given))
         for name in self.strategies:
             generator = torch.Generator().manual_seed(seed_of_epoch(seed, 0))
             try:
                 strategy = run.parser.get_parsed_content(f"strategies::{name}")
                 if not about and not isinstance(strategy, EmbeddingQuery):
                     continue  # predictions of a network that has learned nothing
-                yield name, choose(outputs, learned, strategy, self.batch, generator)["items"]
+                yield name, predicted.choose(strategy, self.batch, generator)["items"]
             except (ValueError, RuntimeError) as error:  # the latter from MONAI, if it cannot be built
                 logger.warning(f"{self.served.name}: {name} cannot choose: {error.__cause__ or error}")
 
@@ -140,5 +140,5 @@ def _as_labeled(outputs: PoolOutputs, given: Tensor) -> PoolOutputs:
 
     The next batch shall differ from it as well.
     """
-    beside = None if outputs.beside is None else _as_labeled(outputs.beside, given)
-    return replace(outputs, labeled=outputs.labeled | given[outputs.index], beside=beside)
+    others = {key: _as_labeled(part, given) for key, part in outputs.others.items()}
+    return replace(outputs, labeled=outputs.labeled | given[outputs.index], others=others)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from medssl_monai.bundle.facts import classes_of, image_size_of, mask_classes_of
 from medssl_monai.bundle.metadata import metadata_of
+from medssl_monai.bundle.weights import described_kind
 from medssl_monai.data.datalist import FLAGS, Item, Key
 from medssl_monai.files import sha256
-from medssl_monai.monai_label.files import Kind
+from medssl_monai.kinds import Kind, Masks
+from medssl_monai.monai_label.files import Form
 from medssl_monai.monai_label.write import SETTINGS
 from medssl_monai.networks.pretrained import weights_metadata
-from medssl_monai.task import Task
 
 
 class ServedBundle:
@@ -65,10 +66,10 @@ class ServedBundle:
         return ("mask",) if masks else ("label",)
 
     @property
-    def kinds(self) -> set[Kind]:
+    def forms(self) -> set[Form]:
         """Files of labels that it learns from."""
-        kinds: dict[Kind, list[str]] = {"class": self.classes, "mask": self.mask_classes}
-        return {kind for kind, names in kinds.items() if names}
+        forms: dict[Form, list[str]] = {"class": self.classes, "mask": self.mask_classes}
+        return {form for form, names in forms.items() if names}
 
     @property
     def joint(self) -> bool:
@@ -87,10 +88,14 @@ class ServedBundle:
         return mask_classes_of([], self.metadata) if self.joint or "mask" in self.outputs else []
 
     @property
-    def task(self) -> Task | None:
-        """The task of the classes; None: not known before the first training."""
-        task = self.about.get("task")
-        return None if task not in ("multiclass", "multilabel") else cast(Task, task)
+    def label_kind(self) -> Kind:
+        """What the labels of whole images are; before the first training, one class per image is assumed."""
+        return described_kind(self.about, self.classes)
+
+    @property
+    def known_kind(self) -> Kind | None:
+        """`label_kind`; None before the first training, where the labels have to tell."""
+        return self.label_kind if "kind" in self.about and self.classes else None
 
     @property
     def image_size(self) -> list[int]:
@@ -141,7 +146,7 @@ class ServedBundle:
         """
         from medssl_monai.bundle.run import workflow
 
-        settings = self._values() | self._tasks(train, validation or ())
+        settings = self._values()
         settings["train::dataset::data"] = self._datalist(train, synthetic)
         if validation is not None:
             settings["validate::dataset::data"] = self._datalist(validation, synthetic)
@@ -181,23 +186,15 @@ class ServedBundle:
             values["pretrained"] = str(start if start.exists() else self.weights)
         return values
 
-    def _tasks(self, train: Sequence[Item], validation: Sequence[Item]) -> dict[str, Any]:
-        """Return the task of each pool in which no label tells it yet."""
-        task = "segmentation" if self.mask_classes and not self.joint else self.task
-        configured = {name: self.config["validate"].get(name) for name in ("pool", "labels")}
-        pools = {"pool": train} | {  # a pool may be made of another
-            f"validate::{name}": validation for name, pool in configured.items() if isinstance(pool, Mapping)
-        }
-        untold = [name for name, items in pools.items() if all(item.get("label") is None for item in items)]
-        return {f"{name}::task": task for name in untold if task}
-
     def _datalist(self, items: Sequence[Item], synthetic: bool) -> dict[str, Any]:
-        """``train::dataset::data``: one list with flags, and the names that a plain list would lack."""
+        """Return ``train::dataset::data``: one list with flags, the names and the kind that a plain list would lack."""
+        kind = self.known_kind if self.classes else Masks()
         return {
             "_target_": "medssl_monai.data.Datalist",
             "items": tuple(items),  # MONAI looks for its syntax, such as #, in all texts of lists, but not of tuples
             "classes": tuple(self.classes or self.mask_classes),
             "mask_classes": tuple(self.mask_classes if self.joint else ()),
+            "label_kind": "" if kind is None else kind.word,
             "modality": ["image"] * int(self.metadata["network_data_format"]["inputs"]["image"]["num_channels"]),
             "synthetic": synthetic,
         }

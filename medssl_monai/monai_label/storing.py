@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from medssl_monai.monai_label.archive import Archive, segments, voxels
-from medssl_monai.monai_label.files import Kind, TooLargeError, check_size, kind_of
+from medssl_monai.monai_label.files import Form, TooLargeError, check_size, form_of
 from medssl_monai.monai_label.guard import check_info, check_suffix, check_tag
 from medssl_monai.monai_label.labels import read_class
 from medssl_monai.monai_label.masks import settle_mask
@@ -73,17 +73,17 @@ class LabelStore:
             check_size(file, self.label_mb)
         except TooLargeError as error:
             raise HTTPException(413, f"the label was not saved: {error}") from None
-        kind, tag, names = kind_of(label_filename), str.__str__(label_tag), info.get("label_info") or []
+        form, tag, names = form_of(label_filename), str.__str__(label_tag), info.get("label_info") or []
         with tempfile.TemporaryDirectory() as folder:
             if tag in TAGS:
                 file, info["label_info"] = self._settle(file, image, names, Path(folder))
-                tag = self._free_tag(image_id, kind, tag)
+                tag = self._free_tag(image_id, form, tag)
             if self.archive and tag in TAGS:
                 label_id = self.archive.save(self._save, image_id, file, tag, info)
             else:
                 self.writes.put(image_id, file, tag, info)
                 label_id = image_id
-            self.record.write("stored", image_id, tag, kind, file, info)
+            self.record.write("stored", image_id, tag, form, file, info)
         return label_id
 
     def take_over(self) -> None:
@@ -100,10 +100,10 @@ class LabelStore:
             self.writes.put(image_id, file, tag, {"label_info": names})
             self.record.write("stored", image_id, tag, "mask", file, {"user": "a segmentation in the archive"})
 
-    def _free_tag(self, image_id: str, kind: Kind, tag: str) -> str:
-        """Return `tag`, or the kind if a label of the other kind has that."""
+    def _free_tag(self, image_id: str, form: Form, tag: str) -> str:
+        """Return `tag`, or the form if a label of the other form has that."""
         there = self.store.get_label_uri(image_id, tag)
-        return kind if there and kind_of(there) != kind else tag
+        return form if there and form_of(there) != form else tag
 
     def _settle(self, file: Path, image: str, names: Any, folder: Path) -> tuple[Path, list[dict[str, Any]]]:
         """Return the label as training reads it, and the segments in it.
@@ -114,15 +114,15 @@ class LabelStore:
         reasons = []
         for name, served in self.served.items():
             try:
-                if kind_of(file) == "class" and served.classes:
-                    read_class(file, served.classes, served.task)
+                if form_of(file) == "class" and served.classes:
+                    read_class(file, served.known_kind, served.classes)
                     return file, []
-                if kind_of(file) == "mask" and served.mask_classes:
+                if form_of(file) == "mask" and served.mask_classes:
                     whole = voxels(file, image, folder) if self.archive and file.suffix == ".bin" else file
                     mask = settle_mask(whole, image, served.mask_classes, names, folder)
                     return mask, segments(mask, served.mask_classes, names) if self.archive else names
             except ValueError as error:
                 reasons.append(f"{name}: {error}")
         kinds = {"class": "classes, as JSON", "mask": "masks, as images"}
-        none = f"no bundle of this app learns {kinds[kind_of(file)]}"
+        none = f"no bundle of this app learns {kinds[form_of(file)]}"
         raise HTTPException(400, f"the label was not saved: {'; '.join(reasons) or none}")

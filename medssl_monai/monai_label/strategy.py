@@ -40,7 +40,7 @@ class NextImage(Strategy):  # type: ignore[misc]  # MONAI Label is untyped
         return {**super().info(), **({"config": {"strategy": self.choices}} if self.choices else {})}
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any] | None:
-        """The ``id`` of an image, with ``reason``, ``rank`` and what else is kept; None if all are labeled."""
+        """Return the ``id`` of an image, with ``reason``, ``rank`` and what else is kept; None if all are labeled."""
         infos = {name: datastore.get_image_info(name) for name in datastore.list_images()}
         since = {name: time.time() - given_out(datastore, name, info) for name, info in infos.items()}
         waiting = without_label(datastore, self.served)

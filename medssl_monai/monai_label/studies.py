@@ -16,7 +16,8 @@ import pydicom
 
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.patients import same_patient
-from medssl_monai.monai_label.files import Kind, kind_of
+from medssl_monai.kinds import Kind
+from medssl_monai.monai_label.files import Form, form_of
 from medssl_monai.monai_label.labels import read_class
 from medssl_monai.monai_label.served import ServedBundle
 from medssl_monai.names import problem_of
@@ -25,7 +26,6 @@ from medssl_monai.prepare.sources import is_synthetic
 from medssl_monai.readers.decoders import count_slices
 from medssl_monai.readers.dicom.series import find_series
 from medssl_monai.readers.formats import image_format
-from medssl_monai.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ TAGS = ("final", "class", "mask")
 """Of the labels that count; those of other tags, such as ``original``, are predictions."""
 
 
-def label_files(store: Any, image_id: str) -> dict[Kind, Path]:
-    """Return the finished labels of an image; the first of each kind in the order of `TAGS`."""
-    found: dict[Kind, Path] = {}
+def label_files(store: Any, image_id: str) -> dict[Form, Path]:
+    """Return the finished labels of an image; the first of each form in the order of `TAGS`."""
+    found: dict[Form, Path] = {}
     for tag in TAGS:
         if uri := store.get_label_uri(image_id, tag):
-            found.setdefault(kind_of(uri), Path(uri))
+            found.setdefault(form_of(uri), Path(uri))
     return found
 
 
@@ -80,7 +80,7 @@ def read_studies(store: Any, served: ServedBundle, share: float, folder: str | P
         folder: of the studies; tells whether they are phantoms.
     """
     result, key = Studies(synthetic=_synthetic(folder)), load_key()
-    learned = _Learned(served.classes, served.mask_classes, served.task, served.joint, served.dimensions == 2)
+    learned = _Learned(served.classes, served.mask_classes, served.known_kind, served.joint, served.dimensions == 2)
     paths = _paths(store, result.refused)
     place = {name: _place(key, group) for name, group in _groups(store, paths).items()}
     parts = incomplete(paths, not learned.flat)
@@ -159,20 +159,20 @@ class _Learned(NamedTuple):
 
     classes: Sequence[str]
     mask_classes: Sequence[str]
-    task: Task | None
+    kind: Kind | None
     joint: bool
     flat: bool
 
 
 def _items(
-    name: str, image: Path, group: str, files: Mapping[Kind, Path], learned: _Learned, refused: dict[str, str]
+    name: str, image: Path, group: str, files: Mapping[Form, Path], learned: _Learned, refused: dict[str, str]
 ) -> list[Item]:
     item: Item = {"image": str(image), "id": name, "group": group}
     slices = count_slices(image) or 1  # also refuses what is no image, such as a DICOM segmentation or report
     label = None
     if learned.classes and "class" in files:
         try:
-            label = read_class(files["class"], learned.classes, learned.task)
+            label = read_class(files["class"], learned.kind, learned.classes)
         except (ValueError, OSError) as error:
             refused[f"{name} (label)"] = getattr(error, "strerror", None) or str(error)  # without the path
     mask = str(files["mask"]) if learned.mask_classes and "mask" in files else None

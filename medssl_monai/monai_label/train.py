@@ -12,7 +12,6 @@ from typing import Any
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import name_to_device
 
-from medssl_monai.asking.record import pools_of
 from medssl_monai.data.datalist import FLAGS
 from medssl_monai.files import write_atomically
 from medssl_monai.monai_label.gate import known_device
@@ -47,7 +46,7 @@ class Training(BundleTrainTask):  # type: ignore[misc]  # MONAI Label is untyped
         return {name: options[name] for name in OFFERED}
 
     def stats(self) -> dict[str, Any]:
-        """What the weights say of the training that they are from, in the words of MONAI Label's viewers."""
+        """Return what the weights say of the training that they are from, in the words of MONAI Label's viewers."""
         about = self.served.about
         figures = {name: about.get(name) for name in ("metric", "epoch")}
         figures |= {"best_metric": about.get("value"), "total_time": 1}  # viewers take a time for: it has ended
@@ -102,14 +101,15 @@ class Training(BundleTrainTask):  # type: ignore[misc]  # MONAI Label is untyped
         """How many readable images there are of each kind, in the log as well."""
         names = ("pool", "train::dataset", "validate::pool", "validate::dataset", "method_def")
         pool, images, measured, to_measure, method = (run.parser.get_parsed_content(name) for name in names)
-        pool.quarantine(images.unreadable, method.learned)
-        measured.quarantine(to_measure.unreadable, method.learned)
+        pool.quarantine(images.unreadable, method.kinds)
+        measured.quarantine(to_measure.unreadable, method.kinds)
         counts: dict[str, int] = {}
-        for key, part in pools_of(pool).items():
-            counts |= {FLAGS[key]: len(part.indices("labeled")), f"un{FLAGS[key]}": len(part.indices("unlabeled"))}
-        counts["validation"] = len(measured.indices("all"))
+        for labels in pool.parts.values():
+            flag = FLAGS[labels.key]
+            counts |= {flag: len(labels.indices("labeled")), f"un{flag}": len(labels.indices("unlabeled"))}
+        counts["validation"] = len(measured.first.indices("all"))
         sizes = ", ".join(f"{count} {name}" for name, count in counts.items())
-        used = {"unlabeled", "unmasked"} & set(method.streams)
+        used = not all(stream.labeled for stream in method.streams.values())
         how = "it learns from those without a label as well" if used else "it learns from labels alone"
         logger.info(f"{self.served.name}: {type(method).__name__} on {sizes} images; {how}.")
         return counts

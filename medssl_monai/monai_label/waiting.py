@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medssl_monai.monai_label.files import Kind
+from medssl_monai.monai_label.files import Form
 from medssl_monai.monai_label.served import ServedBundle
 from medssl_monai.monai_label.studies import KEY, TAGS, label_files
 
-KIND_OF: dict[str | None, Kind] = {"label": "class", "mask": "mask"}
-"""The kind of file that answers what a query asks for; one that does not say asks for classes, if there are any."""
+FORM_OF: dict[str | None, Form] = {"label": "class", "mask": "mask"}
+"""The file that answers what a query asks for; one that does not say asks for classes, if there are any."""
 RESET = 24 * 60 * 60
 """Seconds after which an image that was given out and not labeled is given out again like any other."""
 
@@ -23,7 +23,7 @@ def kept(store: Any, image_id: str) -> dict[str, Any]:
 
 def without_label(store: Any, served: Sequence[ServedBundle]) -> list[str]:
     """Return images that lack a label that one of the bundles learns, sorted."""
-    wanted = {kind for bundle in served for kind in bundle.kinds}
+    wanted = {form for bundle in served for form in bundle.forms}
     return sorted(name for name in store.list_images() if not wanted <= label_files(store, name).keys())
 
 
@@ -35,11 +35,11 @@ def unanswered(store: Any, infos: Mapping[str, Mapping[str, Any]], served: Serve
         infos: what is `kept` of images.
         served: the bundle.
     """
-    usual: Kind = "class" if served.classes else "mask"
+    usual: Form = "class" if served.classes else "mask"
     found = {}
     for name, info in infos.items():
         asked, there = info.get("queries", {}).get(served.name, {}), label_files(store, name)
-        found[name] = {key: query for key, query in asked.items() if KIND_OF.get(query.get("ask"), usual) not in there}
+        found[name] = {key: query for key, query in asked.items() if FORM_OF.get(query.get("ask"), usual) not in there}
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from medssl_monai.files import write_atomically
-from medssl_monai.monai_label.files import kind_of
+from medssl_monai.monai_label.files import form_of
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class SafeWrites:
             objects = self.store._datastore.objects
             if image_id not in objects:
                 raise LookupError(f"there is no image {image_id!r} in the studies any more.")
-            suffix = ".json" if kind_of(file) == "class" else self.store._to_id(file.name)[1]
+            suffix = ".json" if form_of(file) == "class" else self.store._to_id(file.name)[1]
             path = Path(self.store._datastore.label_path(tag)) / f"{image_id}{suffix}"
             with file.open("rb") as content:
                 write_atomically(path, partial(shutil.copyfileobj, content))

@@ -55,7 +55,7 @@ def small_resnet(
     stride: int = 1,
     layers: Sequence[int] = (1, 1, 1, 1),
 ) -> EmbeddingClassifier:
-    """A residual network for small images (28 to 128 pixels) that trains in minutes on two cores.
+    """Return a residual network for small images (28 to 128 pixels) that trains in minutes on two cores.
 
     MONAI's `ResNet` with basic blocks, a 3 x 3 stem and no max-pooling, so that 28 pixels are not lost in
     the first layers.
@@ -87,7 +87,7 @@ def small_resnet(
 def small_convnet(
     num_classes: int, in_channels: int = 3, image_size: Sequence[int] = (128, 128), dropout: float = 0.5
 ) -> EmbeddingClassifier:
-    """The network that TEAR's released code calls "alexnet", for 128 pixels (Yang et al., MICCAI 2022).
+    """Return the network that TEAR's released code calls "alexnet", for 128 pixels (Yang et al., MICCAI 2022).
 
     Five convolutions (4 x 4, stride 2) of 32, 32, 64, 64 and 128 channels, each with ReLU and then BatchNorm; what is
     left of the image, dropout and 4096 units with ReLU, dropout and the embedding. D is 256; the head rectifies it.
@@ -172,6 +172,6 @@ def densenet121(num_classes: int, in_channels: int = 1, spatial_dims: int = 2) -
 
 
 def feature_head(num_classes: int, num_features: int) -> EmbeddingClassifier:
-    """A linear head on features ``(B, 1, D)`` of a network that is not trained; each vector is standardised first."""
+    """Return a linear head on features ``(B, 1, D)`` of an untrained network; each vector is standardised first."""
     backbone = nn.Sequential(nn.Flatten(), nn.LayerNorm(num_features, elementwise_affine=False))
     return EmbeddingClassifier(backbone, num_features, num_classes)

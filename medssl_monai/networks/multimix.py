@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -148,6 +148,15 @@ class MultiMixNetwork(nn.Module):
         features, embedding, saliency = self._encoded(images)
         return Joint(self.classifier.head(embedding), self._decoded(images, features, saliency), saliency)
 
+    def network_of(self, part: str) -> nn.Module:
+        """Return what gives the logits of a part of the labels: `classifier` those of ``label``, all of ``mask``."""
+        return self.classifier if part == "label" else self
+
+    def by_part(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Return the logits of both parts of the labels, ``label`` and ``mask``; see `joint`."""
+        classes, masks, _ = self.joint(images)
+        return {"label": classes, "mask": masks}
+
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings ``(B, D)`` that the classification rests on; of the encoder alone."""
         return self.classifier.embed(images)
@@ -245,7 +254,7 @@ def multimix_classifier(
     slope: float = 0.2,
     norm: Norm = "instance",
 ) -> EmbeddingClassifier:
-    """Encoder and classification of `MultiMixNetwork` alone, with the same arguments; D is the last of `channels`.
+    """Return encoder and classes of `MultiMixNetwork` alone, with the same arguments; D is the last of `channels`.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -294,7 +303,7 @@ class _Encoder(nn.Module):
         return levels
 
     def embedding(self, features: list[Tensor]) -> Tensor:
-        """The vector ``(B, D)``."""
+        """Return the vector ``(B, D)``."""
         return self.pool(features[-1]).flatten(2).mean(dim=2)
 
     def forward(self, images: Tensor) -> Tensor:

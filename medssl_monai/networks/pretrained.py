@@ -144,7 +144,7 @@ def _way_out(network: nn.Module, wrong: Sequence[str]) -> str:
 
 
 def _in_words(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], shapes: Sequence[str]) -> str:
-    """What data the weights are for, where head or first convolution show that it is not the network's."""
+    """Return what data the weights are for, where head or first convolution show that it is not the network's."""
     first = next((key for key, value in wanted.items() if value.ndim > 3), "")
     reasons = []
     for key, axis, name in (("head.weight", 0, "classes"), (first, 1, "image channels (1: grey, 3: colour)")):
@@ -154,7 +154,7 @@ def _in_words(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], shapes:
 
 
 def _from_backbone(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A classifier's plain state dict as that of an `EmbeddingClassifier` with a new head and projection."""
+    """Return a classifier's plain state dict as that of an `EmbeddingClassifier` with a new head and projection."""
     result = {f"backbone.{key}": value for key, value in state.items() if not key.startswith("fc.")}
     stem = "backbone.conv1.weight"
     if stem in result and stem in wanted and result[stem].shape[1] == 3 and wanted[stem].shape[1] == 1:
@@ -165,7 +165,7 @@ def _from_backbone(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
 
 
 def _from_pretraining(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a `ProjectionNetwork` without what `wanted` has no place for, and with a new head."""
+    """Return the state dict of a `ProjectionNetwork` without what `wanted` has no place for, and with a new head."""
     kept = {key: value for key, value in state.items() if key in wanted or not key.startswith(HEADS)}
     if left := sorted({key.split(".")[0] for key in state.keys() - kept.keys()}):
         logger.info(f"The weights are of pre-training; left out: {', '.join(left)}.")
@@ -173,7 +173,7 @@ def _from_pretraining(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
 
 
 def describe(network: nn.Module, metadata: Mapping[str, Any]) -> OrderedDict[str, Tensor]:
-    """The state dict of `network`, with plain values on how it came about (`weights_metadata` reads them).
+    """Return the state dict of `network`, with plain values on how it came about (`weights_metadata` reads them).
 
     They travel where PyTorch keeps the versions of layers, so that the file remains a plain state dict.
     """
@@ -184,7 +184,7 @@ def describe(network: nn.Module, metadata: Mapping[str, Any]) -> OrderedDict[str
 
 
 def weights_metadata(path: str | Path) -> dict[str, Any]:
-    """What `describe` put into a file of weights; empty for a file of other origin.
+    """Return what `describe` put into a file of weights; empty for a file of other origin.
 
     Raises:
         ValueError: if the file is damaged, or says what MONAI would evaluate, or names that classes cannot have.
@@ -193,5 +193,5 @@ def weights_metadata(path: str | Path) -> dict[str, Any]:
     told = dict(told.get(METADATA, {})) if isinstance(told, Mapping) else {}
     names.check_inert(told, str(path))
     for key in ("classes", "mask_classes"):
-        names.check_classes(told.get(key) or (), "class", str(path), findings=told.get("task") == "multilabel")
+        names.check_classes(told.get(key) or (), "class", str(path))
     return told

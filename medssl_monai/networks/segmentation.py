@@ -185,7 +185,7 @@ def small_unet(
     levels: int | Sequence[int] = 4,
     pooling: Pooling = "gap",
 ) -> SegmentationNetwork:
-    """A U-Net for small images and volumes that trains in minutes on two cores.
+    """Return a U-Net for small images and volumes that trains in minutes on two cores.
 
     A `dyn_unet`: MONAI's `BasicUNet` halves each axis four times, which is too much for a volume of eight slices, and
     its `UNet` has no layer at full resolution.

@@ -18,7 +18,7 @@ def ssal_unet(
     width: int = 64,
     pooling: Pooling = "2x2",
 ) -> SegmentationNetwork:
-    """The U-Net that SSAL's code trains (Zhao et al., EMBC 2022, arXiv 2205.07021): 17 million parameters in 2-D.
+    """Return the U-Net of SSAL's code (Zhao et al., EMBC 2022, arXiv 2205.07021): 17 million parameters in 2-D.
 
     Batch norm has running statistics: features must be taken in evaluation mode, where the released script leaves the
     network in training mode; an averaged copy averages them, too; and unlabeled images in a batch move them.

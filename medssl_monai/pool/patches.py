@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from monai.transforms import Randomizable
@@ -11,13 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medssl_monai.data.images import ImageDataset
-
-if TYPE_CHECKING:
-    from medssl_monai.pool.pool import LabelPool
+from medssl_monai.pool.labels import Labels
 
 
 class PatchDataset(Randomizable, Dataset[dict[str, Any]]):
-    """One random patch of an image at every access, with the patch of its mask if there is a pool.
+    """One random patch of an image at every access, with the patch of its mask if there are labels.
 
     Positions are uniform; in the share `foreground` of the patches with a mask, the centre is as near as it gets to a
     voxel of a class that is drawn among those, without the background, that the mask has. Rare classes are thus seen
@@ -28,17 +26,17 @@ class PatchDataset(Randomizable, Dataset[dict[str, Any]]):
     Args:
         dataset: images ``(C, *spatial)`` of one size.
         size: of the patches; an axis shorter than that gives all it has.
-        pool: gives the masks; None: images only.
+        labels: give the masks; None: images only.
         foreground: share of the patches that show foreground, in [0, 1]; raise it for small structures, as a lesion is.
 
     Raises:
         ValueError: if `foreground` is no share, or `size` has another number of axes than the images.
     """
 
-    def __init__(self, dataset: ImageDataset, size: Sequence[int], pool: LabelPool | None, foreground: float) -> None:
+    def __init__(self, dataset: ImageDataset, size: Sequence[int], labels: Labels | None, foreground: float) -> None:
         if not 0.0 <= foreground <= 1.0:
             raise ValueError(f"`foreground` is a share in [0, 1], got {foreground}.")
-        self.dataset, self.size, self.pool, self.foreground = dataset, tuple(size), pool, foreground
+        self.dataset, self.size, self.labels, self.foreground = dataset, tuple(size), labels, foreground
         self.set_random_state(0)
 
     def __len__(self) -> int:
@@ -54,7 +52,7 @@ class PatchDataset(Randomizable, Dataset[dict[str, Any]]):
             raise ValueError(f"patches of the size {list(self.size)} do not fit images {list(images.shape[2:])}.")
         size = [min(wanted, length) for wanted, length in zip(self.size, images.shape[2:], strict=True)]
         index = torch.as_tensor(indices)
-        masks = None if self.pool is None else self.pool.targets(index)
+        masks = None if self.labels is None else self.labels.targets(index)
         boxes = [self._box(size, images.shape[2:], None if masks is None else masks[row]) for row in range(len(index))]
         batch = {"image": torch.stack([images[i][:, *box] for i, box in zip(indices, boxes, strict=True)])}
         if masks is not None:
@@ -63,7 +61,7 @@ class PatchDataset(Randomizable, Dataset[dict[str, Any]]):
 
     @staticmethod
     def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch is whole already."""
+        """Return it: the batch is whole already."""
         return batch
 
     def _box(self, size: Sequence[int], whole: Sequence[int], mask: Tensor | None) -> tuple[slice, ...]:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from medssl_monai.data.copies import near_copies, picture
-from medssl_monai.data.datalist import FLAGS, SECTIONS, Item
+from medssl_monai.data.datalist import SECTIONS, Item, Key
 from medssl_monai.files import sha256
+from medssl_monai.kinds import Kind, Label, Masks
+from medssl_monai.prepare.labels import kind_in
 from medssl_monai.prepare.layouts.dataset import Array, Dataset
 from medssl_monai.prepare.sources import UNLABELED
 from medssl_monai.readers.reader import ClinicalReader
@@ -23,14 +25,15 @@ def drop_copies(dataset: Dataset, root: Path) -> None:
 
     A mask beside the label of any of them is a mask of the one that is kept; of different ones none is.
     """
+    kinds: dict[Key, Kind] = {"label": kind_in(dataset), "mask": Masks()}
     groups: dict[str, list[Item]] = defaultdict(list)
     for item, digest in zip(dataset.items, _digests(dataset, root), strict=True):
         groups[digest].append(item)
     gone = set()
     for copies in groups.values():
         labels, masks = (
-            {_comparable(item[key], root) for item in copies if item.get(key) is not None} if len(copies) > 1 else set()
-            for key in FLAGS
+            {_comparable(kind, item[key], root) for item in copies if len(copies) > 1 and item.get(key) is not None}
+            for key, kind in kinds.items()
         )
         keep = next((item for item in copies if item.get("label") is not None), copies[0])
         reason = "exact copy of another image"
@@ -48,10 +51,13 @@ def drop_copies(dataset: Dataset, root: Path) -> None:
     dataset.items = [item for item in dataset.items if item["id"] not in gone]
 
 
-def _comparable(label: Any, root: Path) -> str:
+def _comparable(kind: Kind, label: Any, root: Path) -> str:
     """Return a label as a text; for a mask, a hash of its file."""
-    path = root / label if isinstance(label, str) else None
-    return str(label) if path is None else sha256(path) if path.is_file() else str(path)
+    file = kind.file(Label(label))
+    if file is None:
+        return str(label)
+    path = root / file
+    return sha256(path) if path.is_file() else str(path)
 
 
 def _digests(dataset: Dataset, root: Path) -> Iterator[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from medssl_monai.data.datalist import FLAGS, Item, Key
 from medssl_monai.options import LabelsBy
-from medssl_monai.pool.pool import balanced_draw, seed_of
-from medssl_monai.prepare.labels import class_of
+from medssl_monai.pool.draws import balanced_draw
+from medssl_monai.prepare.labels import strata
 from medssl_monai.prepare.stratify import spread
+from medssl_monai.seeds import seed_of_part
 
 
 def hide_labels(items: list[Item], labels: int | float, by: LabelsBy, seed: int, key: Key = "label") -> None:
-    """Let as many `labels` count as known, in place; the other items get ``"labeled": false``. See `prepare`.
+    """Let as many `labels` count as known, in place; the other items get ``"labeled": false``.
 
     Args:
         items: of the training section.
@@ -31,12 +32,12 @@ def hide_labels(items: list[Item], labels: int | float, by: LabelsBy, seed: int,
     if not 0 <= count <= len(units):
         what = "groups" if by == "group" else "items"
         raise ValueError(f"`{name}` asks for {count} {what}; the training section has {len(units)} with a {key}.")
-    seed = seed_of(seed, key)
+    seed = seed_of_part(seed, list(FLAGS).index(key))
     if by == "group":
         chosen = set(spread(known, seed)[:count])
     else:
-        classes = [class_of(item) if key == "label" else 0 for item in known]
-        chosen = {units[position] for position in balanced_draw(classes, count, seed)}
+        drawn_by = [tuple(k for k in strata(item) if k != -2) if key == "label" else (0,) for item in known]
+        chosen = {units[position] for position in balanced_draw(drawn_by, count, seed)}
     for item in known:
         if item["group" if by == "group" else "id"] not in chosen:
             item[FLAGS[key]] = False

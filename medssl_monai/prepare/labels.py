@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medssl_monai.data.datalist import FLAGS, Item
+from medssl_monai.kinds import DEFAULT, Kind, Label, kind_named, kind_of
 from medssl_monai.prepare.layouts.dataset import Dataset
+from medssl_monai.unknown import UNKNOWN
 
 
 def is_labeled(item: Item) -> bool:
@@ -13,21 +15,22 @@ def is_labeled(item: Item) -> bool:
     return any(item.get(key) is not None for key in FLAGS)
 
 
-def strata(item: Item) -> list[int]:
-    """Return the strata that an item is in: its class, or its findings.
+def kind_in(dataset: Dataset, word: str = "") -> Kind:
+    """Return the kind of the labels of a data set, as the caller names it or as the first label looks.
 
-    -1 stands for a multi-hot label without any finding, 0 for a mask as the label, -2 for a mask beside the label.
+    Raises:
+        ValueError: if the caller names none that there is.
     """
+    if word:
+        return kind_named(word, dataset.classes)
+    return kind_of((item.get("label") for item in dataset.items), dataset.classes) or DEFAULT(dataset.classes)
+
+
+def strata(item: Item) -> list[int]:
+    """Return the strata that an item is in, by its label (`medssl_monai.kinds.Kind.strata`); -2: a mask beside it."""
     label, mask = item.get("label"), [-2] * (item.get("mask") is not None)
-    if isinstance(label, list):
-        return ([k for k, value in enumerate(label) if value == 1] or [-1]) + mask
-    return mask if label is None else [0 if isinstance(label, str) else label, *mask]
-
-
-def class_of(item: Item) -> int | list[int]:
-    """Return the label of an item to balance a draw by; all masks are of one class."""
-    label = item["label"]
-    return 0 if isinstance(label, str) else label
+    kind = kind_of([label])
+    return [*(kind.strata(Label(label)) if kind else ()), *mask]
 
 
 def one_against_rest(dataset: Dataset, positive: str, names: Sequence[str]) -> None:
@@ -43,7 +46,8 @@ def one_against_rest(dataset: Dataset, positive: str, names: Sequence[str]) -> N
     Raises:
         ValueError: if the labels are masks, or `positive` is none of the classes.
     """
-    if any(isinstance(item.get("label"), str) for item in dataset.items):
+    kind = kind_in(dataset)
+    if kind.cases is None:
         raise ValueError("the labels are masks, and `positive` is for classes of images; leave one of them out.")
     if positive not in dataset.classes:
         raise ValueError(f"`positive` {positive!r} is none of the classes {list(dataset.classes)}.")
@@ -52,8 +56,9 @@ def one_against_rest(dataset: Dataset, positive: str, names: Sequence[str]) -> N
     if len(dataset.classes) != 2:
         raise ValueError(f"with `positive` there are two classes, the others first; got {list(dataset.classes)}.")
     for item in dataset.items:
-        label = item.get("label")
-        if isinstance(label, list) and label[index] < 0:
-            del item["label"]
-        elif label is not None:
-            item["label"] = label[index] if isinstance(label, list) else int(label == index)
+        if item.get("label") is None:
+            continue
+        states = kind.targets({0: Label(item.pop("label"))}, [0])[0]
+        state = int(states[index]) if kind.case_names else int(states == index)
+        if state != UNKNOWN:
+            item["label"] = state

@@ -15,12 +15,13 @@ from typing import Any
 from medssl_monai import limits
 from medssl_monai.data.datalist import Item, write_datalist
 from medssl_monai.files import write_json
-from medssl_monai.names import check_classes
+from medssl_monai.kinds import Masks
+from medssl_monai.kinds.grammar import numbers
 from medssl_monai.options import Options
 from medssl_monai.prepare.copies import drop_copies, drop_recurring
 from medssl_monai.prepare.draw import hide_labels
 from medssl_monai.prepare.images import channels, write_images
-from medssl_monai.prepare.labels import one_against_rest
+from medssl_monai.prepare.labels import kind_in, one_against_rest
 from medssl_monai.prepare.layouts import lists
 from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.layouts.files import in_words
@@ -88,6 +89,7 @@ def _prepare(source: Path, out_dir: Path, options: Options) -> Path:
         allow_leaks=options.allow_leaks,
         mask_classes=options.mask_classes,
         quarantine=dataset.quarantine,
+        label_kind=options.label_kind,
         **({"groups_as_written": True} if options.groups_as_written else {}),
     )
     report = make_report(dataset, sources, sections, options, split=how, label_list=on_list)
@@ -104,10 +106,16 @@ def _check(dataset: Dataset, source: Path, options: Options) -> None:
     """Refuse a data set without images, with bad names of classes, or with masks or labels of the wrong kind."""
     if not dataset.items:
         raise ValueError(why_empty(source, dataset))
-    several = any(isinstance(item.get("label"), list) for item in dataset.items)
-    check_classes(dataset.classes, "finding" if several else "class", str(source), several)
-    check_classes(options.mask_classes, "class of masks", str(source))
-    if options.mask_classes and any(isinstance(item.get("label"), str) for item in dataset.items):
+    kind = kind_in(dataset, options.label_kind)
+    kind.check(str(source))
+    rising = numbers(" ".join(kind.names))
+    if kind.ordered and not options.classes and (not rising or rising != sorted(rising)):
+        raise ValueError(
+            f"{source}: {kind.word} have an order, and nothing says that of {list(kind.names)}; name them all in "
+            "`classes`, the lowest first."
+        )
+    Masks(options.mask_classes).check(str(source))
+    if options.mask_classes and kind.cases is None:
         raise ValueError(f"the labels of {source} are masks, and classes are wanted; leave `mask_classes` out.")
     if options.mask_classes and not any("mask" in item for item in dataset.items):
         raise ValueError(f"{options.masked or source} holds no usable mask; noted: {counts_text(dataset.noted)}.")

@@ -9,9 +9,9 @@ from typing import Any
 
 from medssl_monai.data.datalist import Item
 from medssl_monai.data.patients import listed
+from medssl_monai.kinds import Kind, Label
 from medssl_monai.options import Options
-from medssl_monai.pool.pool import is_known
-from medssl_monai.prepare.labels import strata
+from medssl_monai.prepare.labels import kind_in, strata
 from medssl_monai.prepare.layouts.dataset import Dataset, Findings
 from medssl_monai.prepare.layouts.files import by_suffix, in_words
 from medssl_monai.prepare.sources import Sources, source_sha256
@@ -38,7 +38,7 @@ def make_report(
         split: how the sections came about.
         label_list: how many images of a published list are here, or None.
     """
-    images = Counter(item["group"] for item in dataset.items)
+    images, kind = Counter(item["group"] for item in dataset.items), kind_in(dataset, options.label_kind)
     with_masks = bool(options.mask_classes)
     return {
         "layout": sources.layout.name,
@@ -53,23 +53,23 @@ def make_report(
         "label_list": label_list,
         "classes": list(dataset.classes),
         **({"mask_classes": list(options.mask_classes)} if with_masks else {}),
-        "sections": {name: _summary(items, dataset.classes, with_masks) for name, items in sections.items()},
+        "sections": {name: _summary(items, kind, with_masks) for name, items in sections.items()},
         "dropped": {why: {"count": len(what), "items": what} for why, what in dataset.dropped.items()},
         "noted": {why: {"count": len(what), "items": what} for why, what in dataset.noted.items()},
         "unused": by_suffix(dataset.passed_over),
     }
 
 
-def _summary(items: Sequence[Item], classes: Sequence[str], with_masks: bool) -> dict[str, Any]:
-    count = Counter(k for item in items for k in strata(item) if k >= 0)
-    nothing = sum(isinstance(label := item.get("label"), list) and not any(label) for item in items)
-    masks = any(isinstance(item.get("label"), str) for item in items)
-    per_class = {} if masks else {name: count[k] for k, name in enumerate(classes)}
+def _summary(items: Sequence[Item], kind: Kind, with_masks: bool) -> dict[str, Any]:
+    count = Counter(k for item in items for k in strata(item))
+    per_class = {} if kind.cases is None else {name: count[k] for k, name in enumerate(kind.names)}
+    labels = [(Label(item["label"]), item.get("labeled", True)) for item in items if item.get("label") is not None]
+    nothing = sum(kind.strata(label) == (-1,) and kind.certain(label) for label, _ in labels)
     masked = sum(item.get("mask") is not None and item.get("masked", True) for item in items)
     return {
         "items": len(items),
         "groups": len({item["group"] for item in items}),
-        "labeled": sum(is_known(item.get("label")) and item.get("labeled", True) for item in items),
+        "labeled": sum(kind.known(label) and shown for label, shown in labels),
         "classes": {**per_class, "no finding": nothing} if nothing else per_class,
         **({"masked": masked} if with_masks else {}),
     }

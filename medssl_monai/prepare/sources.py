@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medssl_monai.files import read_json, sha256
+from medssl_monai.kinds import Label, kind_of
 from medssl_monai.options import Options
 from medssl_monai.prepare.layouts import LAYOUTS, Layout
 from medssl_monai.prepare.layouts.dataset import Dataset
@@ -115,8 +116,9 @@ def _join(dataset: Dataset, joining: Request, first: Request, name: str) -> None
         item |= {"id": f"{name}/{old_id}", "image": image}
         if name == MASKED:
             item["source"] = name
-        if name == MASKED and isinstance(label, str):
-            item["mask"] = relative(joining.out_dir / label, first.out_dir)
+        kind = kind_of([label])
+        if name == MASKED and kind is not None and (mask := kind.file(Label(label))) is not None:
+            item["mask"] = relative(joining.out_dir / mask, first.out_dir)
         if name == MASKED and old_id in other.sections:
             dataset.sections[item["id"]] = other.sections[old_id]
         if old_id in other.pixels:

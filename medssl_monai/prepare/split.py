@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from medssl_monai.data.datalist import SECTIONS, Item
 from medssl_monai.options import Options
-from medssl_monai.prepare.labels import is_labeled, strata
+from medssl_monai.prepare.labels import is_labeled, kind_in, strata
 from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.sources import MASKED
 from medssl_monai.prepare.stratify import stratify
@@ -133,8 +133,7 @@ def _sections(dataset: Dataset, section_of: Mapping[str, str], names: Sequence[s
             sections.setdefault(section, []).append(item)
     for name in SECTIONS[1:]:
         absent = set(range(len(dataset.classes))) - {k for item in sections.get(name, ()) for k in strata(item)}
-        masks = any(isinstance(item.get("label"), str) for item in dataset.items)
-        if name in sections and absent and not masks:
+        if name in sections and absent and kind_in(dataset).cases is not None:
             dataset.add(
                 "noted", f"classes that the {name} section lacks", *(dataset.classes[k] for k in sorted(absent))
             )

@@ -17,8 +17,21 @@ def stratify(
     """Deal groups to sections, in random order, each to the section that still lacks most of its classes.
 
     This is the iterative stratification of Sechidis et al. (2011) with groups for samples; rare classes weigh more.
-    Damped: of a group's images of a class the square root counts, since images of one patient resemble each other, and
-    large groups come first. No class is then left to one patient where several have it, and sections differ in size.
+
+    Args:
+        items: with labels.
+        shares: of the sections, by name.
+        names: of the sections that must not stay empty.
+        seed: decides the order.
+        damped: count the square root of a group's images of a class, since images of one patient resemble each other,
+            and deal large groups first. No class is then left to one patient where several have it, and sections
+            differ in size.
+
+    Returns:
+        Section by group.
+
+    Raises:
+        ValueError: if there are too few groups for the sections.
     """
     keys = sorted({k for item in items for k in strata(item)})
     counts: dict[str, Array] = {}

@@ -1,9 +1,11 @@
 """Query strategies for active learning."""
 
-from medssl_monai.query.base import EmbeddingQuery, PoolOutputs, Query, QueryStrategy, top_unlabeled
-from medssl_monai.query.boostmis import BoostMISQuery, DensityEntropy, Instability
+from medssl_monai.pool.outputs import PoolOutputs
+from medssl_monai.query.base import EmbeddingQuery, Query, QueryStrategy, top_unlabeled
+from medssl_monai.query.boostmis import BoostMISQuery, DensityEntropy
 from medssl_monai.query.clusters import Clusters
 from medssl_monai.query.coreset import CoreSet
+from medssl_monai.query.instability import Instability
 from medssl_monai.query.joint import JointQuery
 from medssl_monai.query.masks import bald, boundary_entropy, ceal, dice_disagreement, foreground_random, mask_entropy
 from medssl_monai.query.mixed import AfterColdStart, Mixed

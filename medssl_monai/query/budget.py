@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from medssl_monai.query.base import PoolOutputs, Query, QueryStrategy, name_of, of_one_kind
+from medssl_monai.pool.outputs import PoolOutputs
+from medssl_monai.query.base import Query, QueryStrategy, name_of, of_first_part
 
 
 class ExactBudget:
@@ -46,11 +47,11 @@ class ExactBudget:
         return asked
 
     def _smallest(self, outputs: PoolOutputs, wanted: int, generator: torch.Generator, state: torch.Tensor) -> Query:
-        """The answer for the smallest K that gives `wanted` samples, cut to these; else all that can be had."""
+        """Return the answer for the smallest K that gives `wanted` samples, cut to these; else all that can be had."""
 
         def ask(budget: int) -> Query:
             generator.set_state(state)
-            return of_one_kind(self.strategy(outputs, budget, generator), self.strategy)
+            return of_first_part(self.strategy(outputs, budget, generator), self.strategy)
 
         too_few, enough, most = 0, wanted, int((~outputs.labeled).sum())
         answer = ask(enough)

@@ -70,7 +70,7 @@ def apportion(
 
 
 def nearest_members(cluster: Tensor, distance: Tensor, counts: Sequence[int], taken: Tensor | None = None) -> Tensor:
-    """The samples nearest to the center of their own cluster: the first cluster first, and the nearest first.
+    """Return the samples nearest to the center of their own cluster: the first cluster first, and the nearest first.
 
     Args:
         cluster: of each sample, ``(N,)``.
@@ -92,10 +92,10 @@ class Clusters(EmbeddingQuery):
     """SSAL: the samples nearest to the centers of k-means, of each cluster in proportion to its size.
 
     Members of a cluster only, each once, and exactly as many as the budget; the released code ranks the whole pool for
-    every center and so picks some samples twice, others of another cluster, and now and then more than the budget
-    (`medssl_monai.query.published`). The shares are those of all labels together, these and those before, so that
-    queries in several rounds go on along the same ranking and nothing is given back. That holds as long as the
-    embeddings stay the same: those of the network that is being trained do not, those of an `encoder` of its own do.
+    every center and so picks some samples twice, others of another cluster, and now and then more than the budget. The
+    shares are those of all labels together, these and those before, so that queries in several rounds go on along the
+    same ranking and nothing is given back. That holds as long as the embeddings stay the same: those of the network
+    that is being trained do not, those of an `encoder` of its own do.
 
     Args:
         num_clusters: K; cut to the number of distinct embeddings. The released code has 10; how it was chosen is not
@@ -126,7 +126,7 @@ class Clusters(EmbeddingQuery):
         self.restarts, self.seed = restarts, seed
 
     def choose(self, features: Tensor, labeled: Tensor, budget: int, generator: torch.Generator) -> Chosen:
-        """In the order of the clusters; reads which samples are labeled and no label, and nothing of `generator`.
+        """Choose in the order of the clusters; read which samples are labeled, and neither a label nor `generator`.
 
         The score is the distance to the center of the cluster.
         """

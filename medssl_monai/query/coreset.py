@@ -23,7 +23,7 @@ class CoreSet(EmbeddingQuery):
     score = "distance"
 
     def choose(self, features: Tensor, labeled: Tensor, budget: int, generator: torch.Generator) -> Chosen:
-        """The score is the distance to what was labeled or chosen before, of a first sample to the mean."""
+        """Choose distant samples; their score is the distance to what was labeled or chosen before, or to the mean."""
         taken = labeled.clone()
         nearest = torch.full((len(features),), torch.inf, dtype=features.dtype)
         for centers in torch.split(features[taken], 256) if bool(taken.any()) else ():

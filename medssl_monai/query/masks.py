@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
-from medssl_monai.query.base import PoolOutputs, Query, evaluating, top_unlabeled
-from medssl_monai.query.uncertainty import predictive_entropy, random
-from medssl_monai.task import probabilities
+from medssl_monai.networks.modes import evaluating
+from medssl_monai.pool.outputs import PoolOutputs
+from medssl_monai.query.base import Query, top_unlabeled
+from medssl_monai.query.uncertainty import random, reduced, state_entropy
 
 
 def foreground_random(outputs: PoolOutputs, budget: int, generator: torch.Generator, share: float = 2 / 3) -> Query:
-    """At random, but a share of the budget from images in which the network predicts foreground.
+    """Random samples, but a share of the budget from images in which the network predicts foreground.
 
     The baseline that few published strategies beat (nnActive, Lüth et al., TMLR 2025). There, a part of the random
     patches must hold foreground by the reference masks; a query reads no mask, so here it is foreground by prediction.
@@ -35,19 +36,19 @@ def foreground_random(outputs: PoolOutputs, budget: int, generator: torch.Genera
         share: of the budget that has predicted foreground, rounded, if there are so many; in [0, 1].
 
     Raises:
-        ValueError: if `share` is not in [0, 1], or the task is another than segmentation.
+        ValueError: if `share` is not in [0, 1], or labels are of whole images.
     """
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"`share` is a part of the budget and must be in [0, 1], got {share}.")
-    _only_masks(outputs, "foreground_random", "random")
+    _need_maps(outputs, "foreground_random", "random")
     shuffled = random(outputs, len(outputs), generator).index
     if not bool(outputs.labeled.any()):
         index = shuffled[:budget]
         return Query(index, ["random: no labels yet"] * len(index))
     found = torch.zeros(len(outputs), dtype=torch.bool)
     if budget > 0:
-        for rows, probs in outputs.maps(outputs.unlabeled):
-            found[rows] = (probs.argmax(dim=1) != 0).flatten(1).any(dim=1).cpu()
+        for rows, outcomes in outputs.maps(outputs.unlabeled):
+            found[rows] = (outputs.kind.decide(outcomes) != 0).flatten(1).any(dim=1).cpu()
     wanted = round(share * budget)
     by_chance, rest = shuffled[: budget - wanted], shuffled[budget - wanted :]  # of all images, foreground or not
     shown = torch.isin(rest, outputs.index[found])
@@ -63,9 +64,9 @@ def mask_entropy(outputs: PoolOutputs, budget: int, generator: torch.Generator) 
 
     A mean over all of them: images with much of an uncertain structure come first. `generator` is not used.
     """
-    _only_masks(outputs, "mask_entropy", "entropy")
+    _need_maps(outputs, "mask_entropy", "entropy")
     maps = outputs.maps(outputs.unlabeled)
-    return _highest(outputs, budget, "mask_entropy", maps, lambda probs: _mean(predictive_entropy(probs, outputs.task)))
+    return _highest(outputs, budget, "mask_entropy", maps, lambda outcomes: _mean(state_entropy(outcomes)))
 
 
 def boundary_band(predicted: Tensor, width: int) -> Tensor:
@@ -95,15 +96,15 @@ def boundary_entropy(outputs: PoolOutputs, budget: int, generator: torch.Generat
         width: of the band to each side, in voxels of the network's grid.
 
     Raises:
-        ValueError: if `width` is below 1, or the task is another than segmentation.
+        ValueError: if `width` is below 1, or labels are of whole images.
     """
     if width < 1:
         raise ValueError(f"`width` counts voxels and must be at least 1, got {width}.")
-    _only_masks(outputs, "boundary_entropy", "entropy")
+    _need_maps(outputs, "boundary_entropy", "entropy")
 
-    def score(probs: Tensor) -> Tensor:
-        entropy = predictive_entropy(probs, outputs.task).flatten(1)
-        band = boundary_band(probs.argmax(dim=1), width).flatten(1)
+    def score(outcomes: Tensor) -> Tensor:
+        entropy = state_entropy(outcomes).flatten(1)
+        band = boundary_band(outputs.kind.decide(outcomes), width).flatten(1)
         band = band | ~band.any(dim=1, keepdim=True)
         return (entropy * band).sum(dim=1) / band.sum(dim=1)
 
@@ -114,8 +115,8 @@ def bald(outputs: PoolOutputs, budget: int, generator: torch.Generator, passes: 
     """BALD by MC dropout: highest mutual information of prediction and weights, in nats (Gal et al., ICML 2017).
 
     The entropy of the mean prediction less the mean entropy of the predictions: high where passes with other units
-    dropped are each sure, but of different classes. Of masks the mean over the voxels; it is also defined for classes
-    and findings of whole images.
+    dropped are each sure, but of different states. Of maps the mean over the voxels, of whole images the sum over their
+    cases.
 
     Args:
         outputs: see `PoolOutputs`.
@@ -127,10 +128,11 @@ def bald(outputs: PoolOutputs, budget: int, generator: torch.Generator, passes: 
     Raises:
         ValueError: if the network has no dropout, or fewer than two passes are asked for.
     """
+    of_image = _mean if outputs.kind.cases is None else reduced
 
     def information(samples: Tensor) -> Tensor:
-        each = torch.stack([predictive_entropy(sample, outputs.task) for sample in samples]).mean(dim=0)
-        return _mean(predictive_entropy(samples.mean(dim=0), outputs.task) - each).clamp_min(0.0)
+        each = torch.stack([state_entropy(sample) for sample in samples]).mean(dim=0)
+        return of_image(state_entropy(samples.mean(dim=0)) - each).clamp_min(0.0)
 
     samples = dropout_samples(outputs, passes, generator, batch_size)
     return _highest(outputs, budget, "bald", samples, information)
@@ -179,13 +181,13 @@ def ceal(outputs: PoolOutputs, budget: int, generator: torch.Generator, passes: 
     `bald`.
 
     Raises:
-        ValueError: as `bald`; or if the task is another than segmentation.
+        ValueError: as `bald`; or if labels are of whole images.
     """
-    _only_masks(outputs, "ceal", "bald")
+    _need_maps(outputs, "ceal", "bald")
 
     def uncertainty(samples: Tensor) -> Tensor:
-        masks = samples.mean(dim=0).argmax(dim=1) != 0
-        foreground = 1.0 - samples[:, :, 0]
+        masks = outputs.kind.decide(samples.mean(dim=0)) != 0
+        foreground = 1.0 - samples[..., 0]
         return torch.stack([ceal_uncertainty(foreground[:, i], mask) for i, mask in enumerate(masks)])
 
     samples = dropout_samples(outputs, passes, generator, batch_size)
@@ -221,12 +223,12 @@ def dice_disagreement(
     foreground, all agree, and the score is 0. For the arguments see `bald`.
 
     Raises:
-        ValueError: as `bald`; or if the task is another than segmentation.
+        ValueError: as `bald`; or if labels are of whole images.
     """
-    _only_masks(outputs, "dice_disagreement", "bald")
+    _need_maps(outputs, "dice_disagreement", "bald")
 
     def disagreement(samples: Tensor) -> Tensor:
-        return 1.0 - pairwise_dice(samples.argmax(dim=2), samples.shape[2])
+        return 1.0 - pairwise_dice(outputs.kind.decide(samples), samples.shape[-1])
 
     samples = dropout_samples(outputs, passes, generator, batch_size)
     return _highest(outputs, budget, "dice_disagreement", samples, disagreement)
@@ -247,7 +249,7 @@ def dropout_samples(
         batch_size: images at once, see `PoolOutputs.maps`.
 
     Yields:
-        Rows ``(b,)``, and probabilities ``(T, b, K, *spatial)`` on the device of the network.
+        Rows ``(b,)``, and outcomes ``(T, b, *cases, S)`` on the device of the network.
 
     Raises:
         ValueError: if the network has no dropout with ``p > 0``, or `passes` is below 2.
@@ -267,13 +269,13 @@ def dropout_samples(
             torch.manual_seed(seed)
             for layer in layers:
                 layer.train()
-            samples = torch.stack([probabilities(network(images), outputs.task) for _ in range(passes)])
+            samples = torch.stack([outputs.kind.outcomes(network(images)) for _ in range(passes)])
         yield rows, samples
 
 
 def _mean(of_voxels: Tensor) -> Tensor:
-    """Mean over the voxels ``(b, *spatial)`` of each image, ``(b,)``; of whole images ``(b,)`` themselves."""
-    return of_voxels.reshape(len(of_voxels), -1).mean(dim=1)
+    """Mean over the voxels ``(b, *spatial)`` of each image, ``(b,)``."""
+    return of_voxels.flatten(1).mean(dim=1)
 
 
 def _highest(
@@ -283,7 +285,7 @@ def _highest(
     predictions: Iterable[tuple[Tensor, Tensor]],
     score: Callable[[Tensor], Tensor],
 ) -> Query:
-    """The unlabeled samples whose predictions have the highest score.
+    """Return the unlabeled samples whose predictions have the highest score.
 
     Args:
         outputs: see `PoolOutputs`.
@@ -299,6 +301,9 @@ def _highest(
     return top_unlabeled(outputs, scores, budget, name)
 
 
-def _only_masks(outputs: PoolOutputs, name: str, other: str) -> None:
-    if outputs.task != "segmentation":
-        raise ValueError(f"`{name}` is for masks, and the task is {outputs.task!r}; take `medssl_monai.query.{other}`.")
+def _need_maps(outputs: PoolOutputs, name: str, other: str) -> None:
+    """Refuse what has the same few cases in every image, and no map of them."""
+    if outputs.kind.cases is not None:
+        raise ValueError(
+            f"`{name}` is for masks, and the labels are {outputs.kind.word}; take `medssl_monai.query.{other}`."
+        )

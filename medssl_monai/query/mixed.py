@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from medssl_monai.query.base import PoolOutputs, Query, QueryStrategy, name_of, of_one_kind
+from medssl_monai.pool.outputs import PoolOutputs
+from medssl_monai.query.base import Query, QueryStrategy, name_of, of_first_part
 from medssl_monai.query.clusters import apportion
 
 
@@ -53,15 +54,15 @@ class Mixed:
         self.__name__ = " + ".join(parts)
 
     def __call__(self, outputs: PoolOutputs, budget: int, generator: torch.Generator) -> Query:
-        """The query.
+        """Return the query.
 
         Raises:
-            ValueError: if a strategy gives more or fewer samples than it was asked for, or asks for masks as well.
+            ValueError: if a strategy gives more or fewer samples than it was asked for, or asks for several parts.
         """
         budget = min(budget, len(outputs.unlabeled))
         chosen: list[tuple[float, int, str]] = []
         for strategy, count in zip(self.strategies, apportion(self.shares, budget), strict=True):
-            part = of_one_kind(strategy(outputs, count, generator), strategy)
+            part = of_first_part(strategy(outputs, count, generator), strategy)
             if len(part) != count:
                 raise ValueError(
                     f"{name_of(strategy)} chose {len(part)} samples where {count} were asked for; wrap it in "

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from medssl_monai.clustering import nearest_center
 from medssl_monai.query.base import Chosen, EmbeddingQuery
-from medssl_monai.query.boostmis import nearest_neighbors
 from medssl_monai.query.clusters import fit_centers
+from medssl_monai.query.neighbors import nearest_neighbors
 
 
 def typicality(features: Tensor, neighbors: int) -> Tensor:
@@ -52,7 +52,7 @@ class TypiClust(EmbeddingQuery):
         self.neighbors, self.max_clusters, self.min_size = neighbors, max_clusters, min_size
 
     def choose(self, features: Tensor, labeled: Tensor, budget: int, generator: torch.Generator) -> Chosen:
-        """The score is the `typicality`; `generator` seeds k-means."""
+        """Choose typical samples; their score is the `typicality`, and `generator` seeds k-means."""
         features = F.normalize(features, dim=1)
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         centers, _ = fit_centers(features, min(int(labeled.sum()) + budget, self.max_clusters), seed)

@@ -1,6 +1,5 @@
 """Pixels and geometry of one file or series."""
 
-from medssl_monai.readers.load_mask import LoadMaskd
 from medssl_monai.readers.reader import ClinicalReader
 
-__all__ = ["ClinicalReader", "LoadMaskd"]
+__all__ = ["ClinicalReader"]

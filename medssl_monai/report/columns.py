@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLUMNS = {"accuracy": "accuracy", "f1_macro": "macro-F1", "auroc": "AUROC"}
-MASK_COLUMNS = {"dice": "Dice", "hd95": "95 % Hausdorff distance", "asd": "average surface distance"}
+from medssl_monai.data.datalist import FLAGS
+from medssl_monai.kinds import DEFAULT, KINDS, Kind, kind_named
+
 TITLES = {
     "balanced_accuracy": "balanced accuracy",
     "precision_macro": "macro precision",
@@ -17,26 +18,28 @@ TITLES = {
     "absent": "images without it",
     "missed": "of the others, not found",
     "spurious": "found where none is",
-    **COLUMNS,
-    **MASK_COLUMNS,
+    **{name: title for kind in KINDS.values() for name, title in kind().scores().shown.items()},
 }
-FINDING_TITLES = {**TITLES, "n": "present", "absent": "absent"}
-"""For findings, of which an image may show several, or none."""
+"""Of figures, where the kind of labels has no other, see `medssl_monai.kinds.Scores`."""
+
+
+def parts_of(evaluation: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Kind]]:
+    """Return the figures of each part of the labels, and the kind that they are of, the first part first."""
+    first = kind_named(evaluation["kind"]) if "kind" in evaluation else DEFAULT()
+    others = [value for value in evaluation.values() if isinstance(value, Mapping) and "kind" in value]
+    return [(evaluation, first), *((figures, kind_named(figures["kind"])) for figures in others)]
 
 
 def columns_of(evaluation: Mapping[str, Any]) -> dict[str, str]:
     """Return the metrics that every table and the figure show, with their titles."""
-    masks = evaluation if evaluation.get("task") == "segmentation" else evaluation.get("masks")
-    if masks is None:
-        return COLUMNS
-    unit = masks["unit"]
-    columns = {name: title if name == "dice" else f"{title} ({unit})" for name, title in MASK_COLUMNS.items()}
-    return columns if masks is evaluation else {**COLUMNS, **columns}
+    shown = [kind.scores().columns(figures) for figures, kind in parts_of(evaluation)]
+    return {name: title for columns in shown for name, title in columns.items()}
 
 
 def known_counts(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what is counted in each round: labels, and masks if there are any beside them."""
-    return ["labels", *(["masks"] if any("masks" in entry for entry in rounds) else [])]
+    """Return the names under which rounds say how much was known: labels, and masks where there are such."""
+    first, *others = (f"{key}s" for key in FLAGS)
+    return [first, *(name for name in others if any(name in entry for entry in rounds))]
 
 
 def number_text(value: float | None, bounds: Sequence[float] | None = None) -> str:
@@ -63,5 +66,5 @@ def cell_text(evaluation: Mapping[str, Any], name: str) -> str:
 
 def reason_of(evaluation: Mapping[str, Any], name: str) -> str:
     """Return the reason why a metric is undefined."""
-    masks = evaluation.get("masks", {}).get("undefined", {})
-    return str({**evaluation["undefined"], **masks}.get(name, "not measured"))
+    reasons = {key: reason for figures, _ in parts_of(evaluation) for key, reason in figures["undefined"].items()}
+    return str(reasons.get(name, "not measured"))

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medssl_monai import pages
-from medssl_monai.metrics.classification import left_out
-from medssl_monai.report.columns import columns_of, known_counts, reason_of, value_text
+from medssl_monai.report.columns import columns_of, known_counts, parts_of, reason_of, value_text
 
 
 def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -> str:
@@ -19,8 +18,8 @@ def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -
         synthetic: whether the images are phantoms; the table then says so.
 
     Returns:
-        The lines; reasons for undefined values stand below the table, each once; multi-label, also the findings that
-        the means leave out.
+        The lines; reasons for undefined values stand below the table, each once; also the findings that the means
+        leave out.
     """
     columns = columns_of(rounds[0]["evaluation"] if rounds else {})
     counts = known_counts(rounds)
@@ -34,8 +33,8 @@ def format_table(rounds: Sequence[Mapping[str, Any]], synthetic: bool = False) -
         for (name, title), cell in zip(columns.items(), cells, strict=True):
             if not cell:
                 reasons[f"{title} undefined: {reason_of(evaluation, name)}"] = None
-        if evaluation.get("task") == "multilabel":
-            reasons |= dict.fromkeys(left_out(evaluation["undefined"], columns))
+        for figures, kind in parts_of(evaluation):
+            reasons |= dict.fromkeys(kind.scores().brief(figures["undefined"], columns)[1])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*([pages.SYNTHETIC] if synthetic else []), *lines, *reasons])

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from medssl_monai import pages
-from medssl_monai.report.columns import COLUMNS, columns_of
+from medssl_monai.report.columns import columns_of
 
 COLORS = ("#0b6e99", "#a0521a", "#5b4b9a")
 
@@ -24,8 +24,10 @@ def learning_curves(rounds: Sequence[Mapping[str, Any]]) -> str:
         return '<p>To have the learning curve drawn here: <code>pip install "medssl-monai[report]"</code>.</p>'
 
     columns = columns_of(rounds[0]["evaluation"])
+    ranges = {name: _range(name, rounds) for name in columns}
+    alike = len(set(ranges.values())) == 1
     figure = Figure(figsize=(3.0 * len(columns), 3.1), layout="constrained")
-    axes = figure.subplots(1, len(columns), sharex=True, sharey=columns is COLUMNS)
+    axes = figure.subplots(1, len(columns), sharex=True, sharey=alike, squeeze=False)[0]
     described = []
     for axis, (name, title), color in zip(axes, columns.items(), itertools.cycle(COLORS)):
         points = [
@@ -40,8 +42,8 @@ def learning_curves(rounds: Sequence[Mapping[str, Any]]) -> str:
             if "low" in metric:
                 low, high = metric["low"], metric["high"]
                 axis.errorbar(label, (low + high) / 2, (high - low) / 2, fmt="none", ecolor=color, capsize=3)
-        axis.set_title(title, fontsize=None if columns is COLUMNS else 9)
-        axis.set(xlabel="labels", ylim=(0.0, None if name in ("hd95", "asd") else 1.02))
+        axis.set_title(title, fontsize=None if alike else 9)
+        axis.set(xlabel="labels", ylim=ranges[name])
         axis.xaxis.set_major_locator(FixedLocator([entry["labels"] for entry in rounds], nbins=6))
         axis.grid(axis="y", color="#dddddd", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)
@@ -53,3 +55,9 @@ def learning_curves(rounds: Sequence[Mapping[str, Any]]) -> str:
     alt = escape("Learning curves with intervals: " + ("; ".join(described) or "no value is defined"))
     picture = f'<img class="figure" src="{pages.data_uri("image/svg+xml", buffer.getvalue())}" alt="{alt}">'
     return pages.scrollable("Learning curves", picture)
+
+
+def _range(name: str, rounds: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
+    """Return where the axis of a metric begins and ends: that of a share from 0 to 1; None: as the values ask."""
+    values = [value for entry in rounds for value in entry["evaluation"]["metrics"].get(name, {}).values()]
+    return (0.0 if min(values, default=0) >= 0 else None), (1.02 if max(values, default=0) <= 1 else None)

@@ -10,14 +10,14 @@ from typing import Any
 
 from medssl_monai import pages
 from medssl_monai.files import write_text
-from medssl_monai.metrics.classification import METRICS, left_out
+from medssl_monai.kinds import Kind
 from medssl_monai.report.columns import (
-    FINDING_TITLES,
     TITLES,
     cell_text,
     columns_of,
     known_counts,
     number_text,
+    parts_of,
     value_text,
 )
 from medssl_monai.report.figure import learning_curves
@@ -83,41 +83,39 @@ def _performance(rounds: Sequence[Mapping[str, Any]], section: str) -> str:
         for entry in rounds
     ]
     table = pages.table("Metrics by round", [*counts, *columns.values()], body)
-    if masks := last.get("masks"):
-        made += f" Masks: {masks['n']} images of {masks['groups']} groups."
+    for figures, kind in parts_of(last)[1:]:
+        made += f" {kind.word.capitalize()}: {figures['n']} images of {figures['groups']} groups."
     return f"<p>{escape(made)}</p>\n{table}\n{learning_curves(rounds)}"
 
 
 def _detail(evaluation: Mapping[str, Any]) -> str:
     others = [name for name in evaluation["metrics"] if name not in columns_of(evaluation)]
     rows = [[TITLES.get(name, name), value_text(evaluation, name)] for name in others]
-    parts = [pages.table("Further metrics", ["metric", "value"], rows), _by_class(evaluation)]
-    if masks := evaluation.get("masks"):
-        parts.append(_by_class(masks))
-    undefined = evaluation["undefined"]
-    if evaluation.get("task") == "multilabel":  # many findings, of which each may lack every metric
-        lines = left_out(undefined, {name: TITLES.get(name, name) for name in METRICS})
-        undefined = {name: reason for name, reason in undefined.items() if name in METRICS}
+    parts = [pages.table("Further metrics", ["metric", "value"], rows)]
+    parts += [_by_class(figures, kind) for figures, kind in parts_of(evaluation)]
+    undefined: dict[str, str] = {}
+    for figures, kind in parts_of(evaluation):
+        single, lines = kind.scores().brief(figures["undefined"], TITLES)
+        undefined |= single
         parts.append(pages.bullets(lines))
-    undefined = {**undefined, **evaluation.get("masks", {}).get("undefined", {})}
     parts.append(pages.bullets(f"undefined: {name}, {reason}" for name, reason in undefined.items()))
     return "\n".join(parts)
 
 
-def _by_class(evaluation: Mapping[str, Any]) -> str:
+def _by_class(evaluation: Mapping[str, Any], kind: Kind) -> str:
     """Return the table of the classes, findings, or classes of masks; empty if there is none."""
     per_class = evaluation["per_class"]
     columns = list(dict.fromkeys(name for values in per_class.values() for name in values))
     if not columns:
         return ""
-    kind, titles = ("finding", FINDING_TITLES) if evaluation.get("task") == "multilabel" else ("class", TITLES)
-    head = [kind, *(titles.get(name, name) for name in columns)]
+    titles = {**TITLES, **kind.scores().titles}
+    head = [kind.noun, *(titles.get(name, name) for name in columns)]
     bounds = evaluation.get("per_class_intervals", {})
     rows = [
         [key, *(number_text(values.get(name), bounds.get(key, {}).get(name)) for name in columns)]
         for key, values in per_class.items()
     ]
-    return pages.table(f"By {kind}", head, rows)
+    return pages.table(f"By {kind.noun}", head, rows)
 
 
 def _estimator(rounds: Sequence[Mapping[str, Any]]) -> str:

@@ -19,6 +19,7 @@ from medssl_monai.transforms.invert import InvertProbabilitiesd, ToFileAxesd
 from medssl_monai.transforms.load import Channelsd, TakeSliced
 from medssl_monai.transforms.masks import UNLABELED, PadToSized
 from medssl_monai.transforms.mri import KnownSpacingd, N4BiasFieldCorrectiond, RobustIntensityd
+from medssl_monai.transforms.outcomes import Outcomesd
 from medssl_monai.transforms.restoration import (
     BezierIntensity,
     InPainting,
@@ -54,6 +55,7 @@ __all__ = [
     "MaskViews",
     "N4BiasFieldCorrectiond",
     "OutPainting",
+    "Outcomesd",
     "PadToSized",
     "RandomSubset",
     "ResizedCrop",

@@ -87,7 +87,7 @@ class Affine(nn.Module):
         self.rotate, self.shift, self.scale, self.shear, self.flip = rotate, shift, scale, shear, tuple(flip)
 
     def matrix(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Maps output to input coordinates in [-1, 1], ``(B, D, D + 1)``, in torch's order (last axis first)."""
+        """Map output to input coordinates in [-1, 1], ``(B, D, D + 1)``, in torch's order (last axis first)."""
         n, dims = len(images), images.ndim - 2
         draw = _uniform(images, -1.0, 1.0, generator, 3 + dims)
         angle = draw[:, 0] * torch.pi / 180.0 * self.rotate

@@ -41,7 +41,7 @@ class InvertProbabilitiesd(Invertd):
 
 
 def _linear(image: MetaTensor) -> MetaTensor:
-    """The image with a history in which sizes were changed by linear interpolation."""
+    """Return the image with a history in which sizes were changed by linear interpolation."""
     history = []
     for step in image.applied_operations:
         info = step.get("extra_info", {})

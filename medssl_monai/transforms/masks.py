@@ -1,6 +1,6 @@
 """What masks need on their way to batches: a value for voxels that nobody labeled, and one size for all volumes.
 
-`medssl_monai.readers.load_mask` has the whole chain.
+`medssl_monai.data.load_mask` has the whole chain.
 """
 
 from __future__ import annotations

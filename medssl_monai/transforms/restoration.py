@@ -145,7 +145,7 @@ def _noise(images: Tensor, generator: torch.Generator) -> Tensor:
 def _boxes(
     images: Tensor, sides: Callable[[int], tuple[int, int]], most: int, least: int, generator: torch.Generator
 ) -> Tensor:
-    """What boxes cover, ``(B, 1, *spatial)``, bool: `least` and then, each with probability 0.95, up to `most` of them.
+    """Return what boxes cover, ``(B, 1, *spatial)``, bool: `least`, and up to `most` each with probability 0.95.
 
     They are three pixels from the border, or in the middle of an axis that is too short for that.
     """

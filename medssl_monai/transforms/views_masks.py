@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl_monai.task import UNKNOWN
 from medssl_monai.transforms.augment import Affine, Views, affine_grid, to_unit
+from medssl_monai.unknown import UNKNOWN
 
 
 class MaskViews:
@@ -64,7 +64,7 @@ class JointViews:
 
     Args:
         classes: of the streams ``labeled`` and ``unlabeled``.
-        masks: of the streams ``masked`` and ``unmasked``.
+        masks: of the streams ``segmented`` and ``unsegmented``.
     """
 
     def __init__(self, classes: Views, masks: MaskViews) -> None:
@@ -72,6 +72,6 @@ class JointViews:
 
     def __call__(self, batch: Mapping[str, Mapping[str, Tensor]], generator: torch.Generator) -> dict[str, Any]:
         """Replace the images of every stream, see `MaskViews`; those of classes draw first."""
-        of_masks = {name: stream for name, stream in batch.items() if name in ("masked", "unmasked")}
+        of_masks = {name: stream for name, stream in batch.items() if name in ("segmented", "unsegmented")}
         of_classes = {name: stream for name, stream in batch.items() if name not in of_masks}
         return {**self.classes(of_classes, generator), **self.masks(of_masks, generator)}

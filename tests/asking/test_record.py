@@ -8,8 +8,8 @@ import torch
 
 from medssl_monai.asking.record import asked_for, query_record, read_query, write_query
 from medssl_monai.data import Datalist
-from medssl_monai.pool import LabelPool
-from medssl_monai.pool.tables import annotate_from_table
+from medssl_monai.pool import LabelPool, Labels
+from medssl_monai.pool.annotate import annotate_from_table
 from medssl_monai.query import PoolOutputs, Query
 
 IDS = ["a/0.png", 'b,"1"', "Wirbelsäule 3"]
@@ -18,13 +18,19 @@ IDS = ["a/0.png", 'b,"1"', "Wirbelsäule 3"]
 @pytest.fixture
 def pool():
     items = [{"image": f"{i}.png", "id": name} for i, name in enumerate(IDS)]
-    return LabelPool(Datalist(items, classes=["low", "high"], synthetic=True))
+    return LabelPool(Labels(Datalist(items, classes=["low", "high"], synthetic=True)))
+
+
+def predicted(kept, labels, index=None, **others):
+    """Outputs of unlabeled samples, of the kind that `labels` are."""
+    index = torch.arange(len(kept)) if index is None else torch.tensor(index)
+    nothing = torch.zeros(len(kept), dtype=torch.bool)
+    return PoolOutputs(index, nothing, torch.tensor(kept), labels.kind, key=labels.key, **others)
 
 
 @pytest.fixture
 def record(pool):
-    probs = torch.tensor([[0.9, 0.1], [0.25, 0.75], [0.5, 0.5]])
-    outputs = PoolOutputs(torch.tensor([2, 0, 1]), torch.zeros(3, dtype=torch.bool), probs)
+    outputs = predicted([[0.9, 0.1], [0.25, 0.75], [0.5, 0.5]], pool.first, [2, 0, 1])
     query = Query(torch.tensor([1, 0]), ["both", "unstable"], {"entropy": torch.tensor([0.5, 0.25])}, limit=4)
     return query_record(query, outputs, pool, strategy="boostmis", budget=2)
 
@@ -45,7 +51,16 @@ def test_it_says_what_it_was_made_of(record, pool):
     assert record["query_size"] == [2, 4]
     assert record["synthetic"] is True
     assert record["datalist_sha256"] == pool.datalist_sha256
-    assert (record["strategy"], record["budget"], record["classes"]) == ("boostmis", 2, ["low", "high"])
+    assert (record["strategy"], record["budget"]) == ("boostmis", 2)
+    assert record["parts"] == {"label": {"kind": "classes", "names": ["low", "high"]}}
+
+
+def test_it_says_from_which_confidence_on_the_learner_labels_by_itself(pool, tmp_path):
+    outputs = predicted([[0.9, 0.1]] * 3, pool.first, threshold=pool.first.kind.threshold([0.75, 0.5]))
+    record = query_record(Query(torch.tensor([1]), ["random"]), outputs, pool)
+    assert record["parts"]["label"]["threshold"] == [0.75, 0.5]
+    write_query(tmp_path / "q.json", record)
+    assert read_query(tmp_path / "q.json") == record
 
 
 def test_it_holds_no_label_and_no_path(record):
@@ -68,7 +83,7 @@ def test_the_table_comes_back_as_annotations(record, pool, tmp_path):
         path.read_text(encoding="utf-8").replace("both,SYNTHETIC,\n", "both,SYNTHETIC,high\n"), encoding="utf-8"
     )
     assert annotate_from_table(pool, path)["label"] == ([IDS[1]], [])
-    assert [pool.label(i) for i in range(3)] == [None, 1, None]
+    assert [pool.first.label(i) for i in range(3)] == [None, 1, None]
 
 
 def fill_in(path, order=1, encoding="utf-8", delimiter=","):
@@ -121,8 +136,8 @@ def test_a_filled_table_with_a_bad_row_is_still_that_of_its_query(record, tmp_pa
 
 def test_no_cell_is_computed_by_a_spreadsheet(tmp_path):
     names = ["-1", "+", "-"]
-    pool = LabelPool(Datalist([{"image": f"{i}", "id": name} for i, name in enumerate(names)], classes=names))
-    outputs = PoolOutputs(torch.arange(3), torch.zeros(3, dtype=torch.bool), torch.rand(3, 3))
+    pool = LabelPool(Labels(Datalist([{"image": f"{i}", "id": name} for i, name in enumerate(names)], classes=names)))
+    outputs = predicted([[0.2, 0.3, 0.5]] * 3, pool.first)
     record = query_record(Query(torch.arange(3), ["=1+1", "@x", "-5"]), outputs, pool)
     write_query(tmp_path / "q.json", record)
     cells = [cell for row in table_of(tmp_path / "q.csv") for cell in row.values()]
@@ -130,7 +145,7 @@ def test_no_cell_is_computed_by_a_spreadsheet(tmp_path):
     path = tmp_path / "q.csv"
     path.write_text("".join(f"{line}\n" if "id" in line else f"{line}'-\n" for line in path.read_text().splitlines()))
     assert annotate_from_table(pool, path)["label"] == (names, [])
-    assert [pool.label(i) for i in range(3)] == [2, 2, 2]
+    assert [pool.first.label(i) for i in range(3)] == [2, 2, 2]
     filled = path.read_text()
     write_query(tmp_path / "q.json", record)
     assert path.read_text() == filled
@@ -169,9 +184,8 @@ def test_an_empty_query(record, tmp_path):
 @pytest.fixture
 def findings():
     items = [{"image": f"{i}.png", "id": f"s{i}"} for i in range(2)]
-    pool = LabelPool(Datalist(items, classes=["effusion", "mass"]), task="multilabel")
-    probs = torch.tensor([[0.75, 0.625], [0.25, 0.5]])
-    outputs = PoolOutputs(torch.arange(2), torch.zeros(2, dtype=torch.bool), probs, task="multilabel")
+    pool = LabelPool(Labels(Datalist(items, classes=["effusion", "mass"]), kind="findings"))
+    outputs = predicted([[[0.25, 0.75], [0.375, 0.625]], [[0.75, 0.25], [0.5, 0.5]]], pool.first)
     query = Query(torch.tensor([0, 1]), ["entropy"] * 2, {"entropy": torch.tensor([1.0, 0.5])})
     return pool, query_record(query, outputs, pool)
 
@@ -181,7 +195,7 @@ def test_a_query_of_findings_names_those_predicted_and_the_probability_of_each(f
     assert (first["predicted"], first["confidence"]) == ("effusion; mass", 0.625)  # of the least certain one
     assert first["findings"] == {"effusion": 0.75, "mass": 0.625}
     assert (second["predicted"], second["confidence"]) == ("none", 0.5)
-    assert findings[1]["task"] == "multilabel"
+    assert findings[1]["parts"] == {"label": {"kind": "findings", "names": ["effusion", "mass"]}}
 
 
 def test_the_table_of_findings_shows_what_to_write_and_is_read_back(findings, tmp_path):
@@ -193,38 +207,37 @@ def test_the_table_of_findings_shows_what_to_write_and_is_read_back(findings, tm
     text = (tmp_path / "q.csv").read_text().replace("mass,\n", "mass,mass; ?effusion\n", 1)
     (tmp_path / "q.csv").write_text(text)
     assert annotate_from_table(pool, tmp_path / "q.csv")["label"] == (["s0"], [])
-    assert pool.label(0) == [-1, 1]
+    assert pool.first.label(0) == [-1, 1]
     write_query(tmp_path / "q.json", record)
     assert (tmp_path / "q.csv").read_text() == text
 
 
 def test_findings_without_names_are_numbers():
-    pool = LabelPool([{"id": "x"}], task="multilabel")
-    outputs = PoolOutputs(torch.tensor([0]), torch.tensor([False]), torch.tensor([[0.2, 0.8]]), task="multilabel")
+    pool = LabelPool(Labels([{"id": "x"}], kind="findings"))
+    outputs = predicted([[[0.8, 0.2], [0.2, 0.8]]], pool.first)
     (item,) = query_record(Query(torch.tensor([0]), ["random"]), outputs, pool)["items"]
-    assert (item["predicted"], list(item["findings"])) == ("1", ["0", "1"])
+    assert (item["predicted"], list(item["findings"])) == ("0 1", ["0", "1"])  # as a table of them is filled in
 
 
 def test_classes_without_names_are_numbers():
-    pool = LabelPool([{"id": "x"}])
-    outputs = PoolOutputs(torch.tensor([0]), torch.tensor([False]), torch.tensor([[0.2, 0.8]]))
+    pool = LabelPool(Labels([{"id": "x"}]))
+    outputs = predicted([[0.2, 0.8]], pool.first)
     record = query_record(Query(torch.tensor([0]), ["random"]), outputs, pool)
     assert record["items"][0]["predicted"] == "1"
     assert record["query_size"] == [1, 1]
 
 
 @pytest.mark.parametrize(
-    ("classes", "predicted"), [(["background", "cord", "disc"], "cord 12.5%, disc 0.5%"), ([], "1 12.5%, 2 0.5%")]
+    ("classes", "shares"), [(["background", "cord", "disc"], "cord 12.5%, disc 0.5%"), ([], "1 12.5%, 2 0.5%")]
 )
-def test_a_query_for_masks_has_the_share_of_each_class_and_no_confidence(classes, predicted, tmp_path):
-    pool = LabelPool(Datalist([{"image": "0.png", "id": "s0"}], classes=classes), task="segmentation")
-    probs = torch.tensor([[0.87, 0.125, 0.005]])
-    outputs = PoolOutputs(torch.tensor([0]), torch.tensor([False]), probs, threshold=0.95, task="segmentation")
+def test_a_query_for_masks_has_the_share_of_each_class_and_no_confidence(classes, shares, tmp_path):
+    pool = LabelPool(Labels(Datalist([{"image": "0.png", "id": "s0"}], classes=classes), kind="masks"))
+    outputs = predicted([[0.87, 0.125, 0.005]], pool.first, threshold=pool.first.kind.threshold(0.95))
     record = query_record(Query(torch.tensor([0]), ["random"]), outputs, pool)
     (item,) = record["items"]
-    assert item["predicted"] == predicted
+    assert item["predicted"] == shares
     assert "confidence" not in item
-    assert record["task"] == "segmentation"
+    assert record["parts"]["label"]["kind"] == "masks"
     write_query(tmp_path / "q.json", record)
     assert read_query(tmp_path / "q.json") == record
     assert table_of(tmp_path / "q.csv") == [{"id": "s0", "rank": "1", "reason": "random", "label": ""}]
@@ -235,16 +248,15 @@ def joint():
     """A query for the class of one image and for the mask of another."""
     items = [{"image": f"{i}.png", "id": f"s{i}"} for i in range(3)]
     data = Datalist(items, classes=["low", "high"], mask_classes=["background", "lung"])
-    pool = LabelPool(data, beside=LabelPool(data, key="mask"))
-    index, nothing = torch.tensor([2, 0, 1]), torch.zeros(3, dtype=torch.bool)
-    shares = torch.tensor([[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]])
-    masks = PoolOutputs(index, nothing, shares, task="segmentation")
-    outputs = PoolOutputs(index, nothing, torch.tensor([[0.9, 0.1], [0.25, 0.75], [0.5, 0.5]]), beside=masks)
+    pool = LabelPool([Labels(data), Labels(data, key="mask")])
+    masks = predicted([[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]], pool["mask"], [2, 0, 1])
+    kept = [[0.9, 0.1], [0.25, 0.75], [0.5, 0.5]]
+    outputs = predicted(kept, pool.first, [2, 0, 1], others={"mask": masks})
     return pool, outputs, query_record(joint_query(["label", "mask"]), outputs, pool)
 
 
-def joint_query(kinds):
-    return Query(torch.tensor([2, 0]), ["expected error", "expected Dice loss"], kind=kinds)
+def joint_query(parts):
+    return Query(torch.tensor([2, 0]), ["expected error", "expected Dice loss"], part=parts)
 
 
 def test_a_query_says_of_each_item_whether_its_label_or_its_mask_is_asked_for(joint):
@@ -261,10 +273,14 @@ def test_a_query_says_of_each_item_whether_its_label_or_its_mask_is_asked_for(jo
     assert asked_for({**plain, "items": []}) == "0 labels"
 
 
-def test_a_pool_of_masks_alone_asks_for_masks(joint):
+def test_a_pool_of_masks_alone_asks_for_masks(joint, tmp_path):
     pool, outputs, _ = joint
-    (item,) = query_record(Query(torch.tensor([2]), ["random"]), outputs.beside, pool.beside)["items"]
+    record = query_record(Query(torch.tensor([2]), ["random"]), outputs.others["mask"], pool.of(["mask"]))
+    (item,) = record["items"]
     assert (item["ask"], item["predicted"]) == ("mask", "lung 50.0%")
+    assert asked_for(record) == "1 masks"
+    write_query(tmp_path / "q.json", record)
+    assert list(table_of(tmp_path / "q.csv")[0]) == ["id", "rank", "reason", "ask", "mask"]
 
 
 def test_labels_and_masks_are_filled_into_one_table(joint, tmp_path):
@@ -278,10 +294,24 @@ def test_labels_and_masks_are_filled_into_one_table(joint, tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "0.png").write_bytes(b"")
     assert annotate_from_table(pool, path) == {"label": (["s2"], []), "mask": (["s0"], [])}
-    assert (pool.label(2), pool.beside.label(0)) == (1, str(tmp_path / "m/0.png"))
+    assert (pool.first.label(2), pool["mask"].label(0)) == (1, str(tmp_path / "m/0.png"))
     filled = path.read_text()
     write_query(tmp_path / "q.json", record)
     assert path.read_text() == filled
+
+
+def test_choices_are_those_of_the_part_that_is_asked_for(tmp_path):
+    items = [{"image": f"{i}.png", "id": f"s{i}"} for i in range(2)]
+    data = Datalist(items, classes=["effusion", "mass"], mask_classes=["background", "lung"])
+    pool = LabelPool([Labels(data, kind="findings"), Labels(data, key="mask")])
+    masks = predicted([[0.5, 0.5], [0.75, 0.25]], pool["mask"])
+    outputs = predicted([[[0.25, 0.75], [0.375, 0.625]]] * 2, pool.first, others={"mask": masks})
+    query = Query(torch.tensor([0, 1]), ["joint"] * 2, part=["mask", "label"])
+    write_query(tmp_path / "q.json", query_record(query, outputs, pool))
+    rows = table_of(tmp_path / "q.csv")
+    assert list(rows[0]) == ["id", "rank", "reason", "choices", "ask", "label", "mask"]
+    assert [row["choices"] for row in rows] == ["", "none; effusion; mass"]
+    assert read_query(tmp_path / "q.json")["items"][1]["findings"] == {"effusion": 0.75, "mass": 0.625}
 
 
 @pytest.mark.parametrize("answer", ["high,", ",m.png"])
@@ -312,11 +342,17 @@ def test_an_empty_table_of_another_query_of_the_same_images_is_replaced(joint, t
     [
         {"query_size": [1]},
         {"query_size": "12"},
-        {"classes": ["low", "low"]},
-        {"classes": ["$open('x')", "high"]},
-        {"classes": [["low"], "high"]},
-        {"task": "queries"},
-        {"task": {}},
+        {"names": ["low", "low"]},
+        {"names": ["$open('x')", "high"]},
+        {"names": [["low"], "high"]},
+        {"names": ["none", "high"]},
+        {"names": "low"},
+        {"kind": "queries"},
+        {"kind": {}},
+        {"parts": {}},
+        {"parts": []},
+        {"parts": {"label": None}},
+        {"parts": {"labels": {"kind": "classes", "names": ["low", "high"]}}},
         {"synthetic": "no"},
         {"items": {}},
         {"items": [[]]},
@@ -332,6 +368,7 @@ def test_an_empty_table_of_another_query_of_the_same_images_is_replaced(joint, t
         {"item": {"predicted": 1}},
         {"item": {"confidence": "high"}},
         {"item": {"ask": "labels"}},
+        {"item": {"ask": "mask"}},
         {"item": {"ask": []}},
         {"item": {"findings": {"effusion": 0.5}}},
         {"item": {"findings": {"effusion": 0.5, "mass": None}}},
@@ -339,6 +376,8 @@ def test_an_empty_table_of_another_query_of_the_same_images_is_replaced(joint, t
 )
 def test_a_damaged_query_is_refused_by_name(findings, tmp_path, changes):
     _, record = findings
+    said = {key: changes.pop(key) for key in ("kind", "names") if key in changes}
+    record = {**record, "parts": {"label": {**record["parts"]["label"], **said}}}
     items = [{**record["items"][0], **changes.pop("item", {})}, record["items"][1]]
     (tmp_path / "q.json").write_text(json.dumps({**record, "items": items, **changes}))
     with pytest.raises(ValueError, match=r"q\.json"):

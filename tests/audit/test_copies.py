@@ -116,7 +116,7 @@ def test_classes_and_masks_beside_them_are_counted_and_compared(folder, tmp_path
     result = audit(path, tmp_path)
     summary = result["sections"]["training"]
     assert {kind: summary[kind] for kind in ("items", "labeled", "masked")} == {"items": 4, "labeled": 2, "masked": 2}
-    assert summary["labels"] == {"malignant": 2, "benign": 1, "none": 1}
+    assert summary["labels"] == {"malignant": 2, "benign": 1, "no label": 1}
     assert result["sections"]["validation"]["masked"] == 1
     assert "<th>labeled</th><th>masked</th>" in re.sub(r"<th[^>]*>", "<th>", (tmp_path / "audit.html").read_text())
     assert result["exact_copies"]["conflict"] == (not same)

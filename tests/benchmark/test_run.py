@@ -36,6 +36,7 @@ def states(result) -> dict[str, str]:
     return {f"{name.split(', ')[1]} {name[-1]}": state for name, (state, _) in result.items()}
 
 
+@pytest.mark.slow
 def test_a_pre_training_runs_once_before_its_cells_and_is_counted(pretrained_grid, fake, tmp_path, caplog):
     out, path = tmp_path / "out", pretrained_grid()
     with caplog.at_level("INFO", logger="medssl_monai.benchmark"):
@@ -77,10 +78,10 @@ def test_boostmis_without_its_adaptive_threshold_is_fixmatch():
         torch.manual_seed(0)
         network = small_resnet(2, width=2)
         network.head.weight.data.mul_(20)
-        threshold = AdaptiveThreshold(num_samples=30, num_classes=2, last_step=0)
+        threshold = AdaptiveThreshold(num_samples=30, shape=(2,), last_step=0)
         method = BoostMIS(network, threshold) if constant else FixMatch(network, 0.95)
         outputs.append(method({"labeled": labeled, "unlabeled": unlabeled}))
-        assert method.confidence_threshold == pytest.approx(0.95)
+        assert float(method.thresholds()["label"].values) == pytest.approx(0.95)
     assert 0 < float(outputs[0]["mask_rate"]) < 1
     assert all(torch.equal(outputs[0][name], outputs[1][name]) for name in ("loss", "mask_rate"))
 
@@ -248,6 +249,7 @@ def test_reasons_have_no_paths(text, expected):
 
 
 @pytest.mark.slow
+@pytest.mark.every
 def test_a_grid_that_is_killed_in_the_middle_is_finished_by_the_next_call(grid_file, tmp_path):
     exact = {"_target_": "medssl_monai.query.budget.ExactBudget", "strategy": "@strategies::boostmis"}
     uncertain = {"query::strategy": exact, "strategies::boostmis::instability": None}

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 from collections import Counter
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ from medssl_monai.benchmark.speed.passes import Pass, record_passes, replay
 from medssl_monai.bundle.shipped import copy_bundle, shipped_bundles
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.methods import FixMatch, MeanTeacher, MultiMix
-from medssl_monai.methods.base import SSLMethod
+from medssl_monai.methods.base import UNLABELED, SSLMethod
 from medssl_monai.networks import MultiMixNetwork, small_resnet
-from medssl_monai.pool import LabelPool
+from medssl_monai.pool import LabelPool, Labels
 
 STEP = {
     "method", "device", "precision", "threads", "rounds", "steps_per_round", "passes", "views_per_step",
@@ -99,7 +100,7 @@ class Stub(SSLMethod):
 class PreTraining(SSLMethod):
     """A network with gradient on queries, another without on keys; two seconds, and those that the loss takes."""
 
-    streams = ("unlabeled",)
+    streams = MappingProxyType({"unlabeled": UNLABELED})
 
     def __init__(self, seconds: float = 0.0) -> None:
         super().__init__(Net(), decay=0.9)
@@ -147,7 +148,7 @@ class Loader:
 
 
 def trainer_of(method: SSLMethod, epochs: int = 3, seconds: float = 0.0, batches=batches, **options) -> SSLTrainer:
-    pool = LabelPool([{"image": str(i), "id": str(i), "label": i % 2} for i in range(8)])
+    pool = LabelPool(Labels([{"image": str(i), "id": str(i), "label": i % 2} for i in range(8)]))
     optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.01)
     return SSLTrainer("cpu", epochs, Loader(seconds, batches), method, optimizer, pool, **options)
 
@@ -294,8 +295,8 @@ def joint_batches(length: int):
         yield {
             "labeled": {"image": images[:4], "index": torch.arange(4)},
             "unlabeled": {"weak": images[4:9], "strong": torch.rand(5, 1, 16, 16), "index": torch.arange(5)},
-            "masked": {"image": images[9:12], "label": mask, "index": torch.arange(3)},
-            "unmasked": {"weak": images[12:], "index": torch.arange(2)},
+            "segmented": {"image": images[9:12], "label": mask, "index": torch.arange(3)},
+            "unsegmented": {"weak": images[12:], "index": torch.arange(2)},
         }
 
 
@@ -389,7 +390,7 @@ def test_the_steps_of_multimix():
     """The gradient floor is what the released loop does: all views of all streams through the whole network."""
     items = [{"image": str(i), "id": str(i), "label": i % 2, "mask": f"{i}.png"} for i in range(8)]
     method = multimix()
-    pool = LabelPool(items, beside=LabelPool(items, key="mask", num_classes=2))
+    pool = LabelPool([Labels(items), Labels(items, key="mask")])
     optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.01)
     loader = Loader(batches=joint_batches)
     report = speed.measure_step(SSLTrainer("cpu", 3, loader, method, optimizer, pool))
@@ -463,7 +464,7 @@ def test_the_steps_of_a_bundle_of_classes_and_masks(toy_joint):
     bundle = str(shipped_bundles() / "multimix")
     small = {"device": "cpu", "image_size": [16, 16], "datalist": str(toy_joint), "cache_dir": None, "labels": 6}
     small |= {"mask_labels": 4, "networks::small_multimix::channels": [2, 4, 6]}
-    small |= {"batch_size": {"labeled": 4, "unlabeled": 5, "masked": 3, "unmasked": 2}}
+    small |= {"batch_size": {"labeled": 4, "unlabeled": 5, "segmented": 3, "unsegmented": 2}}
     (case,) = speed.cases_of(bundle, small).values()  # it has no FixMatch, and no stage before
     report = speed.step_of_bundle(**case, rounds=2, steps=2)
     assert report["method"] == "MultiMix"
@@ -510,6 +511,7 @@ def test_a_selector_runs_on_given_features_and_tells_its_memory():
 
 
 @pytest.mark.slow
+@pytest.mark.every
 def test_the_whole_report_as_text_and_json(toy_datalist, monkeypatch):
     small = {"batch_size": {"labeled": 2, "unlabeled": 2}, "image_size": [16, 16]}
     monkeypatch.setattr(

@@ -81,7 +81,7 @@ def test_a_person_fills_in_the_table_and_bad_rows_are_named(loop, tmp_path, caps
     labels = json.loads((tmp_path / "loop" / "round_01" / "labels.json").read_text())["labels"]
     assert labels[rows[0]["id"]] == 0 and labels[rows[1]["id"]] == 1 and rows[2]["id"] not in labels
     log = capsys.readouterr().out  # the bundle's logging.conf writes to standard output
-    assert f"the label of '{rows[2]['id']}' must be a class index from 0 to 1" in log
+    assert f"the label of '{rows[2]['id']}' is 7, and must be a class index from 0 to 1" in log
     assert "'nobody' is not in the datalist" in log
     assert not loop(annotator="person")  # started again: the filled table is still there
     assert next(csv.DictReader(table.read_text().splitlines()))["label"] == "left"
@@ -100,7 +100,7 @@ def test_a_datalist_may_become_longer_between_rounds(loop, toy_datalist, tmp_pat
     asked = json.loads((tmp_path / "loop" / "round_00" / "queries" / "round_00.json").read_text())["items"]
     assert labels_of(tmp_path / "loop" / "round_01" / "pool.json") == first | {item["id"] for item in asked}
     state = torch.load(tmp_path / "loop" / "round_01" / "state.pt", weights_only=True)
-    assert state["pool"]["ids"][0] == "new"
+    assert state["pool"]["parts"]["label"]["ids"][0] == "new"
 
 
 def test_a_loop_that_asks_for_nothing_is_refused(loop):

@@ -6,9 +6,11 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 from support import listed_files
 
 from medssl_monai.bundle.run import workflow
+from medssl_monai.engines import SSLTrainer
 
 STAGE_A = {"epoch_length": 3, "max_epochs": 2, "batch_size::unlabeled": 6}
 
@@ -49,3 +51,31 @@ def infer(own_bundle, tmp_path):
         return {files[row["id"]]: row for row in rows}
 
     return _infer
+
+
+class KilledError(Exception):
+    """Stands in for the power cut."""
+
+
+@pytest.fixture
+def cut_off(monkeypatch):
+    """Lets a run stop at its step of this number, and starts it once more, as a new process would."""
+    iteration = SSLTrainer._iteration
+
+    def _cut_off(run, number):
+        steps = []
+
+        def stop_once(self, engine, batch):
+            steps.append(1)
+            if len(steps) == number:
+                raise KilledError
+            return iteration(self, engine, batch)
+
+        monkeypatch.setattr(SSLTrainer, "_iteration", stop_once)
+        with pytest.raises(RuntimeError, match="train::trainer") as error:
+            run()
+        assert isinstance(error.value.__cause__, KilledError)
+        torch.rand(17)  # a new process would have another generator state
+        run()
+
+    return _cut_off

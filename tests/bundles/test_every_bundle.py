@@ -230,6 +230,7 @@ def test_train_evaluate_query_infer_export(trained, tiny, toy_datalist, tmp_path
     torch.testing.assert_close(loaded.eval()(images), network(images))
 
 
+@pytest.mark.slow
 def test_a_misspelt_override_stops_the_run(own_bundle):
     """`--datalsit` must never train on phantoms."""
     bundle = own_bundle("boostmis")

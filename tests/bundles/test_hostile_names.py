@@ -160,11 +160,11 @@ def test_names_that_only_look_odd_arrive_everywhere_as_they_are(
     assert list(channels["outputs"]["pred"]["channel_def"].values()) == ODD
     assert weights_metadata(weights)["classes"] == ODD
     run = tmp_path / "run"
-    assert read_json(run / "pool.json")["classes"] == ODD
+    assert read_json(run / "pool.json")["names"] == ODD
     assert set(read_json(run / "pool.json")["labels"]) <= set(ids)
     asked = read_query(run / "queries" / "round_00.json")
     table = Table.read(run / "queries" / "round_00.csv")
-    assert asked["classes"] == ODD and {item["id"] for item in asked["items"]} <= set(ids)
+    assert asked["parts"]["label"]["names"] == ODD and {item["id"] for item in asked["items"]} <= set(ids)
     assert {item["predicted"] for item in asked["items"]} <= set(ODD)
     assert [row["id"] for _, row in table.rows] == [item["id"] for item in asked["items"]]
     assert list(read_json(tmp_path / "measured" / "metrics.json")["per_class"]) == ODD
@@ -191,7 +191,7 @@ def test_names_that_only_look_odd_arrive_everywhere_as_they_are(
     own = {k: v for k, v in tiny(**values).items() if k not in ("output_dir", "ckpt_dir", "rounds")}
     for folder in ("$loop", "@loop"):  # a person's own folder, which the configuration gets as a value
         assert run_loop(bundle, tmp_path / folder, rounds=2, overrides=own)
-        assert read_json(tmp_path / folder / "round_01" / "labels.json")["classes"] == ODD
+        assert read_json(tmp_path / folder / "round_01" / "labels.json")["names"] == ODD
     with pytest.raises(ValueError, match="holds '#', which MONAI's configurations replace; give the folder another"):
         run_loop(bundle, tmp_path / "a#b", rounds=1, overrides=own)
 

@@ -53,7 +53,7 @@ def test_overrides_of_bundle_train_task(own_bundle, tiny, toy_datalist, tmp_path
         parser.get_parsed_content(f"initialize::{expression}")
     parser.get_parsed_content("train::trainer").run()
     pool = parser.get_parsed_content("pool")
-    assert len(pool) == 40 and int(pool.mask.sum()) == 8
+    assert len(pool) == 40 and int(pool.first.mask.sum()) == 8
     assert parser.get_parsed_content("method").steps_done == 3
     assert weights_metadata(tmp_path / "run" / "models" / "model.pt")["classes"] == classes  # of the metadata
 

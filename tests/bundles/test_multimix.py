@@ -88,8 +88,8 @@ def test_the_baselines_are_choices_of_weights_and_bridge(run_multimix, own_bundl
     assert found["metric"] == "joint"
     assert found["value"] is not None
     assert found["mask_classes"] == ["background", "disk"]
-    streams = {"labeled": "label" in learned, "masked": "mask" in learned}
-    streams |= {"unlabeled": "ssl" in name or name == "multimix", "unmasked": name == "multimix"}
+    streams = {"labeled": "label" in learned, "segmented": "mask" in learned}
+    streams |= {"unlabeled": "ssl" in name or name == "multimix", "unsegmented": name == "multimix"}
     loader = run.parser.get_parsed_content("train::dataloader")
     assert set(loader.streams) == {stream for stream, wanted in streams.items() if wanted}
 
@@ -138,8 +138,8 @@ def test_a_run_that_was_stopped_ends_bit_equal(run_multimix, tmp_path):
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
     assert_same_state(*(state["method"] for state in states))
     assert_same_state(*(state["pool"] for state in states))
-    known = states[0]["pool"]
-    assert sum(label is not None for label in known["labels"] + known["beside"]["labels"]) > 10, "some were asked for"
+    known = [label for part in states[0]["pool"]["parts"].values() for label in part["labels"]]
+    assert sum(label is not None for label in known) > 10, "some were asked for"
 
 
 def test_another_number_of_masks_is_another_run(run_multimix, tmp_path):
@@ -164,7 +164,7 @@ def test_volumes(run_bundle, tmp_path):
             item = {"image": f"{name}.nii.gz", "label": number % 2, "mask": f"{name}_mask.nii.gz", "id": name}
             sections[section].append({**item, "group": name})
     write_datalist(tmp_path / "v.json", sections, classes=["low", "high"], mask_classes=["background", "box"])
-    batches = {f"batch_size::{name}": 2 for name in ("labeled", "unlabeled", "masked", "unmasked", "validation")}
+    batches = {f"batch_size::{name}": 2 for name in ("labeled", "unlabeled", "segmented", "unsegmented", "validation")}
     choice = {"datalist": str(tmp_path / "v.json"), "image_size": [16, 16, 16], "spacing": [1.0, 1.0, 1.0]}
     run_bundle("multimix", **{**SHORT, **choice, **batches, "labels": 4, "mask_labels": 3})
     evaluation = record(tmp_path / "run")["evaluation"]
@@ -262,7 +262,7 @@ def test_two_sources_meet_in_the_encoder_only(run_multimix, changed, toy_joint, 
     masks = {name for name in ids if int(name.rpartition("_")[2]) % 3 == 2}
     for batch in run.parser.get_parsed_content("train::dataloader"):
         of = {stream: {ids[i] for i in part["index"].tolist()} for stream, part in batch.items()}
-        assert of["masked"] | of["unmasked"] <= masks
+        assert of["segmented"] | of["unsegmented"] <= masks
         assert not (of["labeled"] | of["unlabeled"]) & masks
     found = record(tmp_path / "run")["evaluation"]
     assert (found["n"], found["masks"]["n"]) == (8, 4)
@@ -312,7 +312,7 @@ def test_a_model_of_masks_alone_is_not_measured_on_other_masks(run_multimix, own
 
 
 @pytest.mark.parametrize(("key", "metric"), [("mask", "dice"), ("label", "accuracy")])
-def test_a_source_of_one_kind_is_measured_by_that(run_multimix, own_bundle, changed, tmp_path, key, metric):
+def test_a_source_of_first_part_is_measured_by_that(run_multimix, own_bundle, changed, tmp_path, key, metric):
     models = str(own_bundle("multimix") / "models")
     run_multimix(ckpt_dir=models)
     other = {"mask": "label", "label": "mask"}[key]

@@ -58,7 +58,7 @@ def infer(tmp_path):
     def _infer(source, image_size=(32, 32), network=None, out="out", **overrides):
         network = network or Known()
         about = {"classes": ["left", "right"], "mask_classes": ["background", "bright"], "synthetic": False}
-        about |= {key: overrides.pop(key) for key in list(overrides) if key in ("synthetic", "learned", "task")}
+        about |= {key: overrides.pop(key) for key in list(overrides) if key in ("synthetic", "learned", "kind")}
         weights = tmp_path / "models" / "model.pt"
         save_tensors(weights, describe(network, {"learned": ["label", "mask"], "spacing": None, **about}))
         known = {"network_def": {"_target_": f"{__name__}.Known"}} if isinstance(network, Known) else {}
@@ -181,7 +181,7 @@ def test_phantoms_are_named_in_every_output(infer, folder, tmp_path):
 
 def test_findings(infer, folder):
     """Each has a probability of its own."""
-    for row in infer(folder, task="multilabel")["probabilities"].values():
+    for row in infer(folder, kind="findings")["probabilities"].values():
         if not row["error"]:
             logits = torch.logit(torch.tensor([float(row["left"]), float(row["right"])]))
             assert logits[0] > 4.5 and logits[1] < -1.5 and logits.sum().abs() > 1  # no softmax

@@ -22,6 +22,7 @@ class Default(NamedTuple):
 
 
 SMALL = "64 pixels and some thousand steps on a CPU"
+SHORT = "a thousand steps in place of a million"
 PRETRAINING = "some hundred steps in place of some ten thousand"
 BOOSTMIS, ADAPTIVE = "methods::boostmis", "methods::boostmis::threshold"
 TEAR, ADAPL = "methods::tear", "methods::tear::adapl"
@@ -47,6 +48,13 @@ DEFAULTS = [
     Default("boostmis", "optimizer::momentum", 0.9),
     Default("boostmis", "optimizer::nesterov", True),
     Default("boostmis", "optimizer::params", "$@method_def.parameter_groups(weight_decay=5e-4)"),
+    Default("boostmis", "methods::flexmatch::threshold", 0.95),
+    Default("boostmis", "methods::flexmatch::weight", 1.0),
+    Default("boostmis", "methods::freematch::momentum", 0.999, 0.99, SHORT),
+    Default("boostmis", "methods::freematch::fairness_weight", 0.01),
+    Default("boostmis", "methods::softmatch::momentum", 0.999, 0.99, SHORT),
+    Default("boostmis", "methods::softmatch::sigmas", 2.0),
+    Default("boostmis", "methods::softmatch::uniform", True),
     Default("tear", f"{TEAR}::threshold", 0.95),
     Default("tear", f"{TEAR}::weight", 1.0),
     Default("tear", f"{TEAR}::decay", 0.999),
@@ -60,7 +68,7 @@ DEFAULTS = [
         "tear",
         f"{ADAPL}::minimum_weight",
         0.5,
-        "$0.5 if len(@classes) > 2 and @task == 'multiclass' else 0.75",
+        "$0.5 if @kind.states > 2 else 0.75",
         "of two outcomes, 0.5 would say nothing",
     ),
     Default("tear", f"{TEAR}::iph::weight", 0.1),
@@ -97,7 +105,7 @@ DEFAULTS = [
     Default("multimix", "loss_weights::class_weight", 1.0),
     Default("multimix", "networks::multimix::dropout", 0.25),
     Default("multimix", "networks::multimix::slope", 0.2),
-    Default("multimix", "batch_size::masked", 10),
+    Default("multimix", "batch_size::segmented", 10),
     Default("multimix", "optimizer::lr", 0.0001, 0.003, SMALL),
 ]
 

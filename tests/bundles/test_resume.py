@@ -9,42 +9,15 @@ import pytest
 import torch
 from support import assert_same_state, outputs_of
 
-from medssl_monai.engines import SSLTrainer
-
 CHOICES = [
     *[("boostmis", {"method_def": f"@methods::{m}"}) for m in ("boostmis", "fixmatch", "mean_teacher", "supervised")],
     *[("tear", {"methods::tear::adapl::previous": previous}) for previous in ("ema", "snapshot", "bank")],
     *[("s2mts2", {"methods::s2mts2::teacher_bn": mode}) for mode in ("eval", "train")],
+    ("s2mts2", {"method_def": "@methods::freematch"}),
+    pytest.param("tear", {"method_def": "@methods::flexmatch"}, marks=pytest.mark.every),
+    pytest.param("boostmis", {"method_def": "@methods::softmatch"}, marks=pytest.mark.every),
     ("multimix", {"strategies::joint::costs": {"label": 4.0, "mask": 1.0}}),
 ]
-
-
-class KilledError(Exception):
-    """Stands in for the power cut."""
-
-
-@pytest.fixture
-def cut_off(monkeypatch):
-    """Lets a run stop at its step of this number, and starts it once more, as a new process would."""
-    iteration = SSLTrainer._iteration
-
-    def _cut_off(run, number):
-        steps = []
-
-        def stop_once(self, engine, batch):
-            steps.append(1)
-            if len(steps) == number:
-                raise KilledError
-            return iteration(self, engine, batch)
-
-        monkeypatch.setattr(SSLTrainer, "_iteration", stop_once)
-        with pytest.raises(RuntimeError, match="train::trainer") as error:
-            run()
-        assert isinstance(error.value.__cause__, KilledError)
-        torch.rand(17)  # a new process would have another generator state
-        run()
-
-    return _cut_off
 
 
 @pytest.mark.parametrize(("name", "choice"), CHOICES, ids=str)
@@ -153,11 +126,11 @@ def test_a_validation_list_without_labels_is_refused_before_training(run_bundle,
 
 def test_multi_hot_labels_of_a_method_for_classes_are_refused_with_words(run_bundle, toy_datalist, tmp_path):
     content = json.loads(toy_datalist.read_text())
-    for section in ("training", "validation"):
+    for section in ("training", "validation", "testing"):
         for item in content[section]:
             item["label"] = [item["label"], 1]
     several = tmp_path / "several.json"
     several.write_text(json.dumps(content))
     with pytest.raises(RuntimeError) as error:
-        run_bundle(datalist=str(several), dataset_dir=str(toy_datalist.parent), task="multiclass")
-    assert "the labels are multi-hot" in str(error.value.__cause__)
+        run_bundle(datalist=str(several), dataset_dir=str(toy_datalist.parent), label_kind="classes")
+    assert "'training_0.png' is [0, 1], and must be a class index from 0 to 1" in str(error.value.__cause__)

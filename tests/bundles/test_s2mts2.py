@@ -92,7 +92,7 @@ class TestStages:
         (tmp_path / "list.json").write_text(json.dumps(content))
         where = {"datalist": str(tmp_path / "list.json"), "dataset_dir": str(toy_datalist.parent)}
         run = pretrain(**where, on_bad_file="skip")
-        assert len(run.parser.get_parsed_content("pool").indices("all")) == 39
+        assert len(run.parser.get_parsed_content("pool").first.indices("all")) == 39
         with pytest.raises(RuntimeError):
             pretrain(folder="stops", **where)
 
@@ -119,13 +119,13 @@ class TestFindings:
         rows = list(csv.DictReader((tmp_path / "run/queries/round_00.csv").read_text().splitlines()))
         assert rows
         pool = trained.parser.get_parsed_content("pool")
-        assert pool.task == "multilabel" and int(pool.mask.sum()) > 12
+        assert pool.first.kind.word == "findings" and int(pool.first.mask.sum()) > 12
 
     def test_infers_each_finding_for_itself(self, name, trained, own_bundle, infer, findings_datalist):
         more = {"convert_channels": True} if name == "tear" else {}
         rows = infer(name, datalist=str(findings_datalist), **more).values()
         assert len(rows) == len(load_datalist(findings_datalist, "testing"))
-        assert weights_metadata(own_bundle(name) / "models" / "model.pt")["task"] == "multilabel"
+        assert weights_metadata(own_bundle(name) / "models" / "model.pt")["kind"] == "findings"
         sums = [sum(float(row[finding]) for finding in FINDINGS) for row in rows]
         assert any(abs(total - 1) > 1e-3 for total in sums)
         assert all(0 <= float(row[finding]) <= 1 for row in rows for finding in FINDINGS)

@@ -78,7 +78,7 @@ def test_three_stages_from_no_label_at_all(run_ssal, own_bundle, tmp_path):
 
     run_ssal("asked", ("query.yaml",), labels=0, ckpt_dir=models, **{"query::budget": 5})
     query = json.loads((tmp_path / "asked" / "query.json").read_text())
-    assert query["task"] == "segmentation"
+    assert query["parts"]["label"]["kind"] == "masks"
     assert len(query["items"]) == 5
     assert all("cluster" in item["reason"] for item in query["items"])
 
@@ -88,7 +88,7 @@ def test_three_stages_from_no_label_at_all(run_ssal, own_bundle, tmp_path):
     assert [item["id"] for item in cold["items"]] == [item["id"] for item in query["items"]]
     assert [record(tmp_path / "run", number)["labels"] for number in (0, 1)] == [5, 8]
     evaluation = record(tmp_path / "run", 1)["evaluation"]
-    assert evaluation["task"] == "segmentation"
+    assert evaluation["kind"] == "masks"
     assert evaluation["unit"] == "pixels"
     assert 0 <= evaluation["metrics"]["dice"]["low"] <= evaluation["metrics"]["dice"]["value"] <= 1
     page = (tmp_path / "run" / "report.html").read_text()
@@ -178,7 +178,7 @@ def test_patches_show_as_much_foreground_as_the_configuration_says(run_ssal, for
 def test_unlabeled_slices_and_padding_are_unknown(run_ssal, volumes):
     run = run_ssal(overlays=("train_3d.yaml",), datalist=str(volumes), **{**VOLUMES, "labels": "null"})
     pool = run.parser.get_parsed_content("pool")
-    first, second = pool.targets(torch.tensor([0, 1]))
+    first, second = pool.first.targets(torch.tensor([0, 1]))
     assert (first[..., 4:] == -1).all()
     assert set(first[1:-1, :, :4].unique().tolist()) == {0, 1, 2}
     assert (second[0] == -1).all() or (second[-1] == -1).all()  # 15 of 16
@@ -204,7 +204,7 @@ def test_masks_and_networks_that_do_not_fit_are_refused(run_ssal, volumes, toy_d
     run_ssal(datalist=str(tmp_path / "bad.json"), labels="null", on_bad_file="skip")
     assert [entry["id"] for entry in record(tmp_path / "run")["quarantine"]] == ["training_0"]
     assert record(tmp_path / "run")["labels"] == 23
-    assert "needs the path of a mask" in refused(run_ssal, "classes", datalist=str(toy_datalist))
+    assert "is 0, and must be the path of a mask" in refused(run_ssal, "classes", datalist=str(toy_datalist))
 
 
 def test_what_cannot_be_read_is_neither_restored_nor_asked_for(run_ssal, toy_masks, tmp_path):
@@ -215,7 +215,7 @@ def test_what_cannot_be_read_is_neither_restored_nor_asked_for(run_ssal, toy_mas
     (tmp_path / "list.json").write_text(json.dumps(content))
     where = {"datalist": str(tmp_path / "list.json"), "dataset_dir": str(toy_masks.parent), "on_bad_file": "skip"}
     run = run_ssal("pretrain", ("pretrain.yaml",), **{**STAGE_1, **where})
-    assert len(run.parser.get_parsed_content("pool").indices("all")) == 4
+    assert len(run.parser.get_parsed_content("pool").first.indices("all")) == 4
     run_ssal(**where, labels=0, **{"query::cold_start": 10})
     query = json.loads((tmp_path / "run" / "queries" / "cold_start.json").read_text())
     assert {item["id"] for item in query["items"]} == {f"training_{number}" for number in range(20, 24)}

@@ -22,11 +22,11 @@ def drawn_by(own_bundle, overrides, name):
     run = workflow([bundle / "configs" / "train.yaml"], bundle_root=str(bundle), logging_file=False, **overrides)
     run.initialize()
     pool, steps = run.parser.get_parsed_content("pool"), []
-    pools = {"labeled": pool, "unlabeled": pool, "masked": pool.beside, "unmasked": pool.beside}
+    streams = run.parser.get_parsed_content("method_def").streams
 
     def note(method, inputs):
         for stream, batch in inputs[0].items():
-            labeled = pools[stream].mask.nonzero().flatten()
+            labeled = pool[streams[stream].part].mask.nonzero().flatten()
             steps.append((stream, set(batch["index"].tolist()), set(labeled.tolist())))
 
     run.parser.get_parsed_content("method_def").register_forward_pre_hook(note)
@@ -40,10 +40,10 @@ def test_each_stream_of_a_run_draws_its_own_side_of_the_pool(own_bundle, tiny, n
     """A labeled image among the unlabeled ones would teach twice: by its label, and by a pseudo-label."""
     choice = {} if LEARNERS[name] is None else {"method_def": LEARNERS[name]}
     steps = drawn_by(own_bundle, tiny(name=name, **{"query::strategy": "@strategies::random", **choice}), name)
-    streams = {"labeled", "unlabeled", *({"masked", "unmasked"} if name == "multimix" else ())}
+    streams = {"labeled", "unlabeled", *({"segmented", "unsegmented"} if name == "multimix" else ())}
     assert {stream for stream, _, _ in steps} == streams
     for stream, drawn, labeled in steps:
-        side = stream in ("labeled", "masked")
+        side = stream in ("labeled", "segmented")
         assert drawn and (drawn <= labeled if side else not drawn & labeled), stream
     known = [labeled for stream, _, labeled in steps if stream == "unlabeled"]
     assert known[0] < known[-1]  # an annotated image changes its side

@@ -13,8 +13,7 @@ import atexit, gc, os, torch
 def note():
     from medssl_monai.pool import LabelPool
     from medssl_monai.methods.base import SSLMethod
-    size = lambda pool: (len(pool), pool.key == "label")
-    pools = [max((o for o in gc.get_objects() if type(o) is LabelPool), key=size).state_dict()]
+    pools = [max((o for o in gc.get_objects() if type(o) is LabelPool), key=len).state_dict()]
     methods = [o.state_dict() for o in gc.get_objects() if issubclass(type(o), SSLMethod)]
     torch.save({"pools": pools, "methods": methods}, FOLDER + "/rank" + os.environ["RANK"])
 if "RANK" in os.environ: atexit.register(note)
@@ -55,13 +54,13 @@ def test_torchrun_asks_the_same_on_both_ranks(train_twice, tmp_path, name):
     assert pool == other_pool
     assert_same_state(common(method), common(other_method))
     if masks_first:
-        assert sum(mask is not None for mask in pool["beside"]["labels"]) == 4 + 3
+        assert sum(mask is not None for mask in pool["parts"]["mask"]["labels"]) == 4 + 3
         return
-    known = sum(label is not None for label in pool["labels"])
+    known = sum(label is not None for label in pool["parts"]["label"]["labels"])
     query = json.loads((tmp_path / "run" / "queries" / "round_00.json").read_text())
     assert known == 6 + len(query["items"])
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    assert sum(label is not None for label in state["pool"]["labels"]) == known
+    assert sum(label is not None for label in state["pool"]["parts"]["label"]["labels"]) == known
     assert not any(key.startswith("module.") for key in state["method"])
 
 

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from medssl_monai.data import load_datalist
-from medssl_monai.pool import LabelPool
+from medssl_monai.pool import LabelPool, Labels
 
 
 @pytest.fixture
 def pool_file(toy_datalist, tmp_path):
-    LabelPool(load_datalist(toy_datalist), labels=4).save(tmp_path / "labels.json")
+    LabelPool(Labels(load_datalist(toy_datalist), 4)).save(tmp_path / "labels.json")
     return tmp_path / "labels.json"
 
 

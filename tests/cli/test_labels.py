@@ -14,7 +14,7 @@ from PIL import Image
 from medssl_monai.cli import main
 from medssl_monai.data import load_datalist
 from medssl_monai.locks import changing, holding
-from medssl_monai.pool import LabelPool
+from medssl_monai.pool import LabelPool, Labels
 
 
 def test_annotate_keeps_good_rows_and_names_bad_ones(pool_file, toy_datalist, tmp_path, capsys):
@@ -28,7 +28,7 @@ def test_annotate_keeps_good_rows_and_names_bad_ones(pool_file, toy_datalist, tm
     assert "1 labels taken, 3 refused" in output.out
     assert "refused: table.csv, line 3: 'nobody' is not in the datalist" in output.err
     assert "is labeled already" in output.err
-    assert "the label of 'training_39.png' must be a class index from 0 to 1" in output.err
+    assert "the label of 'training_39.png' is 5, and must be a class index from 0 to 1" in output.err
     assert json.loads(pool_file.read_text())["labels"] == {**known, new: 1}
 
 
@@ -53,7 +53,7 @@ def test_labels_are_never_written_into_a_table(pool_file, toy_datalist, tmp_path
 
 
 def test_the_size_of_the_query_is_fed_back(pool_file, toy_datalist, tmp_path):
-    query = {"synthetic": True, "task": "multiclass", "classes": [], "query_size": [5, 6], "items": []}
+    query = {"synthetic": True, "parts": {"label": {"kind": "classes", "names": []}}, "query_size": [5, 6], "items": []}
     (tmp_path / "query.json").write_text(json.dumps(query))
     (tmp_path / "table.csv").write_text("id,label\n")
     arguments = ["--datalist", str(toy_datalist), "--labels", str(pool_file), "--query", str(tmp_path / "query.json")]
@@ -91,8 +91,8 @@ def at_once(calls):
 def test_ten_persons_who_annotate_and_correct_at_once_lose_no_label(toy_datalist, tmp_path):
     data = load_datalist(toy_datalist)
     names, path = [item["id"] for item in data], tmp_path / "pool.json"
-    pool = LabelPool(data, labels=0)
-    pool.annotate(range(20), [0] * 20)
+    pool = LabelPool(Labels(data, 0))
+    pool.first.annotate(range(20), [0] * 20)
     pool.save(path)
     end = ["--datalist", str(toy_datalist), "--labels", str(path)]
     calls = [["correct", answers(tmp_path, n, names[4 * n : 4 * n + 4], 1), *end] for n in range(5)]
@@ -185,7 +185,7 @@ def test_prepare_and_annotate_masks_beside_classes(leaky, tmp_path, capsys):
     options = [*LUNGS, "--labels", "3", "--mask_labels", "1", "--split", "1", "0", "0", "--clear_names"]
     assert main(["prepare", str(leaky), str(out), *options]) == 0
     assert "training: 8 images, 4 groups, 3 labeled (4 a, 4 b in all), 1 masked" in capsys.readouterr().out
-    pool = LabelPool(load_datalist(out / "datalist.json"), key="mask", labels=0)
+    pool = LabelPool(Labels(load_datalist(out / "datalist.json"), 0, "mask"))
     pool.save(tmp_path / "masks.json")
     (leaky / "mine.png").write_bytes((leaky / "3_lungs.png").read_bytes())
     (leaky / "mine.csv").write_text("id,mask\n7.png,mine.png\n6.png,3_lungs.png\n")
@@ -194,7 +194,7 @@ def test_prepare_and_annotate_masks_beside_classes(leaky, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "1 masks taken, 1 refused" in printed.out
     assert "the mask of '6.png' is that of '3.png' as well, and one mask file serves one image" in printed.err
-    again = LabelPool(load_datalist(out / "datalist.json"), labels=tmp_path / "masks.json", key="mask")
+    again = Labels(load_datalist(out / "datalist.json"), tmp_path / "masks.json", "mask")
     assert again.label(again.position["7.png"]) == str(leaky / "mine.png")
 
 
@@ -204,7 +204,7 @@ def test_annotate_labels_and_masks_of_one_file(leaky, tmp_path, capsys):
     options = [*LUNGS, "--labels", "3", "--mask_labels", "1", "--split", "1", "0", "0", "--clear_names"]
     assert main(["prepare", str(leaky), str(out), *options]) == 0
     data = load_datalist(out / "datalist.json")
-    before = LabelPool(data, labels=0, beside=LabelPool(data, labels=0, key="mask"))
+    before = LabelPool([Labels(data, 0), Labels(data, 0, "mask")])
     before.save(tmp_path / "pool.json")
     (leaky / "mine.png").write_bytes((leaky / "3_lungs.png").read_bytes())
     (leaky / "mine.csv").write_text("id,ask,label,mask\n7.png,mask,,mine.png\n6.png,label,a,\n5.png,mask,,no.png\n")
@@ -215,10 +215,10 @@ def test_annotate_labels_and_masks_of_one_file(leaky, tmp_path, capsys):
     assert "1 labels taken, 0 refused" in printed.out
     assert "1 masks taken, 1 refused" in printed.out
     assert "5.png" in printed.err
-    pool = LabelPool(data, labels=tmp_path / "pool.json", beside=LabelPool(data, labels=0, key="mask"))
-    assert pool.label(pool.position["6.png"]) == 0
-    assert pool.beside.label(pool.position["7.png"]) == str(leaky / "mine.png")
-    assert [int(own.mask.sum()) for own in (pool, pool.beside)] == [1, 1]
+    pool = LabelPool([Labels(data, tmp_path / "pool.json", key) for key in ("label", "mask")])
+    assert pool.first.label(pool.first.position["6.png"]) == 0
+    assert pool["mask"].label(pool.first.position["7.png"]) == str(leaky / "mine.png")
+    assert [int(labels.mask.sum()) for labels in pool.parts.values()] == [1, 1]
 
 
 def test_a_table_of_labels_and_masks_keeps_both(leaky, tmp_path):
@@ -232,5 +232,5 @@ def test_a_table_of_labels_and_masks_keeps_both(leaky, tmp_path):
     arguments = ["--datalist", str(out / "datalist.json"), "--labels", str(leaky / "known.csv")]
     assert main(["annotate", str(leaky / "new.csv"), *arguments, "--output", str(tmp_path / "o.json")]) == 0
     data = load_datalist(out / "datalist.json")
-    pool = LabelPool(data, labels=tmp_path / "o.json", beside=LabelPool(data, labels=0, key="mask"))
-    assert [int(own.mask.sum()) for own in (pool, pool.beside)] == [2, 2]
+    pool = LabelPool([Labels(data, tmp_path / "o.json", key) for key in ("label", "mask")])
+    assert [int(labels.mask.sum()) for labels in pool.parts.values()] == [2, 2]

@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 
 from medssl_monai.data import ImageDataset
 from medssl_monai.data import images as images_module
-from medssl_monai.pool import LabelPool, batch_loader, pool_loader
+from medssl_monai.pool import Labels, batch_loader, pool_loader
 
 
 class Reader:
@@ -72,7 +72,7 @@ def test_loaders_yield_the_gathered_batches():
     dataset = ImageDataset(data, Reader())
     batches = list(batch_loader(dataset, batch_size=2))
     assert [batch["index"].tolist() for batch in batches] == [[0, 1], [2]]
-    batch = next(iter(pool_loader(dataset, LabelPool(data), "labeled", batch_size=5, epoch_length=1)))
+    batch = next(iter(pool_loader(dataset, Labels(data), "labeled", batch_size=5, epoch_length=1)))
     assert set(batch) == {"image", "index"}
     assert batch["image"].shape == (5, 1, 4, 3)
 

@@ -6,8 +6,9 @@ import torch
 
 from medssl_monai.data import Datalist
 from medssl_monai.data.mask_store import Masks
-from medssl_monai.pool import LabelPool
-from medssl_monai.pool.tables import annotate_from_table
+from medssl_monai.kinds import kind_named
+from medssl_monai.pool import LabelPool, Labels
+from medssl_monai.pool.annotate import annotate_from_table
 from medssl_monai.transforms import UNLABELED
 
 N = 4
@@ -43,8 +44,8 @@ class Read:
 def pool(data):
     """Its masks are read without a cache, and the reader remembers."""
     read = Read()
-    pool = LabelPool(data, masks=Masks(data, read))
-    pool.read = read
+    pool = Labels(data, read=Masks(data, read))
+    pool.opened = read.paths
     return pool
 
 
@@ -53,7 +54,7 @@ def mask_of(data, i):
 
 
 def test_known_masks_are_targets_and_others_unknown(pool, data):
-    assert pool.task == "segmentation"
+    assert pool.kind == kind_named("masks", data.classes)
     targets = pool.targets(torch.tensor([1, 3, 0]))
     assert targets.dtype == torch.long
     assert torch.equal(targets[0], mask_of(data, 1))
@@ -64,10 +65,10 @@ def test_known_masks_are_targets_and_others_unknown(pool, data):
 def test_a_hidden_mask_is_not_read_and_a_known_one_once(pool, data):
     for _ in range(3):
         pool.targets(torch.arange(N))
-    assert sorted(pool.read.paths) == [data[0]["label"], data[1]["label"]]
+    assert sorted(pool.opened) == [data[0]["label"], data[1]["label"]]
     pool.annotate([3], [data[3]["label"]])
     assert torch.equal(pool.targets(torch.tensor([3]))[0], mask_of(data, 3))
-    assert len(pool.read.paths) == 3
+    assert len(pool.opened) == 3
 
 
 def test_a_corrected_mask_is_read_again(pool, data, tmp_path):
@@ -79,7 +80,7 @@ def test_a_corrected_mask_is_read_again(pool, data, tmp_path):
 
 def test_voxels_that_nobody_labeled_are_unknown(data):
     masks = Masks(data, lambda item: {"label": torch.tensor([[[0, UNLABELED], [1, 2]]])})
-    targets = LabelPool(data, masks=masks).targets(torch.tensor([0]))
+    targets = Labels(data, read=masks).targets(torch.tensor([0]))
     assert targets.tolist() == [[[0, -1], [1, 2]]]
 
 
@@ -91,10 +92,10 @@ def test_what_is_excluded_is_unknown(pool):
 
 def test_a_bad_mask_stops_the_run_by_id_or_is_skipped_and_listed(data):
     np.save(data[0]["label"], np.full((3, 2), 9))
-    pool = LabelPool(data, masks=Masks(data, Read()))
+    pool = Labels(data, read=Masks(data, Read()))
     with pytest.raises(ValueError, match=r"masks: 1 of 2 .*\n  s0: ValueError: classes from 0 to 2"):
         pool.targets(torch.tensor([1]))
-    pool = LabelPool(data, masks=Masks(data, Read(), on_bad_file="skip"))
+    pool = Labels(data, read=Masks(data, Read(), on_bad_file="skip"))
     assert list(pool.unreadable) == [0]
     assert pool.unreadable[0].startswith("mask: ValueError: classes")
     pool.exclude(pool.unreadable)
@@ -103,32 +104,27 @@ def test_a_bad_mask_stops_the_run_by_id_or_is_skipped_and_listed(data):
 
 
 def test_without_any_mask_there_is_no_shape(data):
-    pool = LabelPool(data, labels=0, masks=Masks(data, Read()))
-    assert pool.task == "segmentation"
+    pool = Labels(data, known=0, read=Masks(data, Read()))
     with pytest.raises(ValueError, match="no mask is known; label an image first"):
         pool.targets(torch.tensor([0]))
-    with pytest.raises(TypeError, match="give it `masks`"):
-        LabelPool(data).targets(torch.tensor([0]))
-    with pytest.raises(ValueError, match="the labels are masks"):
-        LabelPool(data).class_counts(3)
+    with pytest.raises(TypeError, match="give the labels `read`"):
+        Labels(data).targets(torch.tensor([0]))
+    with pytest.raises(ValueError, match="masks have no fixed number of cases"):
+        Labels(data).counts(3)
 
 
-def test_images_without_masks_need_their_task_named():
+def test_images_without_masks_need_their_kind_named():
     data = Datalist([{"image": "a.png", "id": "a"}])
-    pool = LabelPool(data, task="segmentation")
-    assert pool.task == "segmentation"
-    assert pool.refusal("a", 1, labeled=False) == (
-        "the label of 'a' is 1, and the task of this pool, segmentation, needs the path of a mask"
-    )
+    pool = Labels(data, kind="masks")
+    assert pool.refusal("a", 1, labeled=False) == "the label of 'a' is 1, and must be the path of a mask"
 
 
 def test_a_person_names_masks_relative_to_the_table(pool, data, tmp_path):
     table = tmp_path / "round_00.csv"
     table.write_text("id,label\ns2,2.npy\ns3,lost.npy\n")
-    accepted, refused = annotate_from_table(pool, table)["label"]
+    accepted, refused = annotate_from_table(LabelPool([pool]), table)["label"]
     assert accepted == ["s2"]
-    assert "the mask of 's3' is" in refused[0]
-    assert "there is no such file" in refused[0]
+    assert refused == ["line 3: the label of 's3' is 'lost.npy', and there is no such file"]
     assert torch.equal(pool.targets(torch.tensor([2]))[0], mask_of(data, 2))
 
 
@@ -145,7 +141,9 @@ def test_a_mask_in_the_cache_belongs_to_its_image(tmp_path):
 
     for shape, fits in (((3, 2), True), ((4, 2), False)):
         np.save(tmp_path / "i.npy", np.zeros(shape))
-        pool = LabelPool(data, num_classes=2, masks=Masks(data, check, cache_dir=tmp_path / "cache"))
+        pool = Labels(
+            data, kind=kind_named("masks", ("nothing", "spot")), read=Masks(data, check, cache_dir=tmp_path / "cache")
+        )
         if fits:
             assert (pool.targets(torch.tensor([0])) == 0).all()
         else:
@@ -155,7 +153,7 @@ def test_a_mask_in_the_cache_belongs_to_its_image(tmp_path):
 
 def test_state_brings_masks_back(pool, data):
     pool.annotate([2], [data[2]["label"]])
-    other = LabelPool(data, labels=0, masks=Masks(data, Read()))
+    other = Labels(data, known=0, read=Masks(data, Read()))
     other.load_state_dict(pool.state_dict())
     assert torch.equal(other.targets(torch.arange(N)), pool.targets(torch.arange(N)))
 
@@ -167,7 +165,7 @@ def test_masks_beside_labels_are_targets_of_a_pool_of_their_own(data):
         mask_classes=data.classes,
     )
     read = Read()
-    pool = LabelPool(both, key="mask", masks=Masks(both, read))
+    pool = Labels(both, key="mask", read=Masks(both, read))
     targets = pool.targets(torch.arange(N))
     assert torch.equal(targets[2], mask_of(data, 2))
     assert (targets[[0, 1, 3]] == -1).all()

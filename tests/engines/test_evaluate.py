@@ -17,11 +17,15 @@ from medssl_monai.engines.evaluate import (
     JoinLabels,
     check_pseudo_labels,
     evaluate,
-    hidden_labels,
+    hidden_targets,
     write_evaluation,
 )
-from medssl_monai.pool import LabelPool
+from medssl_monai.kinds import Classes, Findings
+from medssl_monai.kinds import Masks as MaskKind
+from medssl_monai.pool import LabelPool, Labels
 from medssl_monai.tables import Table
+
+SURE = Classes().threshold(0.95)
 
 
 class Reads(nn.Module):
@@ -40,18 +44,19 @@ def test_pseudo_labels_that_would_be_accepted_are_compared_with_the_hidden_label
     dataset = ImageDataset(
         Datalist(items, classes=["a", "b"]), lambda item: {"image": torch.full((1, 2, 2), pixels[int(item["id"])])}
     )
-    pool = LabelPool(dataset.data, labels=0)
-    pool.annotate([0], [1])
-    found = check_pseudo_labels(Reads(), dataset, pool, "cpu", 0.95)
+    pool = LabelPool(Labels(dataset.data, known=0))
+    pool.first.annotate([0], [1])
+    found = check_pseudo_labels(Reads(), dataset, pool.first, "cpu", SURE)
     per_class = {"a": {"n": 0}, "b": {"n": 2, "accuracy": 0.5}}
     assert found == {"threshold": 0.95, "unlabeled": 3, "accepted": 2, "accuracy": 0.5, "per_class": per_class}
-    assert check_pseudo_labels(Reads(), dataset, pool, "cpu", 1.0) == {"threshold": 1.0, "unlabeled": 3, "accepted": 0}
+    certain = check_pseudo_labels(Reads(), dataset, pool.first, "cpu", Classes().threshold(1.0))
+    assert certain == {"threshold": 1.0, "unlabeled": 3, "accepted": 0}
 
 
 def test_without_hidden_labels_there_is_nothing_to_check():
     items = [{"image": "x", "id": str(i), "group": str(i)} for i in range(2)]
     dataset = ImageDataset(Datalist(items, classes=["a", "b"]), lambda item: {"image": torch.zeros(1, 2, 2)})
-    assert check_pseudo_labels(Reads(), dataset, LabelPool(dataset.data), "cpu", 0.95) == {}
+    assert check_pseudo_labels(Reads(), dataset, Labels(dataset.data), "cpu", SURE) == {}
 
 
 # ---- findings -------------------------------------------------------------------------------------------------------
@@ -80,20 +85,20 @@ def findings():
     labels = [[1, 1, 1], [1, 0, -1], [0, 0, 0], [1, 1, 0], [-1, -1, -1]]
     shown = [[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 0.5, 0.0], [0.5, 0.0, 0.0], [1.0, 1.0, 1.0]]
     dataset = make_findings(labels, shown)
-    pool = LabelPool(dataset.data, labels=0)
-    pool.annotate([0], [[1, 1, 1]])
+    pool = LabelPool(Labels(dataset.data, known=0))
+    pool.first.annotate([0], [[1, 1, 1]])
     return dataset, pool
 
 
 def test_hidden_labels_of_findings_are_those_of_which_any_is_known(findings):
-    index, truth = hidden_labels(*findings)
+    index, truth = hidden_targets(findings[1].first)
     assert index.tolist() == [1, 2, 3]
     assert truth.tolist() == [[1, 0, -1], [0, 0, 0], [1, 1, 0]]
 
 
 def test_pairs_of_an_image_and_a_finding_are_accepted_as_present_or_absent(findings):
     dataset, pool = findings
-    found = check_pseudo_labels(ReadsFindings(), dataset, pool, "cpu", 0.95)
+    found = check_pseudo_labels(ReadsFindings(), dataset, pool.first, "cpu", SURE)
     assert found == {
         "threshold": 0.95,
         "unlabeled": 3,
@@ -112,10 +117,11 @@ def test_pairs_of_an_image_and_a_finding_are_accepted_as_present_or_absent(findi
 
 def test_every_finding_may_have_a_threshold_of_its_own(findings):
     dataset, pool = findings
-    found = check_pseudo_labels(ReadsFindings(), dataset, pool, "cpu", [0.95, 1.0, 0.5])
-    assert found["threshold"] == [0.95, 1.0, 0.5]
+    kind = Findings(tuple(FINDINGS))
+    found = check_pseudo_labels(ReadsFindings(), dataset, pool.first, "cpu", kind.threshold([0.95, 1.0, 0.5]))
+    assert found["threshold"] == [[0.95], [1.0], [0.5]]
     assert [sum(said["n"] for said in found["per_class"][name].values()) for name in FINDINGS] == [2, 0, 2]
-    nothing = check_pseudo_labels(ReadsFindings(), dataset, pool, "cpu", 1.0)
+    nothing = check_pseudo_labels(ReadsFindings(), dataset, pool.first, "cpu", kind.threshold(1.0))
     assert nothing == {"threshold": 1.0, "unlabeled": 3, "pairs": 8, "accepted": 0}
     json.dumps([found, nothing], allow_nan=False)
 
@@ -123,8 +129,8 @@ def test_every_finding_may_have_a_threshold_of_its_own(findings):
 def test_findings_are_measured_by_their_own_probabilities(findings):
     """Softmax would give the three findings of the first image a third each."""
     dataset, _ = findings
-    figures = evaluate(ReadsFindings(), dataset, LabelPool(dataset.data), "cpu")
-    assert (figures["task"], figures["n"], figures["unlabeled"]) == ("multilabel", 4, 1)
+    figures = evaluate(ReadsFindings(), dataset, LabelPool(Labels(dataset.data)), "cpu")
+    assert (figures["kind"], figures["n"], figures["unlabeled"]) == ("findings", 4, 1)
     assert figures["per_class"]["effusion"]["recall"] == 2 / 3  # of three with an effusion, one is unclear
     assert figures["per_class"]["hernia"] == {
         "n": 1, "absent": 2, "unknown": 1, "auroc": 1.0, "ap": 1.0, "recall": 1.0, "specificity": 1.0,
@@ -135,7 +141,7 @@ def test_findings_are_measured_by_their_own_probabilities(findings):
 def test_labels_of_findings_join_by_index(findings):
     dataset, pool = findings
     batch = {"image": dataset.images[:2], "index": torch.tensor([1, 0])}
-    assert JoinLabels(pool)(batch)[1].tolist() == [[-1, -1, -1], [1, 1, 1]]
+    assert JoinLabels(pool)(batch)[1]["label"].tolist() == [[-1, -1, -1], [1, 1, 1]]
 
 
 # ---- masks ----------------------------------------------------------------------------------------------------------
@@ -168,12 +174,12 @@ def make_masks(**kwargs):
     data = Datalist(items, classes=["background", "lesion"])
     dataset = ImageDataset(data, lambda item: {"image": SHOWN[int(item["id"])][None]}, dtype="float32", **kwargs)
     masks = Masks(data, lambda item: {"label": TRUE[int(item["label"][-5])][None]})
-    return dataset, LabelPool(data, masks=masks)
+    return dataset, LabelPool(Labels(data, read=masks))
 
 
 def test_masks_are_scored_by_case_and_those_without_a_label_left_out():
     figures = evaluate(ReadsMasks(), *make_masks(spacing=(2.0, 1.0)), "cpu")
-    assert (figures["task"], figures["unit"], figures["n"], figures["groups"]) == ("segmentation", "mm", 3, 2)
+    assert (figures["kind"], figures["unit"], figures["n"], figures["groups"]) == ("masks", "mm", 3, 2)
     assert figures["unlabeled"] == 1
     # 4 of 4 found; 4 of 16 found; none of 4 found
     assert figures["metrics"]["dice"]["value"] == pytest.approx((1 + 2 * 4 / (4 + 16) + 0) / 3)
@@ -199,7 +205,7 @@ def test_each_case_has_its_row_in_a_table(tmp_path):
 
 def test_no_cell_of_that_table_is_a_formula(tmp_path):
     dataset, pool = make_masks()
-    pool.ids[0], pool.classes = "-1", ("background", "+")
+    pool.ids[0], pool.first.kind = "-1", pool.first.kind.renamed(["background", "+"])
     write_evaluation(tmp_path / "metrics.json", ReadsMasks(), dataset, pool, "cpu")
     assert (tmp_path / "cases.csv").read_text().splitlines()[1].startswith("'-1,'+,1,1,1,")
     assert next((row["id"], row["class"]) for _, row in Table.read(tmp_path / "cases.csv").rows) == ("-1", "+")
@@ -226,9 +232,9 @@ def test_large_images_with_masks_are_predicted_few_at_a_time(monkeypatch):
 
 def test_hidden_masks_are_not_read():
     dataset, _ = make_masks()
-    pool = LabelPool(dataset.data, labels=1, masks=None)
-    assert len(hidden_labels(dataset, pool)[0]) == 0
-    assert check_pseudo_labels(ReadsMasks(), dataset, pool, "cpu", 0.9) == {}
+    labels = Labels(dataset.data, known=1, read=None)
+    assert len(hidden_targets(labels)[0]) == 0
+    assert check_pseudo_labels(ReadsMasks(), dataset, labels, "cpu", MaskKind().threshold(0.9)) == {}
 
 
 # ---- classes and masks ----------------------------------------------------------------------------------------------
@@ -240,6 +246,12 @@ class ReadsBoth(nn.Module):
     def __init__(self):
         super().__init__()
         self.classifier = Reads()
+
+    def network_of(self, part):
+        return self.classifier if part == "label" else self
+
+    def by_part(self, images):
+        return {"label": self.classifier(images), "mask": self(images)}
 
     def forward(self, images):
         return torch.cat([torch.full_like(images, 0.5), images], dim=1)
@@ -258,14 +270,14 @@ def joint_case():
     dataset = ImageDataset(data, lambda item: {"image": pixels[int(item["id"])]})
     masks = {"0.png": torch.tensor([[[0, 1], [1, 0]]]), "2.png": torch.tensor([[[0, 1], [0, 0]]])}
     reader = Masks(data, lambda item: {"label": masks[item["label"]]})
-    return dataset, LabelPool(data, beside=LabelPool(data, key="mask", masks=reader))
+    return dataset, LabelPool([Labels(data), Labels(data, key="mask", read=reader)])
 
 
 def test_classes_and_masks_are_measured_together(joint_case, tmp_path):
     dataset, pool = joint_case
     figures = write_evaluation(tmp_path / "metrics.json", ReadsBoth(), dataset, pool, "cpu")
-    assert (figures["task"], figures["n"], figures["unlabeled"]) == ("multiclass", 3, 1)
-    assert (figures["masks"]["task"], figures["masks"]["n"], figures["masks"]["unlabeled"]) == ("segmentation", 2, 2)
+    assert (figures["kind"], figures["n"], figures["unlabeled"]) == ("classes", 3, 1)
+    assert (figures["masks"]["kind"], figures["masks"]["n"], figures["masks"]["unlabeled"]) == ("masks", 2, 2)
     assert figures["metrics"]["accuracy"]["value"] == 1.0
     assert figures["metrics"]["dice"]["value"] == pytest.approx((1 + 2 / 3) / 2)
     rows = list(csv.DictReader((tmp_path / "cases.csv").read_text().splitlines()))
@@ -277,15 +289,15 @@ def test_classes_and_masks_are_measured_together(joint_case, tmp_path):
 
 def test_what_is_not_learned_is_not_measured(joint_case):
     dataset, pool = joint_case
-    assert "dice" not in evaluate(ReadsBoth(), dataset, pool.only(["label"]), "cpu")["metrics"]
-    masks = evaluate(ReadsBoth(), dataset, pool.only(["mask"]), "cpu")
-    assert masks["task"] == "segmentation"
+    assert "dice" not in evaluate(ReadsBoth(), dataset, pool.of(["label"]), "cpu")["metrics"]
+    masks = evaluate(ReadsBoth(), dataset, pool.of(["mask"]), "cpu")
+    assert masks["kind"] == "masks"
     assert "accuracy" not in masks["metrics"]
 
 
-def test_labels_of_both_kinds_join_as_a_pair(joint_case):
+def test_labels_of_both_parts_join_by_their_keys(joint_case):
     _, pool = joint_case
-    images, (labels, masks) = JoinLabels(pool)({"image": torch.rand(2, 1, 2, 2), "index": torch.tensor([0, 1])})
+    images, targets = JoinLabels(pool)({"image": torch.rand(2, 1, 2, 2), "index": torch.tensor([0, 1])})
     assert images.shape == (2, 1, 2, 2)
-    assert labels.tolist() == [0, 0]
-    assert masks.tolist() == [[[0, 1], [1, 0]], [[-1, -1], [-1, -1]]]
+    assert targets["label"].tolist() == [0, 0]
+    assert targets["mask"].tolist() == [[[0, 1], [1, 0]], [[-1, -1], [-1, -1]]]

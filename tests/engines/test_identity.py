@@ -75,7 +75,7 @@ def test_what_a_run_does_not_use_is_no_part_of_it(built):
     assert not any(key.startswith(("methods::fixmatch", "strategies::entropy", "criteria::weighted")) for key in known)
     assert known["methods::boostmis::threshold::alpha"] == 0.9
     assert known["lr_scheduler::lr_lambda::total"] == 12
-    assert (known["image_size"], known["classes"], known["task"]) == ([16, 16], ["left", "right"], "multiclass")
+    assert (known["image_size"], known["classes"], known["label_kind"]) == ([16, 16], ["left", "right"], None)
 
 
 def test_places_titles_devices_workers_and_rounds_are_no_part_of_it(built, tmp_path):

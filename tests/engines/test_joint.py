@@ -7,8 +7,10 @@ from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.inferers import SlidingWindowInferer
 
+from medssl_monai.data import ImageDataset
 from medssl_monai.engines import JointStep
-from medssl_monai.engines.predict import ClassesAndMasks
+from medssl_monai.engines.predict import PartLogits
+from medssl_monai.kinds import Classes, Masks
 from medssl_monai.networks import MultiMixNetwork
 
 IMAGES = torch.rand(3, 1, 16, 24, generator=torch.Generator().manual_seed(1))
@@ -77,8 +79,9 @@ def test_masks_in_windows_and_classes_of_whole_images_as_in_evaluation(network):
     whole = predict(network)
     found = predict(network, inferer=SlidingWindowInferer((8, 8), sw_batch_size=4, overlap=0.5, mode="gaussian"))
     with torch.no_grad():
-        classes, masks = ClassesAndMasks(network.eval(), (8, 8))(IMAGES)
-    torch.testing.assert_close(found["classes"], classes)
-    torch.testing.assert_close(found["pred"], masks)
+        dataset = ImageDataset([{"image": "x"}] * 3, lambda item: {"image": IMAGES[0]}, patch_size=(8, 8))
+        logits = PartLogits(network.eval(), dataset, {"label": Classes(), "mask": Masks()})(IMAGES)
+    torch.testing.assert_close(found["classes"], logits["label"])
+    torch.testing.assert_close(found["pred"], logits["mask"])
     assert torch.equal(found["saliency"], whole["saliency"])
     assert not torch.allclose(found["pred"], whole["pred"], atol=1e-3)

@@ -16,9 +16,9 @@ from medssl_monai.data import Datalist, ImageDataset
 from medssl_monai.engines import evaluate, evaluate_probe, knn_probe, linear_probe
 from medssl_monai.engines.probe import NearestNeighbours, Probe, ProbeTrainer
 from medssl_monai.handlers import RoundReport
+from medssl_monai.kinds import KINDS, Classes, Findings, Kind
 from medssl_monai.networks import EmbeddingClassifier, ProjectedClassifier, ProjectionNetwork, small_resnet
-from medssl_monai.pool import LabelPool
-from medssl_monai.task import probabilities
+from medssl_monai.pool import LabelPool, Labels
 
 DIM = 6
 
@@ -52,7 +52,7 @@ def draw(labels, seed=0):
     dataset = ImageDataset(
         Datalist(items, classes=classes), lambda item: {"image": pixels[int(item["id"])].view(1, 2, 3)}
     )
-    return dataset, LabelPool(dataset.data)
+    return dataset, LabelPool(Labels(dataset.data))
 
 
 def findings(count, seed=0, known=0.8):
@@ -63,15 +63,16 @@ def findings(count, seed=0, known=0.8):
 
 
 def raw(dataset, pool):
-    index = pool.indices("labeled")
+    index = pool.first.indices("labeled")
     images = dataset.images[index].float() / (255.0 if dataset.images.dtype == torch.uint8 else 1.0)
-    return Pixels().embed(images).numpy(), pool.targets(index).numpy()
+    return Pixels().embed(images).numpy(), pool.first.targets(index).numpy()
 
 
-def probs_of(probe, dataset, task):
+def probs_of(probe, dataset, kind):
     images = dataset.images.float() / (255.0 if dataset.images.dtype == torch.uint8 else 1.0)
     with torch.no_grad():
-        return probabilities(probe.eval()(images), task).numpy()
+        outcomes = KINDS[kind]().outcomes(probe.eval()(images))
+    return outcomes.numpy() if kind == "classes" else outcomes[..., 1].numpy()
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -79,13 +80,13 @@ def test_linear_probe_is_scikit_learn_s_regression_on_standardised_embeddings(cl
     train, test = draw([k % classes for k in range(40)]), draw([k % classes for k in range(20)], seed=1)
     expected = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, max_iter=5000)).fit(*raw(*train))
     probe = linear_probe(Pixels(), *train, "cpu", inverse_penalty=0.5)
-    np.testing.assert_allclose(probs_of(probe, test[0], "multiclass"), expected.predict_proba(raw(*test)[0]), atol=1e-5)
+    np.testing.assert_allclose(probs_of(probe, test[0], "classes"), expected.predict_proba(raw(*test)[0]), atol=1e-5)
 
 
 def test_linear_probe_of_findings_learns_each_from_its_known_labels():
     train, test = draw(findings(60)), draw(findings(20, seed=1, known=1.0), seed=1)
     rows, target = raw(*train)
-    probs = probs_of(linear_probe(Pixels(), *train, "cpu"), test[0], "multilabel")
+    probs = probs_of(linear_probe(Pixels(), *train, "cpu"), test[0], "findings")
     scaler = StandardScaler().fit(rows)
     for k in range(3):
         known = target[:, k] >= 0
@@ -101,7 +102,7 @@ def test_nearest_neighbours_vote_as_scikit_learn_s(neighbours, labeled):
     model = KNeighborsClassifier(
         min(neighbours, labeled), metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
     ).fit(*raw(*train))
-    probs = probs_of(knn_probe(Pixels(), *train, "cpu", neighbours=neighbours), test[0], "multiclass")
+    probs = probs_of(knn_probe(Pixels(), *train, "cpu", neighbours=neighbours), test[0], "classes")
     np.testing.assert_allclose(probs, model.predict_proba(raw(*test)[0]), atol=1e-4)
     assert np.isfinite(probs).all()
 
@@ -115,22 +116,23 @@ def test_neighbours_that_do_not_know_a_finding_do_not_vote():
         def embed(self, images):
             return images
 
-    probe = NearestNeighbours(Plain(), embedding, votes, "multilabel", neighbours=3)
-    probs = probabilities(probe(torch.tensor([[2.0, 0.0]])), "multilabel")
+    kind = Findings(("a", "b", "c"))
+    probe = NearestNeighbours(Plain(), embedding, kind.one_hot(votes), kind, neighbours=3)
+    probs = kind.outcomes(probe(torch.tensor([[2.0, 0.0]])))[..., 1]
     torch.testing.assert_close(probs, torch.tensor([[2 / 3, 1.0, 2.5 / 4.0]]))
 
 
 @pytest.mark.parametrize("kind", ["linear", "knn"])
-@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_figures_are_those_of_any_network(kind, task):
-    if task == "multiclass":
+@pytest.mark.parametrize("labels", ["classes", "findings"])
+def test_figures_are_those_of_any_network(kind, labels):
+    if labels == "classes":
         train, test = draw([k % 3 if k % 4 else None for k in range(60)]), draw([k % 3 for k in range(30)], seed=1)
     else:
         train, test = draw(findings(60)), draw(findings(30, seed=1), seed=1)
     found = evaluate_probe(kind, Pixels(), *train, *test, "cpu", batch_size=7)
     probe = (linear_probe if kind == "linear" else knn_probe)(Pixels(), *train, "cpu")
     expected = evaluate(probe, *test, "cpu")
-    assert found.pop("probe") == {"kind": kind, "labeled": len(train[1].indices("labeled"))}
+    assert found.pop("probe") == {"kind": kind, "labeled": len(train[1].first.indices("labeled"))}
     assert found.keys() == expected.keys()
     for name, value in found["metrics"].items():
         assert value["value"] == pytest.approx(expected["metrics"][name]["value"], abs=1e-6), name
@@ -143,14 +145,14 @@ def test_figures_are_those_of_any_network(kind, task):
 def test_a_class_without_a_label_is_never_predicted(kind):
     train, test = draw([0, 2] * 10), draw([0, 1, 2] * 5, seed=1)
     probe = (linear_probe if kind == "linear" else knn_probe)(Pixels(), *train, "cpu")
-    probs = probs_of(probe, test[0], "multiclass")
+    probs = probs_of(probe, test[0], "classes")
     assert (probs[:, 1] == 0.0).all()
     np.testing.assert_allclose(probs.sum(1), 1.0, atol=1e-6)
 
 
 def test_one_class_alone_is_always_predicted():
     train = draw([2] * 5)
-    assert (probs_of(linear_probe(Pixels(), *train, "cpu"), train[0], "multiclass")[:, 2] == 1.0).all()
+    assert (probs_of(linear_probe(Pixels(), *train, "cpu"), train[0], "classes")[:, 2] == 1.0).all()
 
 
 def test_a_finding_with_one_outcome_is_named_and_gets_one_probability(caplog):
@@ -158,7 +160,7 @@ def test_a_finding_with_one_outcome_is_named_and_gets_one_probability(caplog):
     labels[0][1] = -1
     train = draw(labels)
     with caplog.at_level("WARNING", "medssl_monai"):
-        probs = probs_of(linear_probe(Pixels(), *train, "cpu"), train[0], "multilabel")
+        probs = probs_of(linear_probe(Pixels(), *train, "cpu"), train[0], "findings")
     assert [record.message[:39] for record in caplog.records] == [
         "a: 10 of 10 known labels are present, s",
         "b: 0 of 9 known labels are present, so ",
@@ -175,7 +177,7 @@ def test_every_encoder_is_probed_and_left_as_it_is(wrap, kind):
     pixels = torch.rand(24, 1, 16, 16, generator=g)
     items = [{"image": "x", "id": str(i), "group": str(i), "label": i % 2} for i in range(24)]
     dataset = ImageDataset(Datalist(items, classes=["a", "b"]), lambda item: {"image": pixels[int(item["id"])]})
-    pool = LabelPool(dataset.data)
+    pool = LabelPool(Labels(dataset.data))
     torch.manual_seed(0)
     network = wrap(small_resnet(2, width=2)).train()
     before = copy.deepcopy(network.state_dict())
@@ -192,6 +194,27 @@ def test_a_probe_of_no_labels_or_of_another_kind_is_refused():
         linear_probe(Pixels(), *train, "cpu")
     with pytest.raises(ValueError, match="`kind` must be 'linear' or 'knn', got 'forest'"):
         evaluate_probe("forest", Pixels(), *train, *train, "cpu")
+
+
+class Steps(Classes):
+    """Labels whose head has a logit for each step from one class to the next."""
+
+    word = "steps"
+
+    @property
+    def width(self):
+        return len(self.names) - 1
+
+    logits = Kind.logits
+
+
+def test_labels_with_logits_of_their_own_need_a_probe_that_knows_them():
+    dataset, pool = draw([0, 1] * 4)
+    pool = LabelPool(Labels(dataset.data, kind=Steps(("a", "b"))))
+    with pytest.raises(ValueError, match="a logit for each state, and steps have others; take the probe `knn`"):
+        linear_probe(Pixels(), dataset, pool, "cpu")
+    with pytest.raises(ValueError, match="nothing says which logits steps of given probabilities have"):
+        evaluate_probe("knn", Pixels(), dataset, pool, dataset, pool, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ from torch import nn
 from medssl_monai.data import Datalist, ImageDataset
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.handlers import EpochSeed
+from medssl_monai.kinds import KINDS
 from medssl_monai.methods import FixMatch, MultiMix
+from medssl_monai.methods.base import UNLABELED
 from medssl_monai.networks import MultiMixNetwork
-from medssl_monai.pool import LabelPool, MultiStreamLoader, pool_loader
+from medssl_monai.pool import LabelPool, Labels, MultiStreamLoader, pool_loader
 from medssl_monai.transforms import GaussianNoise, Views
 
 ITEMS = Datalist([{"image": str(i), "id": str(i), "label": i % 2, "labeled": i < 4} for i in range(12)], classes="ab")
@@ -27,11 +29,11 @@ def images_of(item):
 def make():
     """A trainer of two epochs of two steps, on images of 4 x 4."""
 
-    def _make(labels=None, data=ITEMS, task="multiclass", **arguments):
+    def _make(labels=None, data=ITEMS, kind="classes", **arguments):
         torch.manual_seed(0)
-        pool, dataset = LabelPool(data, labels=labels), ImageDataset(data, images_of)
-        method = FixMatch(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), threshold=0.0, task=task)
-        streams = {name: pool_loader(dataset, pool, name, 3, epoch_length=2) for name in ("labeled", "unlabeled")}
+        pool, dataset = LabelPool(Labels(data, known=labels)), ImageDataset(data, images_of)
+        method = FixMatch(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), threshold=0.0, kind=KINDS[kind](("a", "b")))
+        streams = {name: pool_loader(dataset, pool.first, name, 3, epoch_length=2) for name in ("labeled", "unlabeled")}
         optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.1)
         return SSLTrainer(
             "cpu",
@@ -59,7 +61,7 @@ FINDINGS = Datalist([{**item, "label": [item["label"], -1]} for item in ITEMS], 
 
 
 def test_findings_join_by_index_and_train(make):
-    trainer = make(data=FINDINGS, task="multilabel")
+    trainer = make(data=FINDINGS, kind="findings")
     label = trainer.prepare(next(iter(trainer.data_loader)))["labeled"]["label"]
     assert label.shape == (3, 2)
     assert bool((label[:, 1] == -1).all())
@@ -68,22 +70,22 @@ def test_findings_join_by_index_and_train(make):
 
 
 @pytest.mark.parametrize(
-    ("data", "task", "match"),
+    ("data", "kind", "match"),
     [
         (
             FINDINGS,
-            "multiclass",
-            "the labels are multi-hot, .* FixMatch learns one class per image; give it `task: multil",
+            "classes",
+            "the labels are findings, and FixMatch learns classes; give it the `kind` of the labels",
         ),
         (
             ITEMS,
-            "multilabel",
-            "one class per image, and FixMatch learns findings, each for itself; give it `task: multic",
+            "findings",
+            "the labels are classes, and FixMatch learns findings; give it the `kind` of the labels",
         ),
     ],
 )
-def test_a_method_for_other_labels_than_the_pool_has_is_refused_before_the_first_step(make, data, task, match):
-    trainer = make(data=data, task=task)
+def test_a_method_for_other_labels_than_the_pool_has_is_refused_before_the_first_step(make, data, kind, match):
+    trainer = make(data=data, kind=kind)
     with pytest.raises(ValueError, match=match):
         trainer.run()
     assert trainer.core.steps_done == 0
@@ -91,24 +93,27 @@ def test_a_method_for_other_labels_than_the_pool_has_is_refused_before_the_first
 
 def test_a_method_that_reads_no_label_may_learn_from_any_pool(make):
     """Such as a pre-training on images alone, whatever the labels will be."""
-    trainer = make(data=FINDINGS, task="multiclass")
-    trainer.core.streams = ("unlabeled",)
-    trainer._check_task()
+    trainer = make(data=FINDINGS, kind="classes")
+    trainer.core.streams = {"unlabeled": UNLABELED}
+    trainer._check_kinds()
 
 
 def test_a_corrected_label_is_in_the_next_batch(make):
     trainer = make()
-    trainer.pool.correct(range(4), [1, 1, 1, 1])
+    trainer.pool.first.correct(range(4), [1, 1, 1, 1])
     assert bool((trainer.prepare(next(iter(trainer.data_loader)))["labeled"]["label"] == 1).all())
 
 
 def test_a_step_trains_although_a_validation_left_the_network_in_evaluation_mode():
     """MultiMix has no teacher: what is validated is the student, and BatchNorm and dropout would stay switched off."""
     items = [{"image": str(i), "id": str(i), "label": i % 2} for i in range(6)]
-    pool, dataset = LabelPool(items), ImageDataset(items, lambda item: {"image": torch.rand(1, 8, 8)}, dtype="float32")
+    pool, dataset = (
+        LabelPool(Labels(items)),
+        ImageDataset(items, lambda item: {"image": torch.rand(1, 8, 8)}, dtype="float32"),
+    )
     network = MultiMixNetwork(2, 2, 1, channels=(2, 4), bridge="none", dropout=0.5)
     method = MultiMix(network, weight=0.0, mask_weight=0.0, consistency_weight=0.0)
-    loader = MultiStreamLoader({"labeled": pool_loader(dataset, pool, "labeled", 2, epoch_length=2)})
+    loader = MultiStreamLoader({"labeled": pool_loader(dataset, pool.first, "labeled", 2, epoch_length=2)})
     modes = []
 
     class Validation:
@@ -162,9 +167,9 @@ def test_float16_without_cuda_is_refused(make):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("amp_dtype", ["float16", "bfloat16"])
 def test_amp_on_cuda(amp_dtype):
-    pool, dataset = LabelPool(ITEMS), ImageDataset(ITEMS, images_of)
+    pool, dataset = LabelPool(Labels(ITEMS)), ImageDataset(ITEMS, images_of)
     method = FixMatch(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), threshold=0.0).cuda()
-    streams = {name: pool_loader(dataset, pool, name, 3, epoch_length=2) for name in ("labeled", "unlabeled")}
+    streams = {name: pool_loader(dataset, pool.first, name, 3, epoch_length=2) for name in ("labeled", "unlabeled")}
     optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.1)
     views = Views(GaussianNoise(0.1), GaussianNoise(0.3))
     trainer = SSLTrainer(

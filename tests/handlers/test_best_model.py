@@ -6,7 +6,8 @@ from ignite.engine import Engine
 from torch import nn
 
 from medssl_monai.files import load_tensors
-from medssl_monai.handlers import BestModel, ClassificationScores
+from medssl_monai.handlers import BestModel, ValidationScores
+from medssl_monai.kinds import Findings
 from medssl_monai.methods import FixMatch
 from medssl_monai.networks import weights_metadata
 
@@ -95,8 +96,9 @@ def test_the_mean_over_the_findings_that_are_defined_decides(tmp_path):
     """A finding that no validation image has must neither stop the run nor keep a model from being best."""
     network, best = nn.Linear(1, 1), BestModel(tmp_path / "model.pt", nn.Linear(1, 1))
     best.network = network
-    engine = Engine(lambda engine, batch: {"pred": batch, "label": torch.tensor([[1, 0, -1], [0, 0, 1]])})
-    ClassificationScores().attach(engine)
+    label = {"label": torch.tensor([[1, 0, -1], [0, 0, 1]])}
+    engine = Engine(lambda engine, batch: {"pred": {"label": batch}, "label": label})
+    ValidationScores({"label": Findings(("a", "b", "c"))}).attach(engine)
     best.attach(engine)
     for epoch, logit in enumerate((-1.0, 1.0, 0.0)):
         nn.init.constant_(network.weight, float(epoch))
@@ -107,11 +109,13 @@ def test_the_mean_over_the_findings_that_are_defined_decides(tmp_path):
 
 def test_thresholds_of_findings_are_kept_with_the_weights(tmp_path):
     network = nn.Linear(1, 2)
-    method = FixMatch(network, threshold=[0.5, 0.75], decay=None, task="multilabel")
+    method = FixMatch(network, threshold=[0.5, 0.75], decay=None, kind=Findings(("a", "b")))
     engine = Engine(lambda engine, batch: None)
     BestModel(tmp_path / "model.pt", network, method=method).attach(engine)
     engine.run([0])
-    assert weights_metadata(tmp_path / "model.pt")["threshold"] == [0.5, 0.75]
+    kept = weights_metadata(tmp_path / "model.pt")
+    assert kept["threshold"] == {"label": [[0.5], [0.75]]}
+    assert (kept["kind"], kept["learned"]) == ("findings", ["label"])
 
 
 def test_only_the_first_process_writes(play, tmp_path, monkeypatch):

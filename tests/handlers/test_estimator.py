@@ -13,18 +13,22 @@ from torch import Tensor, nn
 from medssl_monai.data import Datalist, ImageDataset
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.handlers import EstimatorReport, RoundReport, TrainingCheckpoint
+from medssl_monai.kinds import Findings
 from medssl_monai.methods import TEAR, AdaPL, FixMatch, Targets
 from medssl_monai.networks import EmbeddingClassifier
-from medssl_monai.pool import LabelPool, MultiStreamLoader, pool_loader
+from medssl_monai.pool import LabelPool, Labels, MultiStreamLoader, pool_loader
 from medssl_monai.transforms import GaussianNoise, Views
+
+PAIR = Findings(("low", "high"))
 
 
 class Estimates(FixMatch):
     """FixMatch on a network with dropout, batch norm and a part that is frozen; estimates that are too careful."""
 
-    def __init__(self, previous="ema"):
+    def __init__(self, previous="ema", kind=None):
         frozen = nn.BatchNorm1d(16).eval()
-        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(16, 16), frozen, nn.Dropout(), nn.Linear(16, 2)), 0.6)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), frozen, nn.Dropout(), nn.Linear(16, 2))
+        super().__init__(network, 0.6, kind=kind)
         self.previous = previous
         self.asked: list[Tensor] = []
 
@@ -41,10 +45,10 @@ class FindingEstimates(Estimates):
     """The same for two findings."""
 
     def targets(self, images, index):
-        probs = self.network(images).sigmoid()
-        confidence = torch.maximum(probs, 1 - probs)
-        soft = torch.where(probs > 0.5, 0.75, 0.25)
-        return Targets(probs, (probs > 0.5).long(), soft, confidence >= 0.6, -confidence.log())
+        outcomes = self.kind.outcomes(self.network(images))
+        confidence, pseudo_label = outcomes.max(dim=-1)
+        soft = torch.full_like(outcomes, 0.25).scatter(-1, pseudo_label.unsqueeze(-1), 0.75)
+        return Targets(outcomes, pseudo_label, soft, confidence >= 0.6, -confidence.log())
 
 
 def tear(previous):
@@ -52,7 +56,7 @@ def tear(previous):
 
     def _tear():
         backbone = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Dropout())
-        adapl = AdaPL(24, 2, previous=previous, gamma=3.0, minimum_weight=0.75)
+        adapl = AdaPL(24, (2,), previous=previous, gamma=3.0, minimum_weight=0.75)
         return TEAR(EmbeddingClassifier(backbone, 16, 2), threshold=0.6, adapl=adapl, decay=0.9)
 
     return _tear
@@ -77,8 +81,8 @@ def run(tmp_path):
         torch.manual_seed(0)
         data, dataset = make_data(24)
         validation_data, validation = make_data(10, labeled=1)
-        pool, validation_pool, method = LabelPool(data), LabelPool(validation_data), make()
-        streams = {name: pool_loader(dataset, pool, name, 4, epoch_length=3) for name in ("labeled", "unlabeled")}
+        pool, validation_pool, method = LabelPool(Labels(data)), LabelPool(Labels(validation_data)), make()
+        streams = {name: pool_loader(dataset, pool.first, name, 4, epoch_length=3) for name in ("labeled", "unlabeled")}
         optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.1)
         out = tmp_path / folder
         handlers = [RoundReport(out, pool, dataset, method, validation, validation_pool, every=1)]
@@ -152,7 +156,7 @@ def test_tear_is_judged(run, previous):
         assert section["accepted"]["n"] > 0
         assert section["target_ece"] != section["hard_ece"]
     data, dataset = make_data(24)
-    index = LabelPool(data).indices("unlabeled")
+    index = Labels(data).indices("unlabeled")
     estimated = method.eval().targets(dataset.images[index], index).estimated_loss
     assert found["unlabeled"]["n"] == len(index) and bool((estimated > 0).any())
 
@@ -163,7 +167,7 @@ def measure(tmp_path):
 
     def _measure(method, before='{"epoch": 1}', findings=False, **data):
         pairs = make_data(24, findings=findings, **data), make_data(10, labeled=1, findings=findings)
-        pools = [LabelPool(pair[0]) for pair in pairs]
+        pools = [LabelPool(Labels(pair[0])) for pair in pairs]
         engine = Engine(lambda engine, batch: None)
         engine.state.device = "cpu"
         EstimatorReport(method, pairs[0][1], pools[0], pairs[1][1], pools[1], 1, tmp_path).attach(engine)
@@ -238,7 +242,7 @@ def test_a_diverged_network_still_gives_a_record(measure):
 
 
 def test_known_pairs_of_image_and_finding_are_judged(measure):
-    method = FindingEstimates()
+    method = FindingEstimates(kind=PAIR)
     found = measure(method, findings=True)
     assert {name: section["n"] for name, section in found.items()} == {"validation": 10 + 3, "unlabeled": 16 + 4}
     per_finding = found["validation"]["per_finding"]
@@ -258,8 +262,8 @@ def test_known_pairs_of_image_and_finding_are_judged(measure):
 @pytest.mark.parametrize("previous", ["ema", "bank"])
 def test_tear_of_findings_is_judged(measure, previous):
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(16, 16))
-    adapl = AdaPL(24, 2, previous=previous, minimum_weight=0.75, task="multilabel")
-    method = TEAR(EmbeddingClassifier(backbone, 16, 2), threshold=0.5, adapl=adapl, task="multilabel")
+    adapl = AdaPL(24, (2, 2), previous=previous, minimum_weight=0.75)
+    method = TEAR(EmbeddingClassifier(backbone, 16, 2), threshold=0.5, adapl=adapl, kind=PAIR)
     found = measure(method, findings=True)
     assert set(found) == ({"unlabeled"} if previous == "bank" else {"validation", "unlabeled"})
     for section in found.values():
@@ -269,7 +273,7 @@ def test_tear_of_findings_is_judged(measure, previous):
 
 def test_a_method_without_targets_is_refused_at_once(tmp_path):
     data, dataset = make_data(6)
-    pool, method = LabelPool(data), FixMatch(nn.Linear(2, 2))
+    pool, method = LabelPool(Labels(data)), FixMatch(nn.Linear(2, 2))
     with pytest.raises(TypeError, match=r"FixMatch has no `targets\(images, index\)`"):
         EstimatorReport(method, dataset, pool, dataset, pool, every=1, output_dir=tmp_path)
 

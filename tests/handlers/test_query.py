@@ -8,12 +8,14 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from medssl_monai.asking import Oracle
 from medssl_monai.asking.record import read_query
 from medssl_monai.data import Datalist, ImageDataset
-from medssl_monai.handlers import Oracle, QueryHandler, write_one_query
+from medssl_monai.handlers import QueryHandler
+from medssl_monai.kinds import Findings
 from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch, MultiMix
-from medssl_monai.networks import MultiMixNetwork, describe, small_resnet
-from medssl_monai.pool import LabelPool
+from medssl_monai.networks import MultiMixNetwork, small_resnet
+from medssl_monai.pool import LabelPool, Labels
 from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, JointQuery, entropy, random
 
 N = 10
@@ -36,7 +38,7 @@ def dataset(data):
 @pytest.fixture
 def method():
     torch.manual_seed(0)
-    threshold = AdaptiveThreshold(N, 2, alpha=0.9, beta=0.1)
+    threshold = AdaptiveThreshold(N, (2,), alpha=0.9, beta=0.1)
     return BoostMIS(small_resnet(2, width=2), threshold)
 
 
@@ -44,9 +46,10 @@ def method():
 def handler(data, dataset, method, tmp_path):
     """Rounds of two epochs, three samples per selector."""
 
-    def _handler(strategy=random, **kwargs):
-        arguments = {"budget": 3, "every": 2, "annotator": Oracle(data), **kwargs}
-        return QueryHandler(LabelPool(data), dataset, method, strategy, folder=tmp_path / "queries", **arguments)
+    def _handler(strategy=random, known=None, **kwargs):
+        pool = LabelPool(Labels(data, known))
+        arguments = {"budget": 3, "every": 2, "annotator": Oracle(pool), **kwargs}
+        return QueryHandler(pool, dataset, method, strategy, folder=tmp_path / "queries", **arguments)
 
     return _handler
 
@@ -71,7 +74,7 @@ def test_the_query_of_a_round_is_written_when_it_ends_and_labels_nothing_yet(han
     assert record["synthetic"] is True
     assert len(record["model_sha256"]) == 64
     assert not {"id0", "id1"} & set(asked(query))
-    assert int(query.pool.mask.sum()) == 2
+    assert int(query.pool.first.mask.sum()) == 2
     assert "Round 0: asks for 3 labels" in caplog.text
     with (tmp_path / "queries" / "round_00.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -87,9 +90,9 @@ def test_the_next_round_begins_with_its_labels(handler, method):
     method.threshold.confidence.fill_(0.5)
     query.annotate(engine_at(3))
     known = [name for name in names if name != "id9"]
-    assert {query.pool.ids[i] for i in query.pool.indices("labeled").tolist()} == {"id0", "id1", *known}
+    assert {query.pool.ids[i] for i in query.pool.first.indices("labeled").tolist()} == {"id0", "id1", *known}
     for name in known:
-        assert query.pool.label(query.pool.position[name]) == int(name[2:]) % 2
+        assert query.pool.first.label(query.pool.position[name]) == int(name[2:]) % 2
     assert query.pool.query_size == (3, 3)
     forgotten = method.threshold.confidence.isnan().nonzero().squeeze(1).tolist()
     assert sorted(forgotten) == sorted(query.pool.position[name] for name in known)
@@ -99,7 +102,7 @@ def test_the_next_round_begins_with_its_labels(handler, method):
 def test_labels_come_with_the_first_epoch_of_a_later_round_only(handler, epoch):
     query = handler()
     query.annotate(engine_at(epoch))  # there is no query file, so reading one would fail
-    assert int(query.pool.mask.sum()) == 2
+    assert int(query.pool.first.mask.sum()) == 2
 
 
 def test_a_label_that_the_oracle_lacks_is_left_open(handler, data):
@@ -107,24 +110,24 @@ def test_a_label_that_the_oracle_lacks_is_left_open(handler, data):
     query.ask(engine_at(2))
     assert "id9" in asked(query)
     query.annotate(engine_at(3))
-    assert int(query.pool.mask.sum()) == 9
-    assert query.pool.label(9) is None
+    assert int(query.pool.first.mask.sum()) == 9
+    assert query.pool.first.label(9) is None
     query.ask(engine_at(4))
     assert asked(query, 1) == ["id9"]  # asked again, as long as nobody answers
     query.annotate(engine_at(5))
-    assert int(query.pool.mask.sum()) == 9
+    assert int(query.pool.first.mask.sum()) == 9
 
 
 def test_nobody_to_answer_leaves_the_pool_alone(handler):
     query = handler(annotator=None)
     query.ask(engine_at(2))
     query.annotate(engine_at(3))
-    assert int(query.pool.mask.sum()) == 2
+    assert int(query.pool.first.mask.sum()) == 2
 
 
 def test_everything_labeled_writes_an_empty_query(handler, data, dataset):
     query = handler()
-    query.pool.annotate(range(2, N), [0] * (N - 2))
+    query.pool.first.annotate(range(2, N), [0] * (N - 2))
     query.ask(engine_at(2))
     assert asked(query) == []
     query.annotate(engine_at(3))
@@ -173,7 +176,7 @@ def test_asking_moves_no_weights_and_no_statistics(data, dataset, tmp_path, deca
     method = FixMatch(small_resnet(2, width=2), decay=decay).train()
     before = {name: value.clone() for name, value in method.state_dict().items()}
     strategy = BoostMISQuery(Instability(level="image"), pool="all")
-    query = QueryHandler(LabelPool(data), dataset, method, strategy, budget=3, every=1, folder=tmp_path)
+    query = QueryHandler(LabelPool(Labels(data)), dataset, method, strategy, budget=3, every=1, folder=tmp_path)
     query.ask(engine_at(1))
     for name, value in method.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -188,7 +191,7 @@ def test_attached_it_asks_at_the_end_of_each_round_and_annotates_in_between(hand
     engine.run([0], max_epochs=4)
     assert query.path(0).exists()
     assert query.path(1).exists()  # waits for a person
-    assert int(query.pool.mask.sum()) == 2 + len([name for name in asked(query) if name != "id9"])
+    assert int(query.pool.first.mask.sum()) == 2 + len([name for name in asked(query) if name != "id9"])
 
 
 @pytest.mark.parametrize("arguments", [{"budget": -1}, {"every": 0}, {"cold_start": -1}])
@@ -197,56 +200,34 @@ def test_budget_and_rounds_are_checked(handler, arguments):
         handler(**arguments)
 
 
-def test_the_oracle_answers_what_the_datalist_hides_and_nothing_else(data):
-    assert Oracle(data)(["id3", "id9", "elsewhere"]) == {"id3": 1}
-    both = [{"id": "a", "label": 1, "mask": "a.png", "masked": False}, {"id": "b", "label": 0}]
-    assert Oracle(both)("ab", key="mask") == {"a": "a.png"}
-    assert Oracle(both)("ab") == {"a": 1, "b": 0}
-
-
-def test_the_oracle_leaves_unknown_what_is_unknown_and_gives_no_label_that_says_nothing():
-    items = [{"id": "a", "label": [1, -1]}, {"id": "b", "label": [-1, -1]}, {"id": "c", "label": [0, 0]}]
-    assert Oracle(items)("abc") == {"a": [1, -1], "c": [0, 0]}
-
-
 def test_a_bound_argument_of_a_strategy_is_in_the_record(handler):
-    query = handler(partial(entropy, findings="max"))
+    query = handler(partial(entropy, reduction="max"))
     query.ask(engine_at(2))
-    assert read_query(query.path(0))["strategy"] == "entropy (findings=max)"
+    assert read_query(query.path(0))["strategy"] == "entropy (reduction=max)"
 
 
 def test_findings_are_asked_for_and_answered(data, dataset, tmp_path):
     findings = Datalist([{**item, "label": [i % 2, -1]} for i, item in enumerate(data)], classes=data.classes)
-    pool = LabelPool(findings, labels=2)
+    pool = LabelPool(Labels(findings, 2))
     torch.manual_seed(0)
-    method = FixMatch(small_resnet(2, width=2), task="multilabel")
-    query = QueryHandler(pool, dataset, method, entropy, 3, 2, tmp_path, annotator=Oracle(findings))
+    method = FixMatch(small_resnet(2, width=2), kind=Findings(("low", "high")))
+    query = QueryHandler(pool, dataset, method, entropy, 3, 2, tmp_path, annotator=Oracle(pool))
     query.ask(engine_at(2))
-    assert read_query(query.path(0))["task"] == "multilabel"
+    said = read_query(query.path(0))["parts"]["label"]
+    assert (said["kind"], said["names"]) == ("findings", ["low", "high"])
     query.annotate(engine_at(3))
-    assert len(pool.indices("labeled")) == 5
+    assert len(pool.first.indices("labeled")) == 5
     for name in asked(query):
-        assert pool.label(pool.position[name]) == [int(name[2:]) % 2, -1]
-
-
-def test_one_query_outside_of_a_run(data, dataset, method, tmp_path):
-    weights = tmp_path / "model.pt"
-    torch.save(describe(method.inference_network, {"threshold": 0.7}), weights)
-    for name in ("a", "b"):
-        write_one_query(tmp_path / f"{name}.json", method, dataset, LabelPool(data), entropy, 4, 0, "cpu", weights)
-    record = read_query(tmp_path / "a.json")
-    assert len(record["items"]) == 4
-    assert record == read_query(tmp_path / "b.json")
+        assert pool.first.label(pool.position[name]) == [int(name[2:]) % 2, -1]
 
 
 def test_a_cold_start_asks_before_training_and_is_answered_at_once(handler, data, tmp_path):
-    query = handler(cold_start=4)
-    query.pool = LabelPool(data, labels=0)
+    query = handler(cold_start=4, known=0)
     query.begin(engine_at(0))
     record = read_query(tmp_path / "queries" / "cold_start.json")
     known = {item["id"] for item in record["items"]} - {"id9"}
     assert len(record["items"]) == 4
-    assert {query.pool.ids[i] for i in query.pool.indices("labeled").tolist()} == known
+    assert {query.pool.ids[i] for i in query.pool.first.indices("labeled").tolist()} == known
     before = query.pool.state_dict()
     query.begin(engine_at(0))  # as at a resume
     assert query.pool.state_dict() == before
@@ -255,13 +236,12 @@ def test_a_cold_start_asks_before_training_and_is_answered_at_once(handler, data
 def test_a_cold_start_is_skipped_where_labels_are_known(handler, tmp_path):
     query = handler(cold_start=4)
     query.begin(engine_at(0))
-    assert int(query.pool.mask.sum()) == 2
+    assert int(query.pool.first.mask.sum()) == 2
     assert not (tmp_path / "queries").exists()
 
 
 def test_a_cold_start_that_nobody_answers_says_what_to_do(handler, data, tmp_path):
-    query = handler(cold_start=4, annotator=None)
-    query.pool = LabelPool(data, labels=0)
+    query = handler(cold_start=4, known=0, annotator=None)
     with pytest.raises(ValueError, match=r"fill in .*cold_start\.csv and name it with `labels`"):
         query.begin(engine_at(0))
     assert (tmp_path / "queries" / "cold_start.csv").exists()
@@ -286,8 +266,8 @@ def joint(data, dataset, tmp_path):
     def _joint(costs, budget=20, **kwargs):
         torch.manual_seed(0)
         method = MultiMix(MultiMixNetwork(channels=(2, 4, 4)))
-        pool = LabelPool(both, beside=LabelPool(both, key="mask"))
-        arguments = {"annotator": Oracle(both), "folder": tmp_path / "queries", **kwargs}
+        pool = LabelPool([Labels(both), Labels(both, key="mask")])
+        arguments = {"annotator": Oracle(pool), "folder": tmp_path / "queries", **kwargs}
         return QueryHandler(pool, dataset, method, JointQuery(costs), budget, 2, **arguments)
 
     return _joint
@@ -307,7 +287,7 @@ def test_masks_and_classes_are_asked_for_and_answered(joint, caplog):
         given[kind] |= {name} - {"id9"}
     with caplog.at_level(logging.INFO):
         query.annotate(engine_at(3))
-    labels, masks = query.pool, query.pool.beside
+    labels, masks = query.pool.parts.values()
     assert {labels.ids[i] for i in labels.indices("labeled").tolist()} == {"id0", "id1"} | given["label"]
     assert {masks.ids[i] for i in masks.indices("labeled").tolist()} == {"id1"} | given["mask"]
     answered = len(given["label"]) + len(given["mask"])
@@ -317,24 +297,23 @@ def test_masks_and_classes_are_asked_for_and_answered(joint, caplog):
     assert query.pool.query_size == tuple(record["query_size"])
 
 
-@pytest.mark.parametrize(("costs", "kind"), [(CHEAP, "mask"), (DEAR, "label")])
-def test_the_costs_decide_what_is_asked_for_and_the_method_is_told_of_classes(joint, costs, kind, monkeypatch):
+@pytest.mark.parametrize(("costs", "part"), [(CHEAP, "mask"), (DEAR, "label")])
+def test_the_costs_decide_what_is_asked_for_and_the_method_is_told_of_classes(joint, costs, part, monkeypatch):
     query, told = joint(costs, budget=1), []
     monkeypatch.setattr(query.method, "on_query", lambda index, size: told.append(sorted(index.tolist())))
     query.ask(engine_at(2))
     items = read_query(query.path(0))["items"]
-    assert {item["ask"] for item in items} == {kind}
+    assert {item["ask"] for item in items} == {part}
     query.annotate(engine_at(3))
     known = sorted(query.pool.position[item["id"]] for item in items if item["id"] != "id9")
-    assert told == [known if kind == "label" else []]
-    pool = query.pool.beside if kind == "mask" else query.pool
-    assert set(known) < set(pool.indices("labeled").tolist())
+    assert told == [known if part == "label" else []]
+    assert set(known) < set(query.pool[part].indices("labeled").tolist())
 
 
 def test_nothing_labeled_everything_labeled_and_no_budget(joint):
     query = joint(CHEAP)
-    query.pool.annotate(range(2, N), [0] * (N - 2))
-    query.pool.beside.annotate([0, *range(2, N)], ["m.png"] * (N - 1))
+    query.pool.first.annotate(range(2, N), [0] * (N - 2))
+    query.pool["mask"].annotate([0, *range(2, N)], ["m.png"] * (N - 1))
     query.ask(engine_at(2))
     assert asked(query) == []
     none = joint(CHEAP, budget=0)
@@ -368,19 +347,19 @@ def test_a_method_that_learns_classes_alone_asks_for_no_masks(joint, dataset):
     query.ask(engine_at(2))
     assert not any("ask" in item for item in read_query(query.path(0))["items"])
     query.annotate(engine_at(3))
-    assert len(query.pool.indices("labeled")) == 9
+    assert len(query.pool.first.indices("labeled")) == 9
 
 
 def test_an_annotator_may_know_labels_alone(joint):
     query = joint({"label": 0.01, "mask": 100}, annotator=lambda ids: dict.fromkeys(ids, 1))
     query.ask(engine_at(2))
     query.annotate(engine_at(3))
-    assert len(query.pool.indices("labeled")) == N
+    assert len(query.pool.first.indices("labeled")) == N
 
 
-def test_masks_without_a_pool_of_them_are_refused(joint):
+def test_masks_where_labels_have_none_are_refused(joint):
     query = joint(CHEAP)
     query.ask(engine_at(2))
-    query.pool.beside = None
+    query.pool = query.pool.of(["label"])
     with pytest.raises(ValueError, match="the query asks for masks, and this run has none"):
         query.annotate(engine_at(3))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medssl_monai.losses import BalancedCrossEntropy, MultiLabelCrossEntropy, class_weights
-from medssl_monai.pool import LabelPool
+from medssl_monai.kinds import Classes
+from medssl_monai.losses import BalancedCrossEntropy, FindingCrossEntropy, class_weights
+from medssl_monai.pool import Labels
 
 COUNTS = [60, 12, 3, 0]  # one class has no label yet
 
@@ -15,7 +16,7 @@ COUNTS = [60, 12, 3, 0]  # one class has no label yet
 def pool_of(counts, unlabeled=5):
     labels = [k for k, count in enumerate(counts) for _ in range(count)] + [None] * unlabeled
     items = [{"id": str(i), **({} if label is None else {"label": label})} for i, label in enumerate(labels)]
-    return LabelPool(items, num_classes=len(counts))
+    return Labels(items, kind=Classes.of_size(len(counts)))
 
 
 def draw(n=14, classes=4, seed=0):
@@ -173,8 +174,8 @@ def test_values_out_of_range_are_refused(options, match):
 
 
 def test_classes_of_a_pool_of_findings_are_refused():
-    pool = LabelPool([{"id": "a", "label": [1, 0]}, {"id": "b", "label": [0, 0]}])
-    with pytest.raises(ValueError, match="the labels are multi-hot"):
+    pool = Labels([{"id": "a", "label": [1, 0]}, {"id": "b", "label": [0, 0]}])
+    with pytest.raises(ValueError, match=r"have the states \(2, 2\), and a loss .* needs \(2,\)"):
         BalancedCrossEntropy(pool, weighting=1.0)(torch.zeros(1, 2), torch.tensor([0]))
 
 
@@ -186,7 +187,7 @@ FINDINGS = [[1, 0, -1, 0]] * 3 + [[0, 0, -1, 1]] * 20 + [[-1, 1, -1, 1]] * 7  # 
 def findings_pool(labels=FINDINGS, unlabeled=4):
     items = [{"id": str(i), "label": label} for i, label in enumerate(labels)]
     items += [{"id": str(len(labels) + i)} for i in range(unlabeled)]
-    return LabelPool(items)
+    return Labels(items)
 
 
 def draw_findings(seed=0):
@@ -213,12 +214,12 @@ def test_each_finding_is_balanced_as_two_classes(beta, tau):
 
 def test_without_an_option_findings_have_their_plain_cross_entropy_bit_for_bit():
     logits, label = draw_findings()
-    assert torch.equal(BalancedCrossEntropy(findings_pool())(logits, label), MultiLabelCrossEntropy()(logits, label))
+    assert torch.equal(BalancedCrossEntropy(findings_pool())(logits, label), FindingCrossEntropy()(logits, label))
 
 
 def test_presence_and_absence_of_a_finding_weigh_alike_over_the_labeled_images():
     """Of 23 known labels 3 show the first finding: 23 / 6 each, and 23 / 40 for each of the 20 others."""
-    weights = class_weights(findings_pool().finding_counts().float(), 1.0)
+    weights = class_weights(findings_pool().counts().float(), 1.0)
     assert weights[0].tolist() == pytest.approx([23 / 40, 23 / 6])
     assert weights[2].tolist() == [1.0, 1.0]  # of which nothing is known
 
@@ -246,7 +247,7 @@ def test_frequencies_of_findings_follow_the_pool():
 
 
 def test_findings_of_a_pool_of_classes_are_refused():
-    with pytest.raises(ValueError, match="the labels are not multi-hot"):
+    with pytest.raises(ValueError, match=r"have the states \(4,\), and a loss .* needs \(4, 2\)"):
         BalancedCrossEntropy(pool_of(COUNTS), weighting=1.0)(*draw_findings())
 
 

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
+from parity.published import multimix_consistency
 from torch.nn import functional as F
 
 from medssl_monai.losses import MaskConsistency, SmoothDiceLoss
-from medssl_monai.methods.published import multimix_consistency
 
 SIZES = {"2-D": (3, 4, 5, 6), "3-D": (2, 3, 4, 3, 5)}
 

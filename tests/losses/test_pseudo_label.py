@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from support import outcomes_of, pseudo_label_loss
 from torch.nn import functional as F
 
-from medssl_monai.losses import DistributionAlignment, QueueAlignment, pseudo_label_loss
-from medssl_monai.losses.pseudo_label import checked_threshold, confidence_of, confident
+from medssl_monai.kinds import Classes, Findings
+from medssl_monai.losses import DistributionAlignment, QueueAlignment
 
 
 def draw(n=12, classes=4, seed=0):
@@ -165,7 +166,7 @@ def push(queue, *batches):
 
 def test_with_one_entry_every_class_has_the_same_mean_before_normalisation():
     _, probs = draw()
-    aligned, row = QueueAlignment(4)(probs)
+    aligned, row = QueueAlignment((4,))(probs)
     divided = probs / row
     torch.testing.assert_close(divided.mean(0), torch.ones(4, dtype=torch.double))
     torch.testing.assert_close(aligned, F.normalize(divided, p=1.0, dim=1), check_dtype=False)
@@ -176,40 +177,40 @@ def test_only_the_last_entries_matter():
     g = torch.Generator().manual_seed(0)
     batches = torch.rand(40, 4, generator=g).softmax(1)
     _, probs = draw()
-    long, short = push(QueueAlignment(4, length=32), *batches), push(QueueAlignment(4, length=32), *batches[-31:])
+    long, short = push(QueueAlignment((4,), length=32), *batches), push(QueueAlignment((4,), length=32), *batches[-31:])
     torch.testing.assert_close(long(probs)[0], short(probs)[0])  # 31 of the past, and the batch itself
     torch.testing.assert_close(long.align(probs), F.normalize(probs / batches[-32:].mean(0), p=1.0, dim=1))
-    assert not torch.allclose(long(probs)[0], push(QueueAlignment(4, length=32), *batches[-30:])(probs)[0])
+    assert not torch.allclose(long(probs)[0], push(QueueAlignment((4,), length=32), *batches[-30:])(probs)[0])
 
 
 def test_queue_mean_is_of_what_is_there():
-    queue = push(QueueAlignment(2, length=5), [0.2, 0.8], [0.4, 0.6])
+    queue = push(QueueAlignment((2,), length=5), [0.2, 0.8], [0.4, 0.6])
     probs = torch.tensor([[0.5, 0.5]])
     torch.testing.assert_close(queue.align(probs), F.normalize(probs / torch.tensor([0.3, 0.7]), p=1.0, dim=1))
 
 
 def test_an_empty_queue_aligns_nothing():
     _, probs = draw()
-    torch.testing.assert_close(QueueAlignment(4).align(probs), probs)
+    torch.testing.assert_close(QueueAlignment((4,)).align(probs), probs)
 
 
 def test_alignment_to_the_labeled_predictions_multiplies_and_sharpens():
     _, probs = draw()
     labeled = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1]]).double()
-    aligned, row = QueueAlignment(4, labeled_target=True, temperature=0.5)(probs, labeled)
+    aligned, row = QueueAlignment((4,), labeled_target=True, temperature=0.5)(probs, labeled)
     expected = F.normalize((probs / probs.mean(0) * labeled.mean(0)).square(), p=1.0, dim=1)
     torch.testing.assert_close(aligned, expected, check_dtype=False, rtol=1e-5, atol=1e-6)
     assert row.shape == (2, 4)
 
 
 def test_alignment_to_the_labeled_predictions_needs_them():
-    with pytest.raises(ValueError, match="alignment to the labeled predictions needs `labeled_probs`"):
-        QueueAlignment(4, labeled_target=True)(draw()[1])
+    with pytest.raises(ValueError, match="alignment to the labeled predictions needs those of labeled images"):
+        QueueAlignment((4,), labeled_target=True)(draw()[1])
 
 
 def test_queue_forward_stores_nothing_carries_no_gradient_and_all_state_is_in_buffers():
     logits, _ = draw()
-    queue = push(QueueAlignment(4, length=3), [0.1, 0.2, 0.3, 0.4])
+    queue = push(QueueAlignment((4,), length=3), [0.1, 0.2, 0.3, 0.4])
     before = {name: value.clone() for name, value in queue.state_dict().items()}
     assert set(before) == {"queue", "count"}
     aligned, row = queue(logits.softmax(1))
@@ -217,7 +218,7 @@ def test_queue_forward_stores_nothing_carries_no_gradient_and_all_state_is_in_bu
     assert not row.requires_grad
     for name, value in queue.state_dict().items():
         torch.testing.assert_close(value, before[name], equal_nan=True)
-    twin = QueueAlignment(4, length=3)
+    twin = QueueAlignment((4,), length=3)
     twin.load_state_dict(queue.state_dict())
     for one in (queue, twin):
         push(one, [0.4, 0.3, 0.2, 0.1], [0.25] * 4, [0.7, 0.1, 0.1, 0.1])  # past its end
@@ -226,7 +227,7 @@ def test_queue_forward_stores_nothing_carries_no_gradient_and_all_state_is_in_bu
 
 
 def test_a_class_that_the_queue_never_saw_makes_no_nan():
-    aligned, _ = QueueAlignment(2)(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    aligned, _ = QueueAlignment((2,))(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     torch.testing.assert_close(aligned, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
 
 
@@ -239,7 +240,7 @@ def test_a_class_that_the_queue_never_saw_makes_no_nan():
 )
 def test_queue_values_out_of_range_are_refused(arguments, match):
     with pytest.raises(ValueError, match=match):
-        QueueAlignment(4, **arguments)
+        QueueAlignment((4,), **arguments)
 
 
 # ---- findings --------------------------------------------------------------------------------------------------------
@@ -271,8 +272,12 @@ def slow_findings_loss(logits, probs, absent, present, normalization, temperatur
     [
         (0.9, [0.9] * 4, [0.9] * 4),
         (torch.tensor([0.6, 0.7, 0.8, 1.0]), [0.6, 0.7, 0.8, 1.0], [0.6, 0.7, 0.8, 1.0]),
-        (torch.tensor([[0.99], [0.7]]), [0.99] * 4, [0.7] * 4),
-        ([[0.9, 0.8, 0.7, 0.6], [0.6, 0.7, 0.8, 0.9]], [0.9, 0.8, 0.7, 0.6], [0.6, 0.7, 0.8, 0.9]),
+        ({"absent": 0.99, "present": 0.7}, [0.99] * 4, [0.7] * 4),
+        (
+            {"absent": [0.9, 0.8, 0.7, 0.6], "present": [0.6, 0.7, 0.8, 0.9]},
+            [0.9, 0.8, 0.7, 0.6],
+            [0.6, 0.7, 0.8, 0.9],
+        ),
     ],
 )
 @pytest.mark.parametrize("normalization", ["batch", "selected"])
@@ -280,7 +285,9 @@ def slow_findings_loss(logits, probs, absent, present, normalization, temperatur
 def test_equation_of_findings_against_a_slow_loop(threshold, absent, present, normalization, temperature):
     logits, probs = draw_findings()
     expected, selected = slow_findings_loss(logits, probs, absent, present, normalization, temperature)
-    loss, mask = pseudo_label_loss(logits, probs, threshold, normalization, temperature, task="multilabel")
+    loss, mask = pseudo_label_loss(
+        logits, outcomes_of(probs), threshold, normalization, temperature, kind=Findings.of_size(4)
+    )
     assert loss.item() == pytest.approx(expected)
     assert mask.shape == probs.shape
     assert mask.flatten().tolist() == [float(value) for value in selected]
@@ -290,7 +297,7 @@ def test_equation_of_findings_against_a_slow_loop(threshold, absent, present, no
 def test_both_presence_and_absence_are_learnt_each_finding_by_itself():
     """Of 0.9, 0.05 and 0.6 the first is present, the second absent, the third open: ln 2 twice, over three pairs."""
     logits = torch.zeros(1, 3, requires_grad=True)
-    loss, mask = pseudo_label_loss(logits, torch.tensor([[0.9, 0.05, 0.6]]), 0.9, task="multilabel")
+    loss, mask = pseudo_label_loss(logits, outcomes_of(torch.tensor([[0.9, 0.05, 0.6]])), 0.9, kind=Findings.of_size(3))
     loss.backward()
     assert mask.tolist() == [[1.0, 1.0, 0.0]]
     assert loss.item() == pytest.approx(2 * math.log(2) / 3)
@@ -301,7 +308,7 @@ def test_one_finding_is_a_choice_of_two_classes():
     logits, probs = draw_findings(findings=1)
     two = torch.cat([torch.zeros_like(logits), logits], dim=1), torch.cat([1 - probs, probs], dim=1)
     for options in ({}, {"normalization": "selected"}, {"temperature": 0.5}):
-        loss, mask = pseudo_label_loss(logits, probs, 0.8, task="multilabel", **options)
+        loss, mask = pseudo_label_loss(logits, outcomes_of(probs), 0.8, kind=Findings.of_size(1), **options)
         expected, selected = pseudo_label_loss(*two, 0.8, **options)
         torch.testing.assert_close(loss, expected)
         assert torch.equal(mask.squeeze(1), selected)
@@ -310,12 +317,12 @@ def test_one_finding_is_a_choice_of_two_classes():
 def test_only_selected_pairs_get_a_gradient_and_without_one_the_loss_is_exactly_zero():
     logits, probs = draw_findings()
     probs.requires_grad_()
-    loss, mask = pseudo_label_loss(logits, probs, 0.8, temperature=0.5, task="multilabel")
+    loss, mask = pseudo_label_loss(logits, outcomes_of(probs), 0.8, temperature=0.5, kind=Findings.of_size(4))
     loss.backward()
     assert ((logits.grad != 0) == mask.bool()).all()
     assert probs.grad is None
     for normalization in ("batch", "selected"):
-        loss, _ = pseudo_label_loss(logits, probs, 1.0, normalization, task="multilabel")
+        loss, _ = pseudo_label_loss(logits, outcomes_of(probs), 1.0, normalization, kind=Findings.of_size(4))
         assert loss.item() == 0.0
         assert not torch.autograd.grad(loss, logits)[0].any()
 
@@ -323,14 +330,18 @@ def test_only_selected_pairs_get_a_gradient_and_without_one_the_loss_is_exactly_
 def test_given_targets_of_findings_are_learnt():
     logits, probs = draw_findings()
     targets = probs.roll(1, dims=1)
-    loss, mask = pseudo_label_loss(logits, probs, 0.8, targets=targets, task="multilabel")
+    loss, mask = pseudo_label_loss(
+        logits, outcomes_of(probs), 0.8, targets=outcomes_of(targets), kind=Findings.of_size(4)
+    )
     expected = F.binary_cross_entropy_with_logits(logits, targets, weight=mask)
     torch.testing.assert_close(loss, expected)
 
 
 def test_extreme_findings_stay_finite():
     logits = torch.tensor([[-1e4, 1e4]], requires_grad=True)
-    loss, _ = pseudo_label_loss(logits, torch.tensor([[1.0, 0.0]]), 0.95, temperature=0.5, task="multilabel")
+    loss, _ = pseudo_label_loss(
+        logits, outcomes_of(torch.tensor([[1.0, 0.0]])), 0.95, temperature=0.5, kind=Findings.of_size(2)
+    )
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
@@ -338,98 +349,13 @@ def test_extreme_findings_stay_finite():
 
 def test_confidence_is_that_of_the_more_probable_state():
     probs = torch.tensor([[0.9, 0.25, 0.5]])
-    assert confidence_of(probs).tolist() == pytest.approx([0.9])
-    torch.testing.assert_close(confidence_of(probs, "multilabel"), torch.tensor([[0.9, 0.75, 0.5]]))
+    assert Classes().confidence(probs).tolist() == pytest.approx([0.9])
+    torch.testing.assert_close(Findings().confidence(outcomes_of(probs)), torch.tensor([[0.9, 0.75, 0.5]]))
 
 
 def test_a_low_threshold_lets_more_count_and_turns_no_pseudo_label_around():
-    probs, threshold = torch.tensor([[0.4, 0.45, 0.1, 0.7]]), [[0.95], [0.3]]
-    assert confident(probs, threshold, "multilabel").tolist() == [[False, False, False, True]]
-    assert confident(probs, [[0.55], [0.3]], "multilabel").tolist() == [[True, True, True, True]]
-
-
-def test_thresholds_of_another_number_of_findings_are_refused():
-    with pytest.raises(ValueError, match="there are 2 thresholds for 3 classes or findings: give K, or one"):
-        confident(torch.zeros(1, 3), [0.9, 0.8], "multilabel")
-    with pytest.raises(ValueError, match="there are 2 thresholds for 3 classes or findings"):
-        confident(torch.zeros(2, 3), [0.9, 0.8])
-
-
-def test_checked_thresholds():
-    assert checked_threshold(0.95) == checked_threshold(0.95, task="multilabel") == 0.95
-    each = checked_threshold([0.9, 0.8], task="multilabel")
-    assert (each.tolist(), each.persistent) == (pytest.approx([0.9, 0.8]), False)
-    for absent in (0.99, [0.99, 0.99]):
-        both = checked_threshold([0.9, 0.8], absent, "multilabel")
-        torch.testing.assert_close(both.data, torch.tensor([[0.99, 0.99], [0.9, 0.8]]))
-    torch.testing.assert_close(checked_threshold(0.8, 0.99, "multilabel").data, torch.tensor([[0.99], [0.8]]))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        (([0.9, 1.2], None, "multilabel"), r"`threshold` is a probability and must be in \[0, 1\], got \[0.9, 1.2\]"),
-        ((0.9, -0.1, "multilabel"), r"`absence_threshold` is a probability and must be in \[0, 1\], got -0.1"),
-        ((0.9, 0.99), "one class per image or voxel has one threshold, a number, got 0.9 and for absence 0.99"),
-        (([0.9, 0.8],), r"one class per image or voxel has one threshold, a number, got \[0.9, 0.8\]"),
-        (([0.9] * 3, [0.9] * 2, "multilabel"), "is for 3 findings and `absence_threshold` for 2: give K, or one"),
-    ],
-)
-def test_thresholds_that_make_no_sense_are_refused(arguments, match):
-    with pytest.raises(ValueError, match=match):
-        checked_threshold(*arguments)
-
-
-def test_alignment_of_a_finding_is_that_of_its_two_classes():
-    _, probs = draw_findings(findings=3)
-    target = torch.tensor([0.1, 0.5, 0.02])
-    aligned = DistributionAlignment(target, decay=0.9, task="multilabel")
-    singles = [DistributionAlignment(torch.stack([1 - t, t]), decay=0.9) for t in target]
-    for _ in range(2):
-        found, mean = aligned(probs)
-        for k, single in enumerate(singles):
-            expected, single_mean = single(torch.stack([1 - probs[:, k], probs[:, k]], dim=1))
-            torch.testing.assert_close(found[:, k], expected[:, 1])
-            torch.testing.assert_close(mean[k], single_mean)
-            single.update(single_mean)
-        aligned.update(mean)
-        probs = probs.square()
-
-
-def test_a_finding_that_is_predicted_too_seldom_gains_and_one_at_its_share_stays():
-    alignment = DistributionAlignment([0.1, 0.1], decay=1.0, task="multilabel")
-    alignment.update(torch.tensor([[0.99, 0.01], [0.9, 0.1]]))
-    aligned, _ = alignment(torch.tensor([[0.5, 0.5]]))
-    odds = 0.1 / 0.01 * 0.99 / 0.9
-    torch.testing.assert_close(aligned, torch.tensor([[odds / (1 + odds), 0.5]]))
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0, float("nan")])
-def test_a_finding_without_both_outcomes_cannot_be_aligned(share):
-    with pytest.raises(ValueError, match="`target` must be greater than 0 and less than 1 for every finding"):
-        DistributionAlignment([0.3, share], task="multilabel")
-
-
-def test_queue_of_findings_is_that_of_two_classes_each():
-    _, probs = draw_findings(findings=2)
-    _, labeled = draw_findings(findings=2, seed=1)
-    options = {"length": 3, "labeled_target": True}
-    queue = QueueAlignment(2, task="multilabel", **options)
-    singles = [QueueAlignment(2, **options) for _ in range(2)]
-    for _ in range(4):
-        found, row = queue(probs, labeled)
-        for k, single in enumerate(singles):
-            both = [torch.stack([1 - part[:, k], part[:, k]], dim=1) for part in (probs, labeled)]
-            expected, single_row = single(*both)
-            torch.testing.assert_close(found[:, k], expected[:, 1])
-            single.update(single_row)
-        queue.update(row)
-        for k, single in enumerate(singles):
-            both = torch.stack([1 - probs[:, k], probs[:, k]], dim=1)
-            torch.testing.assert_close(queue.align(probs)[:, k], single.align(both)[:, 1])
-        probs = probs.square()
-
-
-def test_a_queue_of_findings_needs_the_labeled_predictions():
-    with pytest.raises(ValueError, match="every finding would be taken to be in half of the images: set it"):
-        QueueAlignment(4, task="multilabel")
+    outcomes, kind = outcomes_of(torch.tensor([[0.4, 0.45, 0.1, 0.7]])), Findings.of_size(4)
+    low, lower = ({"absent": absent, "present": 0.3} for absent in (0.95, 0.55))
+    assert kind.confident(outcomes, kind.threshold(low)).tolist() == [[False, False, False, True]]
+    assert kind.confident(outcomes, kind.threshold(lower)).tolist() == [[True, True, True, True]]
+    assert kind.decide(outcomes).tolist() == [[0, 0, 0, 1]]

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medssl_monai.kinds import Findings
 from medssl_monai.methods import AdaptiveThreshold, BoostMIS
 from medssl_monai.methods.boostmis import adaptive_threshold
 from medssl_monai.networks import small_resnet
@@ -20,7 +21,7 @@ def confident(count, total=20):
 
 def after(*counts, query_size=(0, 0), total=20, **kwargs):
     """A threshold that saw whole pools with so many confident samples, one comparison each."""
-    threshold = AdaptiveThreshold(total, 2, query_size=query_size, **{**LITERAL, **kwargs})
+    threshold = AdaptiveThreshold(total, (2,), query_size=query_size, **{**LITERAL, **kwargs})
     for step, count in enumerate(counts):
         threshold.update(torch.arange(total), confident(count, total), step)
     return threshold
@@ -81,8 +82,8 @@ def test_count_collapse_makes_the_literal_rule_accept_everything():
 
 def test_default_minimum_prevents_the_collapse():
     assert value(after(20, 0, minimum=None)) == 0.5
-    assert AdaptiveThreshold(5, num_classes=1).minimum == 1.0  # never below 1 / K
-    assert AdaptiveThreshold(5, num_classes=3).minimum == 0.5
+    assert AdaptiveThreshold(5, (1,)).minimum == 1.0  # never below 1 / K
+    assert AdaptiveThreshold(5, (3,)).minimum == 0.5
 
 
 def test_minimum_does_not_lift_the_threshold_above_alpha_plus_beta():
@@ -112,7 +113,7 @@ def test_annotated_samples_leave_both_counts():
 
 
 def test_samples_seen_for_the_first_time_do_not_count():
-    threshold = AdaptiveThreshold(20, 2, **LITERAL)
+    threshold = AdaptiveThreshold(20, (2,), **LITERAL)
     threshold.update(torch.arange(10), confident(4, 10), step=0)
     threshold.update(torch.arange(20), torch.cat([confident(2, 10), confident(10, 10)]), step=1)
     assert value(threshold) == 0.9 * 2 / 4 + 0.05
@@ -126,14 +127,14 @@ def test_samples_not_drawn_in_this_period_keep_their_confidence():
 
 @pytest.mark.parametrize("scope", ["epoch", "batch"])
 def test_confidence_at_the_bar_does_not_count(scope):
-    threshold = AdaptiveThreshold(4, 2, alpha=0.5, beta=0.25, scope=scope, minimum=0.0)
+    threshold = AdaptiveThreshold(4, (2,), alpha=0.5, beta=0.25, scope=scope, minimum=0.0)
     threshold.update(torch.arange(4), torch.tensor([0.8, 0.8, 0.8, 0.8]), step=0)
     threshold.update(torch.arange(4), torch.tensor([0.8, 0.75, 0.75, 0.75]), step=1)
     assert value(threshold) == 0.5 / 4 + 0.25
 
 
 def test_threshold_changes_once_per_period():
-    threshold = AdaptiveThreshold(20, 2, period=3, **LITERAL)
+    threshold = AdaptiveThreshold(20, (2,), period=3, **LITERAL)
     seen = []
     for step, count in enumerate([20, 20, 20, 10, 10, 10]):
         threshold.update(torch.arange(20), confident(count), step)
@@ -142,7 +143,7 @@ def test_threshold_changes_once_per_period():
 
 
 def test_counted_per_batch_the_threshold_follows_every_step():
-    threshold = AdaptiveThreshold(20, 2, scope="batch", period=100, **LITERAL)
+    threshold = AdaptiveThreshold(20, (2,), scope="batch", period=100, **LITERAL)
     seen = []
     for step, count in enumerate([8, 4, 4, 8]):
         threshold.update(torch.arange(10), confident(count, 10), step)
@@ -160,7 +161,7 @@ def test_overlap_of_the_selectors_lowers_the_next_threshold():
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_an_index_drawn_twice_keeps_its_larger_confidence_whatever_the_order(order):
-    threshold = AdaptiveThreshold(4, 2, **LITERAL)
+    threshold = AdaptiveThreshold(4, (2,), **LITERAL)
     threshold.update(torch.tensor([3, 3]), torch.tensor([UNSURE, SURE])[order], step=0)
     assert float(threshold.confidence[3]) == pytest.approx(SURE)
 
@@ -174,7 +175,7 @@ def test_a_sample_that_lost_confidence_is_not_held_by_its_past():
 def test_all_state_is_in_buffers():
     threshold = after(20, 10, 15, query_size=(60, 100))
     assert set(threshold.state_dict()) == {"confidence", "previous", "count", "value", "share"}
-    twin = AdaptiveThreshold(20, 2, **LITERAL)
+    twin = AdaptiveThreshold(20, (2,), **LITERAL)
     twin.load_state_dict(threshold.state_dict())
     for one in (threshold, twin):
         one.update(torch.arange(20), confident(5), step=3)
@@ -193,7 +194,7 @@ def test_all_state_is_in_buffers():
 )
 def test_values_out_of_range_are_refused(arguments, match):
     with pytest.raises(ValueError, match=match):
-        AdaptiveThreshold(4, 2, **arguments)
+        AdaptiveThreshold(4, (2,), **arguments)
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def batch():
 
 def boostmis(**kwargs):
     torch.manual_seed(0)
-    return BoostMIS(small_resnet(2, width=2), AdaptiveThreshold(8, 2, **LITERAL), **kwargs)
+    return BoostMIS(small_resnet(2, width=2), AdaptiveThreshold(8, (2,), **LITERAL), **kwargs)
 
 
 def test_loss_over_the_batch_is_the_mask_rate_times_that_over_the_selected(batch):
@@ -231,7 +232,7 @@ def test_the_step_uses_the_threshold_from_before_it(batch):
     assert output["mask_rate"] == 1
     method.after_step(batch, output)
     assert float(output["threshold"]) == pytest.approx(0.123)  # not a view of the buffer
-    assert method.confidence_threshold == pytest.approx(0.95)
+    assert method.thresholds()["label"].plain() == pytest.approx([0.95])
 
 
 def test_the_threshold_remembers_samples_by_their_index(batch):
@@ -254,7 +255,7 @@ def test_a_query_reaches_the_threshold(batch):
 
 def findings_after(*counts, total=20, **kwargs):
     """Each of `counts` says how many samples are confident in each of two findings."""
-    threshold = AdaptiveThreshold(total, 2, **{**LITERAL, "task": "multilabel", **kwargs})
+    threshold = AdaptiveThreshold(total, (2, 2), **{**LITERAL, **kwargs})
     for step, pair in enumerate(counts):
         threshold.update(torch.arange(total), torch.stack([confident(count, total) for count in pair], dim=1), step)
     return threshold
@@ -292,26 +293,21 @@ def test_from_the_last_step_on_all_findings_are_fixmatch_again():
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_a_finding_drawn_twice_keeps_its_larger_confidence_whatever_the_order(order):
-    threshold = AdaptiveThreshold(4, 2, task="multilabel", **LITERAL)
+    threshold = AdaptiveThreshold(4, (2, 2), **LITERAL)
     threshold.update(torch.tensor([3, 3]), torch.tensor([[UNSURE, SURE], [SURE, 0.7]])[order], step=0)
     assert threshold.confidence[3].tolist() == pytest.approx([SURE, SURE])
 
 
 def test_each_finding_is_compared_with_its_own_threshold(batch):
     torch.manual_seed(0)
-    threshold = AdaptiveThreshold(8, 2, task="multilabel", **LITERAL)
-    method = BoostMIS(small_resnet(2, width=2), threshold, task="multilabel")
+    threshold = AdaptiveThreshold(8, (2, 2), **LITERAL)
+    method = BoostMIS(small_resnet(2, width=2), threshold, kind=Findings.of_size(2))
     batch["labeled"]["label"] = torch.tensor([[1, 0], [0, -1], [-1, 1], [0, 0]])
     threshold.value.copy_(torch.tensor([0.0, 1.0]))
     output = method(batch)
     assert output["mask_rate"] == 0.5
     assert output["threshold"] == 0.5  # the mean, for the log
-    assert method.confidence_threshold == [0.0, 1.0]
+    assert method.thresholds()["label"].plain() == [[0.0], [1.0]]
     method.after_step(batch, output)
     assert threshold.confidence.isnan().any(1).tolist() == [True] * 4 + [False] * 4
     torch.testing.assert_close(threshold.confidence[4:], output["confidence"])
-
-
-def test_an_unknown_task_is_refused():
-    with pytest.raises(ValueError, match=r"`task` must be one of .* got 'binary'"):
-        AdaptiveThreshold(4, 2, task="binary")

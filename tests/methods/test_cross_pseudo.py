@@ -8,6 +8,7 @@ import torch
 from monai.networks.nets import BasicUNet, DynUNet, UNet
 from torch import nn
 
+from medssl_monai.kinds import Classes, Masks
 from medssl_monai.methods import CrossPseudoSupervision
 from medssl_monai.networks import small_resnet
 from medssl_monai.schedules import constant
@@ -43,9 +44,9 @@ def slow_cross_entropy(logits, classes):
 @pytest.mark.parametrize("size", [(), (4, 3), (2, 3, 2)])
 def test_equation_against_a_slow_loop(size):
     batch = make_batch(size)
-    task = "segmentation" if size else "multiclass"
+    kind = Masks() if size else Classes()
     method = CrossPseudoSupervision(
-        Scaled(dims=len(size)), weight=constant(0.7), criterion=nn.CrossEntropyLoss(), task=task
+        Scaled(dims=len(size)), weight=constant(0.7), criterion=nn.CrossEntropyLoss(), kind=kind
     )
     supervised = unsupervised = 0.0
     networks = [method.network, method.second]
@@ -144,5 +145,3 @@ def test_what_cannot_be_is_refused():
         CrossPseudoSupervision(nn.Identity())
     with pytest.raises(ValueError, match=r"`reset` must be 'all' or 'last', got 'encoder'"):
         CrossPseudoSupervision(small_resnet(3, width=2), reset="encoder")
-    with pytest.raises(ValueError, match=r"CrossPseudoSupervision is defined for multiclass and segmentation, not for"):
-        CrossPseudoSupervision(small_resnet(3, width=2), task="multilabel")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from medssl_monai.kinds import Findings
 from medssl_monai.losses import DistributionAlignment
 from medssl_monai.methods import FixMatch
 
@@ -109,11 +110,14 @@ def test_the_running_mean_moves_after_the_step_only():
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, 95])
 def test_a_threshold_that_is_no_probability_is_refused(threshold):
-    with pytest.raises(ValueError, match=rf"`threshold` is a probability and must be in \[0, 1\], got {threshold}"):
+    with pytest.raises(ValueError, match=rf"a threshold is a probability and must be in \[0, 1\], got {threshold}"):
         FixMatch(Logits(), threshold=threshold)
 
 
 # ---- findings --------------------------------------------------------------------------------------------------------
+
+
+KIND = Findings.of_size(3)
 
 
 def findings_batch():
@@ -138,17 +142,17 @@ def slow_findings_loss(batch, absent, present, weight):
 
 
 @pytest.mark.parametrize(
-    ("threshold", "absence_threshold", "absent", "present"),
+    ("threshold", "absent", "present"),
     [
-        (0.9, None, [0.9] * 3, [0.9] * 3),
-        ([0.6, 0.8, 0.95], None, [0.6, 0.8, 0.95], [0.6, 0.8, 0.95]),
-        (0.7, 0.97, [0.97] * 3, [0.7] * 3),
-        ([0.6, 0.8, 0.95], [0.9, 0.9, 0.6], [0.9, 0.9, 0.6], [0.6, 0.8, 0.95]),
+        (0.9, [0.9] * 3, [0.9] * 3),
+        ([0.6, 0.8, 0.95], [0.6, 0.8, 0.95], [0.6, 0.8, 0.95]),
+        ({"absent": 0.97, "present": 0.7}, [0.97] * 3, [0.7] * 3),
+        ({"absent": [0.9, 0.9, 0.6], "present": [0.6, 0.8, 0.95]}, [0.9, 0.9, 0.6], [0.6, 0.8, 0.95]),
     ],
 )
-def test_equation_of_findings_against_a_slow_loop(threshold, absence_threshold, absent, present):
+def test_equation_of_findings_against_a_slow_loop(threshold, absent, present):
     batch = findings_batch()
-    method = FixMatch(Logits(), threshold, 2.5, task="multilabel", absence_threshold=absence_threshold)
+    method = FixMatch(Logits(), threshold, 2.5, kind=KIND)
     assert method(batch)["loss"].item() == pytest.approx(slow_findings_loss(batch, absent, present, 2.5), abs=1e-5)
 
 
@@ -158,7 +162,7 @@ def test_mask_rate_is_the_share_of_pairs_and_confidence_that_of_either_state():
         "weak": torch.tensor([[0.98, 0.6, 0.01], [0.5, 0.97, 0.3]]).double().logit(),
         "strong": torch.zeros(2, 3).double(),
     }
-    output = FixMatch(Logits(), task="multilabel")(batch)
+    output = FixMatch(Logits(), kind=KIND)(batch)
     torch.testing.assert_close(output["confidence"], torch.tensor([[0.98, 0.6, 0.99], [0.5, 0.97, 0.7]]))
     assert output["mask_rate"].item() == pytest.approx(3 / 6)
     assert output["unsupervised"].item() == pytest.approx(3 * math.log(2) / 6)
@@ -168,34 +172,42 @@ def test_a_rare_finding_teaches_its_absence_unless_absence_needs_more():
     """A network that knows the frequency alone: all absences count, and with a threshold above it none does."""
     batch = findings_batch()
     batch["unlabeled"]["weak"] = torch.full((9, 3), 0.02).double().logit()
-    plain = FixMatch(Logits(), threshold=0.8, task="multilabel")(batch)
-    careful = FixMatch(Logits(), threshold=0.8, task="multilabel", absence_threshold=0.995)(batch)
+    plain = FixMatch(Logits(), threshold=0.8, kind=KIND)(batch)
+    careful = FixMatch(Logits(), threshold={"absent": 0.995, "present": 0.8}, kind=KIND)(batch)
     assert plain["mask_rate"] == 1
     assert careful["mask_rate"] == 0
 
 
 def test_thresholds_are_told_as_they_are_and_are_no_state():
-    plain = FixMatch(Logits(), threshold=0.9, task="multilabel")
-    each = FixMatch(Logits(), threshold=[0.9, 0.8], task="multilabel")
-    both = FixMatch(Logits(), threshold=[0.9, 0.8], task="multilabel", absence_threshold=0.99)
-    assert plain.confidence_threshold == 0.9
-    assert each.confidence_threshold == pytest.approx([0.9, 0.8])
-    assert both.confidence_threshold == [pytest.approx([0.99, 0.99]), pytest.approx([0.9, 0.8])]
+    plain = FixMatch(Logits(), threshold=0.9, kind=KIND)
+    each = FixMatch(Logits(), threshold=[0.9, 0.8, 0.7], kind=KIND)
+    both = FixMatch(Logits(), threshold={"absent": 0.99, "present": [0.9, 0.8, 0.7]}, kind=KIND)
+    told = [method.thresholds()["label"].plain() for method in (plain, each, both)]
+    assert told == [0.9, [[0.9], [0.8], [0.7]], [[0.99, 0.9], [0.99, 0.8], [0.99, 0.7]]]
     assert plain.state_dict().keys() == each.state_dict().keys() == both.state_dict().keys()
-    assert each.to(torch.float64).threshold.dtype == torch.float64  # moves with the method
+    assert "threshold" in dict(each.named_buffers())  # moves with the method
 
 
-def test_several_thresholds_need_findings():
-    with pytest.raises(ValueError, match="one class per image or voxel has one threshold, a number"):
-        FixMatch(Logits(), threshold=[0.9, 0.8, 0.7])
+@pytest.mark.parametrize(
+    ("threshold", "match"),
+    [
+        ([0.9, 0.8], "there are 2 thresholds for 3 names: give each one, or one"),
+        (1.2, r"a threshold is a probability and must be in \[0, 1\], got 1.2"),
+        ({"absent": 0.9}, r"thresholds by state are of \['absent', 'present'\], got \['absent'\]"),
+        ({"absent": -0.1, "present": 0.9}, r"must be in \[0, 1\], got -0.1"),
+    ],
+)
+def test_thresholds_that_make_no_sense_are_refused(threshold, match):
+    with pytest.raises(ValueError, match=match):
+        FixMatch(Logits(), threshold=threshold, kind=KIND)
 
 
 def test_aligned_findings_follow_the_labeled_frequencies():
     batch = findings_batch()
-    alignment = DistributionAlignment([0.3, 0.3, 0.3], task="multilabel")
-    method = FixMatch(Logits(), threshold=0.8, alignment=alignment, task="multilabel")
+    alignment = DistributionAlignment([[0.7, 0.3]] * 3)
+    method = FixMatch(Logits(), threshold=0.8, alignment=alignment, kind=KIND)
     output = method(batch)
-    expected, mean = alignment(batch["unlabeled"]["weak"].float().sigmoid())
-    torch.testing.assert_close(output["confidence"], torch.maximum(expected, 1 - expected))
+    expected, mean = alignment(KIND.outcomes(batch["unlabeled"]["weak"]))
+    torch.testing.assert_close(output["confidence"], expected.amax(dim=-1))
     method.after_step(batch, output)
     torch.testing.assert_close(alignment.mean, mean)

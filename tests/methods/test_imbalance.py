@@ -8,19 +8,35 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from medssl_monai.kinds import Classes
 from medssl_monai.losses import BalancedCrossEntropy
-from medssl_monai.methods import IPH, TEAR, AdaPL, AdaptiveThreshold, BoostMIS, FixMatch, MeanTeacher, Supervised
+from medssl_monai.methods import (
+    IPH,
+    TEAR,
+    AdaPL,
+    AdaptiveThreshold,
+    BoostMIS,
+    FixMatch,
+    FlexMatch,
+    FreeMatch,
+    MeanTeacher,
+    SoftMatch,
+    Supervised,
+)
 from medssl_monai.networks import small_resnet
-from medssl_monai.pool import LabelPool
+from medssl_monai.pool import Labels
 
 METHODS = {
     "supervised": Supervised,
     "fixmatch": lambda net, **kwargs: FixMatch(net, threshold=0.3, **kwargs),
+    "flexmatch": lambda net, **kwargs: FlexMatch(net, 20, 0.3, kind=Classes.of_size(3), **kwargs),
+    "freematch": lambda net, **kwargs: FreeMatch(net, kind=Classes.of_size(3), **kwargs),
+    "softmatch": lambda net, **kwargs: SoftMatch(net, kind=Classes.of_size(3), **kwargs),
     "mean_teacher": lambda net, **kwargs: MeanTeacher(net, weight=lambda step: 1.0, **kwargs),
     "boostmis": lambda net, **kwargs: BoostMIS(
-        net, AdaptiveThreshold(num_samples=20, num_classes=3, alpha=0.3, beta=0.0, minimum=0.0), **kwargs
+        net, AdaptiveThreshold(num_samples=20, shape=(3,), alpha=0.3, beta=0.0, minimum=0.0), **kwargs
     ),
-    "tear": lambda net, **kwargs: TEAR(net, 0.3, adapl=AdaPL(20, 3), iph=IPH(3), **kwargs),
+    "tear": lambda net, **kwargs: TEAR(net, 0.3, adapl=AdaPL(20, (3,)), iph=IPH(3), **kwargs),
 }
 OPTIONS = [{"weighting": 1.0}, {"weighting": 0.9}, {"logit_adjustment": 1.0}]
 
@@ -30,7 +46,7 @@ def pool():
     """Nine labels of class 0, two of class 1, none of class 2 yet."""
     labels = [0] * 9 + [1] * 2 + [None] * 9
     items = [{"id": str(i), **({} if label is None else {"label": label})} for i, label in enumerate(labels)]
-    return LabelPool(items, num_classes=3)
+    return Labels(items, kind=Classes.of_size(3))
 
 
 @pytest.fixture(params=METHODS)
@@ -120,7 +136,7 @@ def test_a_resumed_run_with_a_criterion_goes_on_bit_for_bit(make, pool):
     batch = make_batch(pool)
     train(method, batch)
     pool.annotate([16], [2])
-    fresh = LabelPool([{"id": str(i)} for i in range(20)], num_classes=3)
+    fresh = Labels([{"id": str(i)} for i in range(20)], kind=Classes.of_size(3))
     twin = make(BalancedCrossEntropy(fresh, weighting=1.0))
     twin.load_state_dict(copy.deepcopy(method.state_dict()))
     fresh.load_state_dict(pool.state_dict())

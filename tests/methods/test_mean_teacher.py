@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from medssl_monai.kinds import Findings
 from medssl_monai.methods import MeanTeacher
 from medssl_monai.networks import small_resnet
 from medssl_monai.schedules import constant, sigmoid_rampup
@@ -78,6 +79,6 @@ def test_findings_by_hand():
         "labeled": {"image": torch.tensor([[0.25, 0.9]]).logit(), "label": torch.tensor([[1, -1]])},
         "unlabeled": {"weak": torch.tensor([[0.8, 0.1]]).logit(), "strong": torch.zeros(1, 2)},
     }
-    output = MeanTeacher(nn.Identity(), weight=constant(3.0), task="multilabel")(batch)
+    output = MeanTeacher(nn.Identity(), weight=constant(3.0), kind=Findings.of_size(3))(batch)
     assert output["consistency"].item() == pytest.approx(0.125)
     assert output["loss"].item() == pytest.approx(math.log(4) + 3.0 * 0.125)

@@ -4,25 +4,27 @@ import pytest
 import torch
 from support import in_two_processes
 
-from medssl_monai.data import ImageDataset, Masks
+from medssl_monai.data import ImageDataset
+from medssl_monai.data.mask_store import Masks as MaskFiles
 from medssl_monai.engines import SSLTrainer
 from medssl_monai.handlers import EpochSeed
+from medssl_monai.kinds import Classes, Masks
 from medssl_monai.losses import MaskConsistency, MaskLoss
 from medssl_monai.methods import MultiMix
 from medssl_monai.networks import MultiMixNetwork
-from medssl_monai.pool import LabelPool, MultiStreamLoader, pool_loader
+from medssl_monai.pool import LabelPool, Labels, MultiStreamLoader, pool_loader
 from medssl_monai.transforms import Affine, GaussianNoise, JointViews, MaskViews, Views
 
 CONFIGURATIONS = {
     # class_weight, weight, mask_weight, consistency_weight; bridge; streams
     "Enc": ((1.0, 0.0, 0.0, 0.0), "none", ("labeled",)),
     "EncSSL": ((1.0, 0.25, 0.0, 0.0), "none", ("labeled", "unlabeled")),
-    "U-Net": ((0.0, 0.0, 5.0, 0.0), "none", ("masked",)),
-    "UMTL": ((1.0, 0.0, 5.0, 0.0), "none", ("labeled", "masked")),
-    "UMTLS": ((1.0, 0.0, 5.0, 0.0), "concat", ("labeled", "masked")),
-    "UMTL-SSL": ((1.0, 0.25, 5.0, 0.0), "none", ("labeled", "unlabeled", "masked")),
-    "UMTL-SSL-S": ((1.0, 0.25, 5.0, 0.0), "concat", ("labeled", "unlabeled", "masked")),
-    "MultiMix": ((1.0, 0.25, 5.0, 0.01), "concat", ("labeled", "unlabeled", "masked", "unmasked")),
+    "U-Net": ((0.0, 0.0, 5.0, 0.0), "none", ("segmented",)),
+    "UMTL": ((1.0, 0.0, 5.0, 0.0), "none", ("labeled", "segmented")),
+    "UMTLS": ((1.0, 0.0, 5.0, 0.0), "concat", ("labeled", "segmented")),
+    "UMTL-SSL": ((1.0, 0.25, 5.0, 0.0), "none", ("labeled", "unlabeled", "segmented")),
+    "UMTL-SSL-S": ((1.0, 0.25, 5.0, 0.0), "concat", ("labeled", "unlabeled", "segmented")),
+    "MultiMix": ((1.0, 0.25, 5.0, 0.01), "concat", ("labeled", "unlabeled", "segmented", "unsegmented")),
 }
 SIZES = {2: (16, 16), 3: (8, 8, 8)}
 
@@ -39,7 +41,7 @@ def network(bridge="concat", dims=2, **kwargs):
 
 
 def method_of(name, dims=2, **kwargs):
-    given = {**weights_of(name), "threshold": 0.5, **kwargs}
+    given = {**weights_of(name), "threshold": 0.5, "kind": Classes.of_size(2), "mask_kind": Masks.of_size(2), **kwargs}
     return MultiMix(network(CONFIGURATIONS[name][1], dims, dropout=0.0), **given)
 
 
@@ -54,8 +56,8 @@ def batch_of(method, dims=2, seed=0):
     streams = {
         "labeled": {"image": images(4), "label": torch.tensor([0, 1, 0, 1])},
         "unlabeled": {"weak": images(5), "strong": images(5)},
-        "masked": {"image": images(3), "label": (images(3)[:, 0] > 0.5).long()},
-        "unmasked": {"weak": images(2)},
+        "segmented": {"image": images(3), "label": (images(3)[:, 0] > 0.5).long()},
+        "unsegmented": {"weak": images(2)},
     }
     return {name: stream for name, stream in streams.items() if name in method.streams}
 
@@ -64,13 +66,13 @@ def batch_of(method, dims=2, seed=0):
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_baseline_is_a_choice_of_weights(name, dims):
     method = method_of(name, dims)
-    assert method.streams == CONFIGURATIONS[name][2]
+    assert tuple(method.streams) == CONFIGURATIONS[name][2]
     output = method(batch_of(method, dims))
     output["loss"].backward()
     learns = {part: any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
               for part, module in (("head", method.network.classifier.head), ("decoder", method.network.decoder),
                                    ("encoder", method.network.classifier.backbone))}  # fmt: skip
-    assert learns == {"head": "labeled" in method.streams, "decoder": "masked" in method.streams, "encoder": True}
+    assert learns == {"head": "labeled" in method.streams, "decoder": "segmented" in method.streams, "encoder": True}
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts():
@@ -82,7 +84,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
 
 def test_defaults_are_the_published_values():
     method = MultiMix(network())
-    assert method.threshold == method.confidence_threshold == 0.7
+    assert method.thresholds()["label"].plain() == pytest.approx(0.7)
     assert method.weights == {"supervised": 1.0, "unsupervised": 0.25, "masks": 5.0, "consistency": 0.01}
     assert method.teacher is None
 
@@ -95,7 +97,7 @@ def test_streams_do_not_meet():
     changed = method({**batch, "labeled": other["labeled"], "unlabeled": other["unlabeled"]})
     for name in ("masks", "consistency"):
         torch.testing.assert_close(changed[name], output[name], rtol=1e-5, atol=1e-6)
-    changed = method({**batch, "masked": other["masked"], "unmasked": other["unmasked"]})
+    changed = method({**batch, "segmented": other["segmented"], "unsegmented": other["unsegmented"]})
     for name in ("supervised", "unsupervised"):
         torch.testing.assert_close(changed[name], output[name], rtol=1e-5, atol=1e-6)
 
@@ -107,8 +109,8 @@ def test_the_consistency_is_of_unlabeled_predictions_from_labeled_ones():
     with torch.no_grad():
         method.network.output.conv.weight *= 30  # so that the predictions differ by more than rounding
     batch = batch_of(method)
-    masked, unmasked = method.network(batch["masked"]["image"]), method.network(batch["unmasked"]["weak"])
-    expected, swapped = loss(masked, unmasked), loss(unmasked, masked)
+    with_mask, without = method.network(batch["segmented"]["image"]), method.network(batch["unsegmented"]["weak"])
+    expected, swapped = loss(with_mask, without), loss(without, with_mask)
     assert not torch.isclose(expected, swapped, rtol=0.02)
     torch.testing.assert_close(method(batch)["consistency"], expected, rtol=1e-4, atol=1e-7)
 
@@ -117,10 +119,10 @@ def test_trap_12_the_threshold_counts_itself_and_the_denominator_is_the_whole_ba
     method = method_of("MultiMix")
     batch = batch_of(method)
     probs = method.network.classifier(batch["unlabeled"]["weak"]).softmax(dim=1).amax(dim=1).detach()
-    method.threshold = float(probs.median())
+    method.threshold.fill_(float(probs.median()))
     output = method(batch)
     assert output["mask_rate"].item() == pytest.approx(3 / 5)
-    method.threshold = 1.0
+    method.threshold.fill_(1.0)
     assert method(batch)["unsupervised"].item() == 0.0
 
 
@@ -171,7 +173,7 @@ def test_weights_that_make_no_sense(weights, said):
 def test_images_of_which_no_voxel_is_known_teach_nothing():
     method = method_of("UMTLS", class_weight=0.0)
     batch = batch_of(method)
-    batch["masked"]["label"].fill_(-1)
+    batch["segmented"]["label"].fill_(-1)
     output = method(batch)
     output["loss"].backward()
     assert output["masks"] == 0 and output["loss"] == 0
@@ -212,16 +214,16 @@ def batches_of_run(labeled=4, masked=4, weak=SAME[0], strong=SAME[1], **options)
     texture = 0.04 * torch.rand(COUNT, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     images = texture + LEVEL * (1 + torch.arange(COUNT)).view(-1, 1, 1, 1)
     dataset = ImageDataset(items, lambda item: {"image": images[int(item["id"])]})
-    masks = Masks(items, lambda item: {**item, "label": (images[int(item["id"])] > 0.5).float()})
-    pool = LabelPool(items, beside=LabelPool(items, key="mask", num_classes=2, masks=masks))
+    masks = MaskFiles(items, lambda item: {**item, "label": (images[int(item["id"])] > 0.5).float()})
+    pool = LabelPool([Labels(items, key="label"), Labels(items, key="mask", kind=Masks.of_size(2), read=masks)])
     method = method_of("MultiMix")
     streams = {
-        name: pool_loader(dataset, known, subset, batch_size=size, epoch_length=3)
-        for name, known, subset, size in (
-            ("labeled", pool, "labeled", 4),
-            ("unlabeled", pool, "unlabeled", 4),
-            ("masked", pool.beside, "labeled", 2),
-            ("unmasked", pool.beside, "unlabeled", 3),
+        name: pool_loader(dataset, pool[key], subset, batch_size=size, epoch_length=3)
+        for name, key, subset, size in (
+            ("labeled", "label", "labeled", 4),
+            ("unlabeled", "label", "unlabeled", 4),
+            ("segmented", "mask", "labeled", 2),
+            ("unsegmented", "mask", "unlabeled", 3),
         )
     }
     optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.01)
@@ -230,8 +232,9 @@ def batches_of_run(labeled=4, masked=4, weak=SAME[0], strong=SAME[1], **options)
     trainer = SSLTrainer("cpu", 2, loader, method, optimizer, pool, views, [EpochSeed(0)], **options)
     batches, said = [], []
     method.register_forward_pre_hook(lambda module, inputs: batches.append(inputs[0]))
-    trainer.logger.warning = said.append
-    trainer.run()
+    with pytest.MonkeyPatch.context() as patch:  # the logger is that of all trainers
+        patch.setattr(trainer.logger, "warning", said.append)
+        trainer.run()
     return batches, dataset.images.float() / 255, said, trainer
 
 
@@ -255,8 +258,8 @@ def test_trap_6_no_view_comes_back():
         seen.setdefault((name, index), []).append(image.numpy().tobytes())
     assert len(seen[("labeled", "image"), 0]) == 6
     assert {name for name, _ in seen} == {
-        ("labeled", "image"), ("unlabeled", "weak"), ("unlabeled", "strong"), ("masked", "image"),
-        ("unmasked", "weak"), ("unmasked", "strong"),
+        ("labeled", "image"), ("unlabeled", "weak"), ("unlabeled", "strong"), ("segmented", "image"),
+        ("unsegmented", "weak"), ("unsegmented", "strong"),
     }  # fmt: skip
     assert all(len(set(views)) == len(views) for views in seen.values())
 
@@ -269,8 +272,8 @@ def test_trap_7_where_every_image_has_its_label_these_stand_in_without_it(labele
     drawn = {name: {index for batch in batches for index in batch[name]["index"].tolist()} for name in batches[0]}
     everything = set(range(COUNT))
     assert drawn["unlabeled"] == (everything if labeled == COUNT else everything - set(range(4)))
-    assert drawn["unmasked"] == (everything if masked == COUNT else set(range(4)))
-    assert not any("label" in batch[name] for batch in batches for name in ("unlabeled", "unmasked"))
+    assert drawn["unsegmented"] == (everything if masked == COUNT else set(range(4)))
+    assert not any("label" in batch[name] for batch in batches for name in ("unlabeled", "unsegmented"))
     assert [what for what in ("labels", "masks") if any(f"without {what}" in text for text in said)] == (
         ["labels"] * (labeled == COUNT) + ["masks"] * (masked == COUNT)
     )
@@ -287,7 +290,7 @@ def test_trap_8_every_view_of_an_index_is_of_its_image():
         assert nearest == index, name
     for batch in batches:
         assert torch.equal(batch["labeled"]["label"], batch["labeled"]["index"] % 2)
-        masked = batch["masked"]
+        masked = batch["segmented"]
         brightness = masked["image"].flatten(1).mean(dim=1)
         for mask, bright in zip(masked["label"], brightness > 0.5, strict=True):
             assert set(mask[mask >= 0].tolist()) == {int(bright)}
@@ -300,7 +303,7 @@ def test_trap_9_all_streams_are_scaled_alike():
     for name, index, image in views_of(batches):
         names.add(name[0])
         torch.testing.assert_close(image, images[index], rtol=0, atol=1e-5)
-    assert names == {"labeled", "unlabeled", "masked", "unmasked"}
+    assert names == {"labeled", "unlabeled", "segmented", "unsegmented"}
 
 
 def test_a_run_in_half_precision(monkeypatch):
@@ -352,8 +355,8 @@ def even_batch(method, part=slice(None)):
     streams = {
         "labeled": {"image": images[0], "label": torch.tensor([0, 1, 1, 0])},
         "unlabeled": {"weak": images[1], "strong": strong[1]},
-        "masked": {"image": images[2], "label": (masks[2][:, 0] > 0.5).long()},
-        "unmasked": {"weak": images[3]},
+        "segmented": {"image": images[2], "label": (masks[2][:, 0] > 0.5).long()},
+        "unsegmented": {"weak": images[3]},
     }
     return {name: {key: value[part] for key, value in streams[name].items()} for name in method.streams}
 
@@ -361,7 +364,7 @@ def even_batch(method, part=slice(None)):
 def learned_of(method, batch):
     """What the last backward left, by name, and the saliency of the images with masks; as lists."""
     gradients = {name: p.grad.flatten().tolist() for name, p in method.network.named_parameters() if p.requires_grad}
-    saliency = method.network.joint(batch["masked"]["image"]).saliency if "masked" in batch else None
+    saliency = method.network.joint(batch["segmented"]["image"]).saliency if "segmented" in batch else None
     return {"gradients": gradients, "saliency": None if saliency is None else saliency.tolist()}
 
 

@@ -83,7 +83,7 @@ def test_the_network_sees_the_distorted_image_and_the_loss_the_image():
 
 
 def test_no_label_is_read():
-    assert Restoration.streams == ("unlabeled",)
+    assert Restoration.streams.keys() == {"unlabeled"}
     batch = {"unlabeled": views((1, 16, 16))["unlabeled"]}
     assert Restoration(network())(batch)["loss"].isfinite()
 

@@ -9,6 +9,7 @@ from support import assert_same_state, in_two_processes
 from torch import nn
 from torch.nn import functional as F
 
+from medssl_monai.kinds import Classes, Findings
 from medssl_monai.losses import joint_contrastive_loss
 from medssl_monai.methods import S2MTS2, JointContrastive
 from medssl_monai.networks import (
@@ -46,11 +47,11 @@ def key_batch(images=4, keys=3, shape=SHAPES["2-D"], seed=0):
     return {"unlabeled": {"query": query, "keys": query.unsqueeze(1) + noise, "index": torch.arange(images)}}
 
 
-def class_batch(seed=0, task="multiclass"):
+def class_batch(seed=0, kind=None):
     g = torch.Generator().manual_seed(seed)
     image, weak, strong = torch.rand(3, 4, 1, 16, 16, generator=g)
     label = torch.tensor([0, 1, 1, 0])
-    if task == "multilabel":
+    if isinstance(kind, Findings):
         label = torch.tensor([[1, 0], [0, -1], [1, 1], [-1, -1]])
     return {"labeled": {"image": image, "label": label}, "unlabeled": {"weak": weak, "strong": strong}}
 
@@ -215,7 +216,7 @@ def test_key_network_starts_from_weights_that_were_loaded_after_construction():
 def test_stage_a_deploys_what_a_classifier_starts_from():
     method = stage_a()
     assert method.inference_network is method.network
-    assert method.streams == ("unlabeled",)
+    assert method.streams.keys() == {"unlabeled"}
 
 
 def test_views_of_a_batch_are_what_stage_a_trains_on():
@@ -272,33 +273,33 @@ def test_the_teacher_may_start_from_the_key_network(tmp_path):
 # ---- stage B ---------------------------------------------------------------------------------------------------------
 
 
-def by_hand(task, label, **kwargs):
+def by_hand(kind, label, **kwargs):
     """Identity networks: the images are the logits."""
     batch = {
         "labeled": {"image": torch.zeros(1, 2), "label": torch.tensor(label)},
         "unlabeled": {"weak": torch.tensor([[2.0, -1.0]]), "strong": torch.tensor([[0.0, 0.0]])},
     }
-    method = S2MTS2(nn.Identity(), ramp_steps=30, weight=3.0, task=task, **kwargs)
+    method = S2MTS2(nn.Identity(), ramp_steps=30, weight=3.0, kind=kind, **kwargs)
     method.steps_done = 10
     return method(batch)
 
 
 def test_one_view_of_an_identity_is_consistent():
-    output = by_hand("multilabel", [[1, 0]])
+    output = by_hand(Findings.of_size(2), [[1, 0]])
     assert output["consistency"] == 0.0
     assert output["loss"].item() == pytest.approx(math.log(2))
 
 
 def test_findings_by_hand():
     """Teacher sigmoid(2), sigmoid(-1), student 1/2 twice; a third of the ramp is done, so a weight of 1."""
-    output = by_hand("multilabel", [[1, -1]], shared_view=False)
+    output = by_hand(Findings.of_size(2), [[1, -1]], shared_view=False)
     expected = ((1 / (1 + math.exp(-2)) - 0.5) ** 2 + (1 / (1 + math.exp(1)) - 0.5) ** 2) / 2
     assert output["consistency"].item() == pytest.approx(expected)
     assert output["loss"].item() == pytest.approx(math.log(2) + expected)
 
 
 def test_classes_by_hand():
-    output = by_hand("multiclass", [1], shared_view=False)
+    output = by_hand(Classes.of_size(2), [1], shared_view=False)
     expected = (1 / (1 + math.exp(-3)) - 0.5) ** 2  # of both classes alike
     assert output["consistency"].item() == pytest.approx(expected)
     assert output["loss"].item() == pytest.approx(math.log(2) + expected)
@@ -328,10 +329,10 @@ def test_no_gradient_reaches_the_teacher():
     assert all(p.grad is not None for p in method.network.parameters())
 
 
-@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("kind", [Classes.of_size(3), Findings.of_size(3)], ids=lambda kind: kind.word)
 @pytest.mark.parametrize("teacher_bn", ["eval", "train"])
-def test_parameters_and_batch_norm_statistics_are_averaged(task, teacher_bn):
-    method, batch = stage_b(decay=0.05, task=task, teacher_bn=teacher_bn), class_batch(task=task)
+def test_parameters_and_batch_norm_statistics_are_averaged(kind, teacher_bn):
+    method, batch = stage_b(decay=0.05, kind=kind, teacher_bn=teacher_bn), class_batch(kind=kind)
     before = copy.deepcopy(method.teacher.network)
     if teacher_bn == "train":
         before.train()(batch["unlabeled"]["weak"])  # what its own forward pass has moved is averaged again
@@ -371,7 +372,7 @@ def test_teacher_is_deployed():
 
 
 def test_unknown_findings_are_left_out_of_the_supervised_loss():
-    method, batch = stage_b(task="multilabel"), class_batch(task="multilabel")
+    method, batch = stage_b(kind=Findings.of_size(3)), class_batch(kind=Findings.of_size(3))
     logits = copy.deepcopy(method.network)(torch.cat([batch["labeled"]["image"], batch["unlabeled"]["weak"]]))[:4]
     pairs = [(0, 0, 1.0), (0, 1, 0.0), (1, 0, 0.0), (2, 0, 1.0), (2, 1, 1.0)]
     losses = [F.binary_cross_entropy_with_logits(logits[i, k], torch.tensor(y)) for i, k, y in pairs]
@@ -379,7 +380,7 @@ def test_unknown_findings_are_left_out_of_the_supervised_loss():
 
 
 def test_labeled_images_of_which_nothing_is_known_leave_the_consistency():
-    method, batch = stage_b(task="multilabel"), class_batch(task="multilabel")
+    method, batch = stage_b(kind=Findings.of_size(3)), class_batch(kind=Findings.of_size(3))
     batch["labeled"]["label"].fill_(-1)
     method.steps_done = 30
     output = method(batch)
@@ -395,7 +396,6 @@ def test_labeled_images_of_which_nothing_is_known_leave_the_consistency():
         ({"teacher_bn": "batch"}, "`teacher_bn` must be 'eval' or 'train', got 'batch'"),
         ({"ramp_steps": 0}, "`length` counts optimizer steps and must be at least 1, got 0"),
         ({"decay": 1.0}, r"`decay` is the share of the old teacher.*got 1.0"),
-        ({"task": "both"}, "`task` must be one of"),
     ],
 )
 def test_values_out_of_range_are_refused(arguments, match):

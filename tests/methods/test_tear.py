@@ -7,21 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import assert_same_state, in_two_processes
+from support import assert_same_state, in_two_processes, outcomes_of, pseudo_label_loss
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from medssl_monai.losses import QueueAlignment, pseudo_label_loss
+from medssl_monai.kinds import Findings
+from medssl_monai.losses import QueueAlignment
 from medssl_monai.methods import IPH, TEAR, AdaPL, FixMatch
-from medssl_monai.methods.published import tear_prototypes
-from medssl_monai.methods.tear import (
-    discrepancy,
-    estimate_loss,
-    label_weight,
-    prototype_distance,
-    relaxed_targets,
-)
+from medssl_monai.methods.estimator import discrepancy, estimate_loss, label_weight, relaxed_targets
+from medssl_monai.methods.prototypes import prototype_distance, tear_prototypes
 from medssl_monai.networks import EmbeddingClassifier, small_resnet
 
 KINDS = ["l2", "tv", "kl"]
@@ -154,7 +149,7 @@ def test_one_step_of_a_linear_model_bounds_its_loss_and_gives_it_for_two_classes
 
 
 def test_first_visit_stores_the_estimate_and_later_ones_average():
-    adapl = AdaPL(4, 3, history_decay=0.75)
+    adapl = AdaPL(4, (3,), history_decay=0.75)
     index, probs = torch.tensor([2]), torch.tensor([[0.8, 0.1, 0.1]])
     first = adapl(probs, index, torch.tensor([[0.5, 0.3, 0.2]]))
     assert adapl.estimate.isnan().all()  # forward changes nothing
@@ -165,7 +160,7 @@ def test_first_visit_stores_the_estimate_and_later_ones_average():
 
 
 def test_without_history_decay_the_past_has_no_say():
-    adapl = AdaPL(4, 3)
+    adapl = AdaPL(4, (3,))
     adapl.estimate.fill_(5.0)
     probs, previous = torch.tensor([[0.8, 0.1, 0.1]]), torch.tensor([[0.5, 0.3, 0.2]])
     torch.testing.assert_close(adapl(probs, torch.tensor([1]), previous), estimate_loss(discrepancy(probs, previous)))
@@ -174,7 +169,7 @@ def test_without_history_decay_the_past_has_no_say():
 def test_gamma_scales_the_score_or_with_the_sigmoid_the_estimate():
     probs, previous, index = torch.tensor([[0.8, 0.1, 0.1]]), torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([0])
     score = discrepancy(probs, previous)
-    scaled, plain = AdaPL(4, 3, gamma=4.0), AdaPL(4, 3, gamma=4.0, relaxation="sigmoid")
+    scaled, plain = AdaPL(4, (3,), gamma=4.0), AdaPL(4, (3,), gamma=4.0, relaxation="sigmoid")
     torch.testing.assert_close(scaled(probs, index, previous), -torch.log(1 - 4 * score))
     torch.testing.assert_close(scaled.weight(scaled(probs, index, previous)), 1 - 4 * score)
     estimate = plain(probs, index, previous)
@@ -183,14 +178,14 @@ def test_gamma_scales_the_score_or_with_the_sigmoid_the_estimate():
 
 
 def test_bank_compares_with_the_last_prediction_of_the_same_sample():
-    adapl = AdaPL(4, 3, previous="bank")
+    adapl = AdaPL(4, (3,), previous="bank")
     first, second = torch.tensor([[0.8, 0.1, 0.1]]), torch.tensor([[0.2, 0.7, 0.1]])
     adapl.update(torch.tensor([3]), torch.tensor([torch.nan]), first)
     torch.testing.assert_close(adapl(second, torch.tensor([3])), estimate_loss(discrepancy(second, first)))
 
 
 def test_a_sample_that_the_bank_does_not_know_keeps_its_hard_pseudo_label():
-    adapl = AdaPL(4, 3, previous="bank", history_decay=0.5)
+    adapl = AdaPL(4, (3,), previous="bank", history_decay=0.5)
     probs = torch.tensor([[0.8, 0.1, 0.1]])
     estimate = adapl(probs, torch.tensor([0]))
     assert estimate.isnan().all()
@@ -202,7 +197,7 @@ def test_a_sample_that_the_bank_does_not_know_keeps_its_hard_pseudo_label():
 
 @pytest.mark.parametrize("previous", ["ema", "bank"])
 def test_minus_one_has_no_history(previous):
-    adapl = AdaPL(4, 3, previous=previous, history_decay=0.5)
+    adapl = AdaPL(4, (3,), previous=previous, history_decay=0.5)
     probs, last = torch.tensor([[0.8, 0.1, 0.1]]), torch.tensor([[0.1, 0.1, 0.8]])
     adapl.update(torch.arange(4), torch.full((4,), 3.0), last.expand(4, 3))
     estimate = adapl(probs, torch.tensor([-1]), None if previous == "bank" else probs)
@@ -211,7 +206,7 @@ def test_minus_one_has_no_history(previous):
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_an_index_drawn_twice_gives_the_same_state_in_any_order(order):
-    adapl = AdaPL(4, 3, previous="bank")
+    adapl = AdaPL(4, (3,), previous="bank")
     probs = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.1, 0.1, 0.8]])
     adapl.update(torch.tensor([1, 1, 0])[order], torch.tensor([0.25, 0.5, 0.125])[order], probs[order])
     assert adapl.estimate[:2].tolist() == [0.125, 0.5]
@@ -221,16 +216,16 @@ def test_an_index_drawn_twice_gives_the_same_state_in_any_order(order):
 
 
 def test_the_bank_takes_room_only_where_it_is_used():
-    assert AdaPL(1000, 3).bank.numel() == 0
-    assert AdaPL(1000, 3, previous="bank").bank.numel() == 3000
+    assert AdaPL(1000, (3,)).bank.numel() == 0
+    assert AdaPL(1000, (3,), previous="bank").bank.numel() == 3000
 
 
 def test_two_classes_need_more_than_half_for_the_pseudo_label():
     with pytest.raises(
         ValueError, match=r"greater than 1 / K = 0\.5 and at most 1, got 0\.5.*for two classes take 0\.75"
     ):
-        AdaPL(4, 2)
-    assert AdaPL(4, 2, minimum_weight=0.75).minimum_weight == 0.75
+        AdaPL(4, (2,))
+    assert AdaPL(4, (2,), minimum_weight=0.75).minimum_weight == 0.75
 
 
 @pytest.mark.parametrize(
@@ -239,7 +234,7 @@ def test_two_classes_need_more_than_half_for_the_pseudo_label():
         ({"discrepancy": "emd"}, r"`discrepancy` must be one of \('l2', 'tv', 'kl', 'logits'\), got 'emd'"),
         ({"relaxation": "hard"}, "`relaxation` must be one of"),
         ({"previous": "last"}, "`previous` must be one of"),
-        ({"num_classes": 1}, "`num_classes` must be at least 2, got 1"),
+        ({"shape": (1,)}, "`shape` must end with at least 2 states"),
         ({"gamma": 0.0}, "`gamma` must be greater than 0, got 0.0"),
         ({"minimum_weight": 1.5}, "`minimum_weight` must be greater than"),
         ({"history_decay": 1.0}, r"`history_decay` is the share of the old mean and must be in \[0, 1\), got 1.0"),
@@ -247,7 +242,7 @@ def test_two_classes_need_more_than_half_for_the_pseudo_label():
 )
 def test_values_of_adapl_out_of_range_are_refused(arguments, match):
     with pytest.raises(ValueError, match=match):
-        AdaPL(**{"num_samples": 4, "num_classes": 3, **arguments})
+        AdaPL(**{"num_samples": 4, "shape": (3,), **arguments})
 
 
 # ---- prototypes ------------------------------------------------------------------------------------------------------
@@ -440,7 +435,7 @@ def linear(classes=3, *layers):
 
 
 def adapl(**kwargs):
-    return AdaPL(**{"num_samples": 40, "num_classes": 3, **kwargs})
+    return AdaPL(**{"num_samples": 40, "shape": (3,), **kwargs})
 
 
 def image_batch(seed=1, labeled=6, unlabeled=10):
@@ -454,7 +449,7 @@ def image_batch(seed=1, labeled=6, unlabeled=10):
 
 def everything(seed=0, **kwargs):
     torch.manual_seed(seed)
-    parts = {"alignment": QueueAlignment(3), "adapl": adapl(history_decay=0.5), "iph": IPH(3)}
+    parts = {"alignment": QueueAlignment((3,)), "adapl": adapl(history_decay=0.5), "iph": IPH(3)}
     return TEAR(small_resnet(3, width=2), **{"threshold": 0.35, **parts, **kwargs})
 
 
@@ -475,7 +470,7 @@ def test_without_its_parts_it_is_fixmatch_bit_for_bit(aligned):
     methods = []
     for make in (TEAR, FixMatch):
         torch.manual_seed(0)
-        method = make(small_resnet(3, width=2), threshold=0.35, alignment=QueueAlignment(3) if aligned else None)
+        method = make(small_resnet(3, width=2), threshold=0.35, alignment=QueueAlignment((3,)) if aligned else None)
         losses = [step(method, image_batch(seed))["loss"].item() for seed in range(4)]
         methods.append((losses, method.network.state_dict(), method.teacher.state_dict()))
     assert methods[0][0] == methods[1][0]
@@ -511,7 +506,7 @@ def test_two_samples_by_hand():
         "labeled": {"image": torch.zeros(1, 2), "label": torch.zeros(1, dtype=torch.long)},
         "unlabeled": {"weak": weak, "strong": torch.tensor([[0.8, 0.2], [0.5, 0.5]]).log(), "index": torch.arange(2)},
     }
-    method = TEAR(linear(2), threshold=0.7, adapl=AdaPL(2, 2, minimum_weight=0.55))
+    method = TEAR(linear(2), threshold=0.7, adapl=AdaPL(2, (2,), minimum_weight=0.55))
     earlier = torch.tensor([0.6, 0.4]).log() - weak[0]
     method.teacher.network.head.bias.data = earlier
     output = method(batch)
@@ -569,7 +564,7 @@ def test_student_and_earlier_model_see_the_same_view():
 def test_the_discrepancy_is_of_raw_predictions_not_of_aligned_ones():
     batch = make_batch()
     estimates = []
-    for alignment in (None, QueueAlignment(3)):
+    for alignment in (None, QueueAlignment((3,))):
         method = TEAR(linear(), threshold=0.6, adapl=adapl(), alignment=alignment)
         method.teacher.network.head.weight.data *= 0.5
         estimates.append(method(batch)["estimate"])
@@ -578,7 +573,7 @@ def test_the_discrepancy_is_of_raw_predictions_not_of_aligned_ones():
 
 def test_the_target_takes_its_class_from_the_aligned_prediction():
     """In training as in `targets`; the class of the raw prediction would be another, and teach something else."""
-    method = TEAR(linear(), threshold=0.0, adapl=adapl(minimum_weight=0.7), alignment=QueueAlignment(3))
+    method = TEAR(linear(), threshold=0.0, adapl=adapl(minimum_weight=0.7), alignment=QueueAlignment((3,)))
     method.teacher.network.head.weight.data *= 0.5
     for _ in range(9):
         method.alignment.update(torch.tensor([[0.03, 0.90, 0.07]]))  # so that class 1 gets rarer
@@ -608,7 +603,7 @@ def test_confidence_counts_after_alignment():
         "unlabeled": {"weak": probs.log(), "strong": probs.log(), "index": torch.arange(2)},
     }
     aligned = F.normalize(probs / probs.mean(0), p=1.0, dim=1)
-    output = TEAR(linear(2), threshold=0.65, alignment=QueueAlignment(2))(batch)
+    output = TEAR(linear(2), threshold=0.65, alignment=QueueAlignment((2,)))(batch)
     torch.testing.assert_close(output["confidence"], aligned.amax(1))
     assert (output["confidence"] >= 0.65).tolist() == [True, True]
     assert (probs.amax(1) >= 0.65).tolist() == [False, True]
@@ -724,7 +719,7 @@ def test_targets_are_those_of_the_equations():
     found = method.targets(batch["unlabeled"]["weak"], torch.arange(9))
     probs, previous = batch["unlabeled"]["weak"].softmax(1), (0.5 * batch["unlabeled"]["weak"]).softmax(1)
     estimate = estimate_loss(discrepancy(probs, previous))
-    torch.testing.assert_close(found.probs, probs)
+    torch.testing.assert_close(found.outcomes, probs)
     torch.testing.assert_close(found.estimated_loss, estimate)
     assert torch.equal(found.pseudo_label, probs.argmax(1))
     assert found.mask.tolist() == (probs.amax(1) >= 0.6).tolist()
@@ -748,7 +743,10 @@ def test_targets_change_no_state_carry_no_gradient_and_do_not_depend_on_the_batc
 
 
 def test_targets_are_aligned_by_training_alone_not_by_the_images_they_are_asked_for():
-    method, images = TEAR(linear(), threshold=0.6, alignment=QueueAlignment(3)), torch.tensor([[0.8, 0.1, 0.1]]).log()
+    method, images = (
+        TEAR(linear(), threshold=0.6, alignment=QueueAlignment((3,))),
+        torch.tensor([[0.8, 0.1, 0.1]]).log(),
+    )
     assert method.targets(images.expand(4, 3), torch.arange(4)).mask.tolist() == [True] * 4
     method.alignment.update(torch.tensor([[0.8, 0.1, 0.1]]))
     assert method.targets(images.expand(4, 3), torch.arange(4)).mask.tolist() == [False] * 4
@@ -826,7 +824,7 @@ def test_no_step_waits_for_the_device(parts):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"threshold": 1.5}, r"`threshold` is a probability and must be in \[0, 1\], got 1.5"),
+        ({"threshold": 1.5}, r"a threshold is a probability and must be in \[0, 1\], got 1.5"),
         ({"ramp_steps": -1}, "`ramp_steps` counts optimizer steps and must not be negative, got -1"),
     ],
 )
@@ -838,17 +836,15 @@ def test_values_out_of_range_are_refused(arguments, match):
 # ---- findings --------------------------------------------------------------------------------------------------------
 
 
-def of_findings(probs):
-    """Two outcomes of each finding."""
-    return torch.stack([1 - probs, probs], dim=-1)
+KIND = Findings.of_size(3)
 
 
 def findings_of(seed=0, n=9):
-    return torch.rand(n, 3, generator=torch.Generator().manual_seed(seed))
+    return outcomes_of(torch.rand(n, 3, generator=torch.Generator().manual_seed(seed)))
 
 
 def findings_adapl(**kwargs):
-    return adapl(**{"task": "multilabel", "minimum_weight": 0.75, **kwargs})
+    return adapl(**{"shape": KIND.shape, "minimum_weight": 0.75, **kwargs})
 
 
 def findings_batch():
@@ -860,16 +856,16 @@ def findings_batch():
 @pytest.mark.parametrize("kind", ["l2", "tv"])
 def test_discrepancy_of_a_finding_is_the_difference_of_its_probabilities(kind):
     now, earlier = findings_of(), findings_of(1)
-    torch.testing.assert_close(discrepancy(of_findings(now), of_findings(earlier), kind), (now - earlier).abs())
+    torch.testing.assert_close(discrepancy(now, earlier, kind), (now - earlier)[..., 1].abs())
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "logits"])
 def test_each_finding_is_estimated_as_the_two_classes_that_it_is(kind):
     now, earlier = findings_of(), findings_of(1)
-    memory, single = findings_adapl(discrepancy=kind), adapl(discrepancy=kind, num_classes=2, minimum_weight=0.75)
+    memory, single = findings_adapl(discrepancy=kind), adapl(discrepancy=kind, shape=(2,), minimum_weight=0.75)
     estimate = memory(now, torch.arange(9), earlier)
     for k in range(3):
-        expected = single(of_findings(now)[:, k], torch.arange(9), of_findings(earlier)[:, k])
+        expected = single(now[:, k], torch.arange(9), earlier[:, k])
         torch.testing.assert_close(estimate[:, k], expected)
         torch.testing.assert_close(memory.weight(estimate)[:, k], single.weight(expected))
 
@@ -877,15 +873,15 @@ def test_each_finding_is_estimated_as_the_two_classes_that_it_is(kind):
 def test_a_pseudo_label_of_a_finding_keeps_what_it_has_not_moved_by():
     """By 0.1, 0.2 and 0.6: the weights 0.9, 0.8 and the least; not known: all of it."""
     memory = findings_adapl()
-    now, earlier = torch.tensor([[0.9, 0.3, 0.8]]), torch.tensor([[0.8, 0.1, 0.2]])
+    now, earlier = outcomes_of(torch.tensor([[0.9, 0.3, 0.8]])), outcomes_of(torch.tensor([[0.8, 0.1, 0.2]]))
     estimate = memory(now, torch.tensor([0]), earlier)
     assert memory.weight(estimate).tolist() == [pytest.approx([0.9, 0.8, 0.75])]
     assert memory.weight(torch.full((1, 3), torch.nan)).tolist() == [[1.0, 1.0, 1.0]]
 
 
-def test_history_and_bank_of_findings():
+def test_history_and_bank_outcomes_of():
     memory, index = findings_adapl(previous="bank", history_decay=0.75), torch.tensor([2])
-    first, second = torch.tensor([[0.9, 0.3, 0.5]]), torch.tensor([[0.7, 0.3, 0.1]])
+    first, second = outcomes_of(torch.tensor([[0.9, 0.3, 0.5]])), outcomes_of(torch.tensor([[0.7, 0.3, 0.1]]))
     nothing = memory(first, index)
     assert nothing.shape == (1, 3)
     assert nothing.isnan().all()
@@ -901,35 +897,30 @@ def test_history_and_bank_of_findings():
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_findings_drawn_twice_give_the_same_state_in_any_order(order):
     memory = findings_adapl(previous="bank")
-    probs = findings_of(n=3)
-    memory.update(torch.tensor([1, 1, 0])[order], findings_of(1, 3)[order], probs[order])
-    torch.testing.assert_close(memory.estimate[1], findings_of(1, 3)[:2].amax(0))
-    torch.testing.assert_close(memory.bank[1], of_findings(probs)[:2].amax(0))
-    torch.testing.assert_close(memory.bank[0], of_findings(probs)[2])
+    outcomes, estimate = findings_of(n=3), findings_of(1, 3)[..., 1]
+    memory.update(torch.tensor([1, 1, 0])[order], estimate[order], outcomes[order])
+    torch.testing.assert_close(memory.estimate[1], estimate[:2].amax(0))
+    torch.testing.assert_close(memory.bank[1], outcomes[:2].amax(0))
+    torch.testing.assert_close(memory.bank[0], outcomes[2])
 
 
 def test_one_finding_is_enough_and_needs_more_than_half_for_its_pseudo_label():
-    assert findings_adapl(num_classes=1)(torch.tensor([[0.9]]), torch.tensor([0]), torch.tensor([[0.9]])).shape == (
-        1,
-        1,
-    )
+    one = outcomes_of(torch.tensor([[0.9]]))
+    assert findings_adapl(shape=(1, 2))(one, torch.tensor([0]), one).shape == (1, 1)
     with pytest.raises(
         ValueError, match=r"greater than 1 / K = 0\.5 .*got 0\.5.*findings, which are absent or present"
     ):
         findings_adapl(minimum_weight=0.5)
-    with pytest.raises(ValueError, match="`task` must be one of"):
-        adapl(task="binary")
 
 
 def test_equation_of_findings_against_a_slow_loop():
     batch = findings_batch()
     method = TEAR(
         linear(),
-        threshold=0.7,
+        threshold={"absent": [0.6, 0.7, 0.9], "present": 0.7},
         weight=2.0,
         adapl=findings_adapl(),
-        task="multilabel",
-        absence_threshold=[0.6, 0.7, 0.9],
+        kind=KIND,
     )
     method.teacher.network.head.weight.data *= 0.5
     expected, estimates, selected = 0.0, [], 0
@@ -957,7 +948,7 @@ def test_without_its_parts_it_is_fixmatch_of_findings_bit_for_bit():
     methods = []
     for make in (TEAR, FixMatch):
         torch.manual_seed(0)
-        method = make(small_resnet(3, width=2), threshold=0.55, task="multilabel", absence_threshold=0.52)
+        method = make(small_resnet(3, width=2), threshold={"absent": 0.52, "present": 0.55}, kind=KIND)
         losses = []
         for seed in range(3):
             batch = image_batch(seed)
@@ -971,26 +962,24 @@ def test_without_its_parts_it_is_fixmatch_of_findings_bit_for_bit():
 @pytest.mark.parametrize("relaxed", [False, True])
 def test_targets_of_findings_are_what_training_teaches(relaxed):
     batch = findings_batch()
-    method = TEAR(linear(), threshold=0.7, adapl=findings_adapl() if relaxed else None, task="multilabel")
+    method = TEAR(linear(), threshold=0.7, adapl=findings_adapl() if relaxed else None, kind=KIND)
     method.teacher.network.head.weight.data *= 0.5
     weak, strong = batch["unlabeled"]["weak"], batch["unlabeled"]["strong"]
     found = method.targets(weak, torch.arange(9))
-    assert [part.shape for part in found] == [(9, 3)] * 5
-    torch.testing.assert_close(found.probs, weak.sigmoid())
+    assert [tuple(part.shape) for part in found] == [(9, 3, 2), (9, 3), (9, 3, 2), (9, 3), (9, 3)]
+    torch.testing.assert_close(found.outcomes, outcomes_of(weak.sigmoid()))
     assert torch.equal(found.pseudo_label, (weak > 0).long())
-    assert torch.equal((found.targets > 0.5).long(), found.pseudo_label)
+    assert torch.equal(found.targets.argmax(dim=-1), found.pseudo_label)
     assert found.estimated_loss.any() == relaxed
     assert bool(((found.targets == 0) | (found.targets == 1)).all()) != relaxed
-    expected = F.binary_cross_entropy_with_logits(strong, found.targets, weight=found.mask.float())
+    expected = F.binary_cross_entropy_with_logits(strong, found.targets[..., 1], weight=found.mask.float())
     torch.testing.assert_close(method(batch)["unsupervised"], expected)
 
 
 def test_no_step_of_findings_waits_for_the_device():
-    task = {"task": "multilabel"}
-    aligned = QueueAlignment(3, labeled_target=True, **task)
-    method = everything(
-        alignment=aligned, adapl=findings_adapl(previous="bank"), absence_threshold=[0.6, 0.7, 0.9], **task
-    )
+    aligned = QueueAlignment(KIND.shape, labeled_target=True)
+    threshold = {"absent": [0.6, 0.7, 0.9], "present": 0.6}
+    method = everything(alignment=aligned, adapl=findings_adapl(previous="bank"), threshold=threshold, kind=KIND)
     for seed in range(2):
         batch = image_batch(seed)
         batch["labeled"]["label"] = torch.eye(3).long()[batch["labeled"]["label"]]
@@ -1004,7 +993,7 @@ def test_the_released_block_knows_no_findings():
     with pytest.raises(
         ValueError, match="compares clusters with classes, and findings are none: take the mode 'shared'"
     ):
-        TEAR(linear(), iph=IPH(3, "official"), task="multilabel")
+        TEAR(linear(), iph=IPH(3, "official"), kind=KIND)
 
 
 TWO_PROCESSES = """

@@ -315,7 +315,6 @@ def test_every_finding_has_its_counts_figures_and_intervals() -> None:
     report = evaluate_findings()
     probs, target = draw_findings()
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["task"] == "multilabel"
     known = target[:, 0] >= 0
     p, y = probs[known, 0], target[known, 0]
     assert report["per_class"]["effusion"] == pytest.approx(
@@ -345,8 +344,7 @@ def test_findings_that_lack_an_outcome_are_listed_and_not_in_the_mean() -> None:
 def test_one_class_per_image_is_reported_as_before() -> None:
     probs, target = draw(40, 3)
     report = evaluate_predictions(probs, target, [str(i) for i in range(40)], resamples=20)
-    assert report["task"] == "multiclass"
-    assert report.keys() == {"task", "n", "groups", "metrics", "undefined", "per_class", "interval"}
+    assert report.keys() == {"n", "groups", "metrics", "undefined", "per_class", "interval"}
     assert all(entry.keys() == {"n", "auroc", "ap", "recall"} for entry in report["per_class"].values())
     assert finding_figures(report) == []
 

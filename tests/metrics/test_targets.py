@@ -9,9 +9,7 @@ import pytest
 
 from medssl_monai.metrics import (
     classification_metrics,
-    judge_findings,
     judge_targets,
-    pseudo_finding_accuracy,
     pseudo_label_accuracy,
     rank_correlation,
 )
@@ -27,7 +25,7 @@ def draw(count=200, classes=3, seed=0):
     targets[np.arange(count), pseudo_label] += 0.6
     loss = -np.log(probs[np.arange(count), truth])
     return {
-        "probs": probs,
+        "outcomes": probs,
         "pseudo_label": pseudo_label,
         "targets": targets,
         "accepted": probs.max(axis=1) > 0.8,
@@ -38,13 +36,13 @@ def draw(count=200, classes=3, seed=0):
 
 def test_two_images_by_hand():
     found = judge_targets(
-        probs=np.array([[0.9, 0.1], [0.2, 0.8]]),
+        outcomes=np.array([[0.9, 0.1], [0.2, 0.8]]),
         pseudo_label=np.array([0, 1]),
         targets=np.array([[0.8, 0.2], [0.3, 0.7]]),
         accepted=np.array([True, True]),
         estimated_loss=np.array([0.1, 0.5]),
         truth=np.array([0, 0]),
-        classes=["a", "b"],
+        states=["a", "b"],
     )
     both = {"n": 2, "loss_correlation": 1.0, "hard_ece": 0.5, "target_ece": (0.2 + 0.7) / 2}
     assert {name: found.pop(name) for name in both} == pytest.approx(both)
@@ -80,7 +78,7 @@ def test_a_correlation_with_what_does_not_vary_or_is_not_finite_is_undefined(sec
 
 def test_the_loss_is_the_cross_entropy_of_the_prediction():
     case = draw()
-    loss = -np.log(case["probs"][np.arange(200), case["truth"]])
+    loss = -np.log(case["outcomes"][np.arange(200), case["truth"]])
     assert judge_targets(**{**case, "estimated_loss": loss})["loss_correlation"] == pytest.approx(1.0)
     assert 0.2 < judge_targets(**case)["loss_correlation"] < 0.95
 
@@ -120,7 +118,7 @@ def test_accuracy_by_the_class_that_a_pseudo_label_names():
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-@pytest.mark.parametrize("broken", ["probs", "targets", "estimated_loss"])
+@pytest.mark.parametrize("broken", ["outcomes", "targets", "estimated_loss"])
 def test_nothing_is_ever_nan(count, broken):
     case = {name: values[:count] for name, values in draw().items()}
     case[broken] = np.full_like(case[broken], np.nan)
@@ -140,10 +138,13 @@ def test_a_certain_error_is_a_large_loss_and_no_infinity():
     assert found["loss_correlation"] == pytest.approx(1.0)
 
 
+STATES = ["absent", "present"]
+
+
 def test_pseudo_labels_of_findings_by_hand():
     pseudo_label = np.array([[1, 0], [1, -1], [0, 1], [1, 0]])
     truth = np.array([[1, 0], [0, 1], [1, -1], [-1, 0]])
-    assert pseudo_finding_accuracy(pseudo_label, truth, ["effusion", "mass"]) == {
+    assert pseudo_label_accuracy(pseudo_label, truth, 2, STATES, ["effusion", "mass"]) == {
         "accuracy": 3 / 5,
         "present": {"n": 2, "accuracy": 0.5},
         "absent": {"n": 3, "accuracy": 2 / 3},
@@ -156,7 +157,20 @@ def test_pseudo_labels_of_findings_by_hand():
 
 @pytest.mark.parametrize(("pseudo_label", "truth"), [(-1, 1), (1, -1), (0, -1)])
 def test_pairs_that_nobody_accepted_or_knows_say_nothing(pseudo_label, truth):
-    assert pseudo_finding_accuracy(np.full((3, 2), pseudo_label), np.full((3, 2), truth)) == {}
+    found = pseudo_label_accuracy(np.full((3, 2), pseudo_label), np.full((3, 2), truth), 2, STATES, ["a", "b"])
+    assert found == {}
+
+
+def test_cases_without_names_are_not_told_apart():
+    """Such as voxels, of which there are others in every image."""
+    pseudo_label, truth = np.array([[[0, 1], [2, -1]]]), np.array([[[0, 0], [2, 1]]])
+    per_class = {"a": {"n": 1, "accuracy": 1.0}, "b": {"n": 1, "accuracy": 0.0}, "c": {"n": 1, "accuracy": 1.0}}
+    assert pseudo_label_accuracy(pseudo_label, truth, 3, "abc") == {"accuracy": 2 / 3, "per_class": per_class}
+
+
+def both(present):
+    """Outcomes absent and present."""
+    return np.stack([1 - present, present], axis=-1)
 
 
 def draw_findings(count=200, seed=0):
@@ -168,24 +182,27 @@ def draw_findings(count=200, seed=0):
     loss = -np.log(np.where(truth == 1, probs, 1 - probs))
     truth[::3, 1] = -1
     return {
-        "probs": probs,
+        "outcomes": both(probs),
         "pseudo_label": pseudo_label,
-        "targets": np.where(pseudo_label == 1, 0.8, 0.2),
+        "targets": both(np.where(pseudo_label == 1, 0.8, 0.2)),
         "accepted": np.abs(probs - 0.5) > 0.3,
         "estimated_loss": loss + rng.normal(0, 0.5, loss.shape),
         "truth": truth,
+        "states": STATES,
+        "cases": ["effusion", "mass"],
     }
 
 
 def test_two_findings_of_two_images_by_hand():
-    found = judge_findings(
-        probs=np.array([[0.9, 0.2], [0.4, 0.7]]),
+    found = judge_targets(
+        outcomes=both(np.array([[0.9, 0.2], [0.4, 0.7]])),
         pseudo_label=np.array([[1, 0], [0, 1]]),
-        targets=np.array([[0.8, 0.3], [0.3, 0.7]]),
+        targets=both(np.array([[0.8, 0.3], [0.3, 0.7]])),
         accepted=np.array([[True, True], [False, True]]),
         estimated_loss=np.array([[0.1, 0.5], [0.4, 9.0]]),
         truth=np.array([[1, 1], [0, -1]]),
-        classes=["effusion", "mass"],
+        states=STATES,
+        cases=["effusion", "mass"],
     )
     per_finding = found.pop("per_finding")
     assert found.pop("accepted") == {
@@ -201,21 +218,20 @@ def test_two_findings_of_two_images_by_hand():
 
 def test_each_finding_is_judged_as_two_classes_and_unknown_pairs_say_nothing():
     case = draw_findings()
-    for k, found in enumerate(judge_findings(**case)["per_finding"].values()):
+    for k, found in enumerate(judge_targets(**case)["per_finding"].values()):
         known = case["truth"][:, k] >= 0
-        one = {name: values[known, k] for name, values in case.items()}
-        one |= {name: np.stack([1 - one[name], one[name]], axis=1) for name in ("probs", "targets")}
-        assert found == judge_targets(**one, classes=["absent", "present"])
+        one = {name: values[known, k] for name, values in case.items() if name not in ("states", "cases")}
+        assert found == judge_targets(**one, states=STATES)
     other = {name: values.copy() for name, values in case.items()}
-    for name in ("probs", "targets", "estimated_loss"):
+    for name in ("outcomes", "targets", "estimated_loss"):
         other[name][case["truth"] < 0] = np.nan
-    assert judge_findings(**other) == judge_findings(**case)
+    assert judge_targets(**other) == judge_targets(**case)
 
 
 def test_an_estimate_that_only_tells_rare_findings_from_common_ones_shows():
     case = draw_findings()
     case["estimated_loss"] = np.tile([1.0, 0.0], (200, 1))
-    found = judge_findings(**case)
+    found = judge_targets(**case)
     assert found["loss_correlation"] > 0.1
     assert all("loss_correlation" not in section for section in found["per_finding"].values())
 
@@ -223,4 +239,4 @@ def test_an_estimate_that_only_tells_rare_findings_from_common_ones_shows():
 def test_findings_of_which_nothing_is_known_have_no_figures():
     case = {**draw_findings(5), "truth": np.full((5, 2), -1)}
     nothing = {"n": 0, "accepted": {"n": 0}}
-    assert judge_findings(**case) == {**nothing, "per_finding": {"class 0": nothing, "class 1": nothing}}
+    assert judge_targets(**case) == {**nothing, "per_finding": {"effusion": nothing, "mass": nothing}}

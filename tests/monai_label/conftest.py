@@ -619,7 +619,7 @@ def _forget(package):
 
 TINY = {"epoch_length": 3, "epochs_per_round": 1, "cache_dir": None, "image_size": [16, 16]}
 DEEP = {**TINY, "image_size": [16, 16, 8], "spacing": [1.0, 1.0, 3.0]}
-TWO, JOINT = {"labeled": 4, "unlabeled": 6}, {"labeled": 4, "unlabeled": 6, "masked": 3, "unmasked": 2}
+TWO, JOINT = {"labeled": 4, "unlabeled": 6}, {"labeled": 4, "unlabeled": 6, "segmented": 3, "unsegmented": 2}
 KINDS = {
     "boostmis": ("boostmis", (), {**TINY, "batch_size": TWO}),
     "findings": ("s2mts2", (), {**TINY, "batch_size": TWO}),

@@ -8,9 +8,10 @@ import pytest
 import SimpleITK
 from PIL import Image
 
+from medssl_monai.data import LoadMaskd
 from medssl_monai.monai_label.masks import settle_mask
 from medssl_monai.phantoms.files import write_dicom
-from medssl_monai.readers import ClinicalReader, LoadMaskd
+from medssl_monai.readers import ClinicalReader
 from medssl_monai.readers.mask_files import write_mask
 
 ORGANS = ["background", "liver", "Left kidney"]

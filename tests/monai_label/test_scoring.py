@@ -124,13 +124,13 @@ class TestQueryScores:
     def test_labels_that_were_saved_meanwhile_are_kept(self, serve, studies, label, monkeypatch):
         folder, _ = studies("boostmis")
         server = serve(["boostmis"], folder, batch=3)
-        look = label.scoring.look
+        predict = label.scoring.Learner.predict
 
         def slowly(*arguments, **named):
             server.save("training_1", {"label": "left"})
-            return look(*arguments, **named)
+            return predict(*arguments, **named)
 
-        monkeypatch.setattr(label.scoring, "look", slowly)
+        monkeypatch.setattr(label.scoring.Learner, "predict", slowly)
         server.score("boostmis")
         server.app.writes.read()
         assert server.store.get_label_uri("training_1", "final") and chosen(server, "boostmis", "entropy")

@@ -11,31 +11,32 @@ from PIL import Image
 from support import refused
 
 from medssl_monai.files import save_tensors, sha256, write_json
+from medssl_monai.kinds import Classes, Findings
 from medssl_monai.monai_label.served import ServedBundle
 from medssl_monai.monai_label.write import SETTINGS
 from medssl_monai.networks.pretrained import describe
 
 SHIPPED = {
     "boostmis": {
-        **{"classes": ["low", "high"], "mask_classes": [], "outputs": ("label",), "kinds": {"class"}, "joint": False},
-        **{"asks": ["boostmis", "entropy"], "strategies": ["boostmis", "entropy", "margin"], "task": None},
+        **{"classes": ["low", "high"], "mask_classes": [], "outputs": ("label",), "forms": {"class"}, "joint": False},
+        **{"asks": ["boostmis", "entropy"], "strategies": ["boostmis", "entropy", "margin"], "kind": None},
     },
     "tear": {
         **{"classes": ["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"], "mask_classes": [], "outputs": ("label",)},
-        **{"kinds": {"class"}, "joint": False},
-        **{"asks": ["entropy"], "strategies": ["boostmis", "entropy", "margin"], "task": None},
+        **{"forms": {"class"}, "joint": False},
+        **{"asks": ["entropy"], "strategies": ["boostmis", "entropy", "margin"], "kind": None},
     },
     "s2mts2": {
-        **{"classes": 14, "mask_classes": [], "outputs": ("label",), "kinds": {"class"}, "joint": False},
-        **{"asks": ["entropy"], "strategies": ["boostmis", "entropy", "margin"], "task": None},
+        **{"classes": 14, "mask_classes": [], "outputs": ("label",), "forms": {"class"}, "joint": False},
+        **{"asks": ["entropy"], "strategies": ["boostmis", "entropy", "margin"], "kind": None},
     },
     "ssal": {
-        **{"classes": [], "mask_classes": ["background", "lesion"], "outputs": ("mask",), "kinds": {"mask"}},
-        **{"joint": False, "asks": ["clusters", "entropy"], "strategies": 11, "task": "segmentation"},
+        **{"classes": [], "mask_classes": ["background", "lesion"], "outputs": ("mask",), "forms": {"mask"}},
+        **{"joint": False, "asks": ["clusters", "entropy"], "strategies": 11, "kind": "masks"},
     },
     "multimix": {
         **{"classes": ["normal", "pneumonia"], "mask_classes": ["background", "lung"], "outputs": ("label", "mask")},
-        **{"kinds": {"class", "mask"}, "joint": True, "task": None},
+        **{"forms": {"class", "mask"}, "joint": True, "kind": None},
         **{"asks": ["joint", "entropy"], "strategies": ["joint", "mask_entropy", "entropy", "margin"]},
     },
 }
@@ -99,10 +100,10 @@ class TestWhatItIs:
         bundle, wanted = serve(name), SHIPPED[name]
         assert bundle.name == name
         assert bundle.classes == wanted["classes"] or len(bundle.classes) == wanted["classes"]
-        for key in ("mask_classes", "outputs", "kinds", "joint"):
+        for key in ("mask_classes", "outputs", "forms", "joint"):
             assert getattr(bundle, key) == wanted[key], key
         assert (bundle.dimensions, bundle.epochs) == (2, 20)
-        assert (bundle.about, bundle.stamp, bundle.version, bundle.task) == ({}, 0, "untrained", None)
+        assert (bundle.about, bundle.stamp, bundle.version, bundle.known_kind) == ({}, 0, "untrained", None)
 
     @every_bundle
     def test_strategies(self, serve, name):
@@ -126,29 +127,29 @@ class TestWhatItIs:
 
     def test_weights_tell_of_themselves_and_are_read_anew(self, serve, train):
         bundle = serve("boostmis")
-        train(bundle, task="multilabel", metric="auroc", synthetic=True)
-        assert bundle.about == {"task": "multilabel", "metric": "auroc", "synthetic": True}
-        assert bundle.task == "multilabel"
+        train(bundle, kind="findings", metric="auroc", synthetic=True)
+        assert bundle.about == {"kind": "findings", "metric": "auroc", "synthetic": True}
+        assert bundle.known_kind == Findings(("low", "high"))
         assert bundle.version == sha256(bundle.weights)[:12]
         before = bundle.stamp
-        train(bundle, task="multiclass")
+        train(bundle, kind="classes")
         assert bundle.stamp > before
-        assert bundle.task == "multiclass"
+        assert bundle.known_kind == Classes(("low", "high"))
         assert bundle.version == sha256(bundle.weights)[:12]
 
     def test_weights_of_other_origin_say_nothing(self, serve):
         bundle = serve("boostmis")
         save_tensors(bundle.weights, torch.nn.Linear(2, 2).state_dict())
-        assert (bundle.about, bundle.task) == ({}, None)
+        assert (bundle.about, bundle.known_kind) == ({}, None)
 
     @pytest.mark.parametrize(
         ("learned", "outputs"), [(["label"], ("label",)), (["mask"], ("mask",)), (["mask", "label"], ("label", "mask"))]
     )
     def test_a_joint_bundle_gives_what_it_learned_and_learns_both(self, serve, train, learned, outputs):
         bundle = serve("multimix")
-        train(bundle, learned=learned, task="multiclass")
+        train(bundle, learned=learned, kind="classes")
         assert bundle.outputs == outputs
-        assert bundle.kinds == {"class", "mask"}
+        assert bundle.forms == {"class", "mask"}
         assert (bundle.classes, bundle.mask_classes) == (["normal", "pneumonia"], ["background", "lung"])
 
     def test_metadata_that_a_training_changed_are_read_anew(self, serve):
@@ -185,29 +186,29 @@ class TestRun:
         items = studies(bundle)
         pool, method, data = parsed(run(bundle, items, items[:2]), "pool", "method_def", "train::dataset")
         assert pool.ids == [item["id"] for item in items]
-        assert pool.mask.tolist() == [item["labeled"] for item in items]
-        assert [pool.label(n) for n in range(3)] == [item["label"] for item in items[:3]]
-        assert list(pool.classes) == (bundle.classes or bundle.mask_classes)
-        assert pool.task == (SHIPPED[name]["task"] or ("multilabel" if name == "s2mts2" else "multiclass"))
-        if bundle.joint:
-            assert pool.beside.mask.tolist() == [item["masked"] for item in items]
-            assert list(pool.beside.classes) == bundle.mask_classes
-        else:
-            assert pool.beside is None
+        first, *others = pool.parts.values()
+        assert first.mask.tolist() == [item["labeled"] for item in items]
+        assert [first.label(n) for n in range(3)] == [item["label"] for item in items[:3]]
+        assert list(first.kind.names) == (bundle.classes or bundle.mask_classes)
+        assert first.kind.word == (SHIPPED[name]["kind"] or ("findings" if name == "s2mts2" else "classes"))
+        assert [labels.key for labels in others] == (["mask"] if bundle.joint else [])
+        for labels in others:
+            assert labels.mask.tolist() == [item["masked"] for item in items]
+            assert list(labels.kind.names) == bundle.mask_classes
         assert ("unlabeled" in method.streams) is (name != "ssal")  # which is shipped as fine-tuning
         assert data.images.shape == (6, data.images.shape[1], 64, 64) and not data.unreadable
 
     @every_bundle
-    def test_no_label_tells_the_task_yet(self, serve, run, studies, name):
+    def test_no_label_tells_the_kind_yet(self, serve, run, studies, name):
         bundle = serve(name)
         flags = {"labeled": False, "masked": False} if bundle.joint else {"labeled": False}
         items = [{key: item[key] for key in ("image", "id", "group")} | flags for item in studies(bundle)]
         (network,) = parsed(run(bundle, items), "network")
-        task = SHIPPED[name]["task"] or "multilabel"
-        save_tensors(bundle.weights, describe(network, {"task": task}))
+        kind = SHIPPED[name]["kind"] or "findings"
+        save_tensors(bundle.weights, describe(network, {"kind": kind, "bridge": "concat"}))
         pool, there = parsed(run(bundle, items), "pool", "validate::pool")
-        assert pool.task == there.task == task
-        assert int(pool.mask.sum()) == 0
+        assert pool.first.kind.word == there.first.kind.word == kind
+        assert int(pool.first.mask.sum()) == 0
 
     @pytest.mark.parametrize("synthetic", [True, False])
     def test_phantoms_stay_phantoms(self, serve, run, synthetic):
@@ -223,7 +224,7 @@ class TestRun:
         path.write_text(json.dumps(content))
         pool, data, classes = parsed(run(bundle, studies(bundle, ids)), "pool", "train::dataset", "classes")
         assert pool.ids == ids
-        assert list(pool.classes) == classes == ["grade #1", "p@s"]
+        assert list(pool.first.kind.names) == classes == ["grade #1", "p@s"]
         assert len(data.images) == 6 and not data.unreadable
 
     def test_a_file_that_cannot_be_read_is_left_out(self, serve, run, studies, tmp_path):
@@ -291,7 +292,7 @@ class TestRun:
     def test_measured_on_the_images_of_its_own_datalist(self, serve, run, toy_datalist):
         bundle = serve("boostmis", datalist=str(toy_datalist))
         (there,) = parsed(run(bundle, validation=None), "validate::pool")
-        assert len(there) == 16 and int(there.mask.sum()) == 16
+        assert len(there) == 16 and int(there.first.mask.sum()) == 16
 
     def test_without_such_a_datalist(self, serve, run):
         said = refused(run, serve("boostmis"), validation=None)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medssl_monai.kinds import Classes
 from medssl_monai.monai_label.studies import incomplete, label_files, read_studies
 from medssl_monai.phantoms.files import write_dicom
 
@@ -66,9 +67,9 @@ def served(kind="class", **other):
     """A bundle as far as `read_studies` asks for it."""
     classes, mask_classes = ["left", "right"], ["background", "disk"]
     own = {
-        "class": {"classes": classes, "mask_classes": [], "joint": False, "task": "multiclass"},
-        "mask": {"classes": [], "mask_classes": mask_classes, "joint": False, "task": None},
-        "both": {"classes": classes, "mask_classes": mask_classes, "joint": True, "task": None},
+        "class": {"classes": classes, "mask_classes": [], "joint": False, "known_kind": Classes(tuple(classes))},
+        "mask": {"classes": [], "mask_classes": mask_classes, "joint": False, "known_kind": None},
+        "both": {"classes": classes, "mask_classes": mask_classes, "joint": True, "known_kind": None},
     }
     return SimpleNamespace(**{"name": "mine", "dimensions": 2, **own[kind], **other})
 
@@ -135,7 +136,10 @@ class TestWhichLabelsCount:
 
     @pytest.mark.parametrize(
         ("content", "reason"),
-        [("{", "the file is no JSON"), ('{"label": "up"}', "the label is 'up', and must be one of ['left', 'right']")],
+        [
+            ("{", "the file is no JSON"),
+            ('{"label": "up"}', "the label is 'up', which is none of the classes ['left', 'right']"),
+        ],
     )
     def test_one_that_cannot_be_used_is_reported_and_its_image_stays(self, store, add, caplog, content, reason):
         add("a", "left")

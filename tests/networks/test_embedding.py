@@ -105,8 +105,7 @@ def test_images_of_another_size_are_refused_with_words(script):
 
 def test_instability_asks_the_whole_head_of_the_convnet():
     """BoostMIS's query shifts the embedding and takes the head alone, in float64."""
-    from medssl_monai.query.base import PoolOutputs
-    from medssl_monai.query.boostmis import Instability
+    from medssl_monai.query import Instability, PoolOutputs
 
     network = small_convnet(3, image_size=(32, 32)).eval()
     images = torch.rand(5, 3, 32, 32)
@@ -115,7 +114,7 @@ def test_instability_asks_the_whole_head_of_the_convnet():
     outputs = PoolOutputs(
         index=torch.arange(5),
         labeled=torch.zeros(5, dtype=torch.bool),
-        probs=network.head(embedding).softmax(dim=1).detach(),
+        kept=network.head(embedding).softmax(dim=1).detach(),
         embedding=embedding,
         network=network,
     )

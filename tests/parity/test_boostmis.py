@@ -7,16 +7,18 @@ import re
 import numpy as np
 import pytest
 import torch
+from parity.published import boostmis_batch_size_threshold, class_learning_status, class_threshold
+from support import pseudo_label_loss
 from torch import nn
 from torch.nn import functional as F
 
-from medssl_monai.losses import DistributionAlignment, pseudo_label_loss
+from medssl_monai.losses import DistributionAlignment
 from medssl_monai.methods.boostmis import AdaptiveThreshold, adaptive_threshold
-from medssl_monai.methods.published import boostmis_batch_size_threshold, class_learning_status, class_threshold
 from medssl_monai.networks import EMATeacher
-from medssl_monai.pool import LabelPool
+from medssl_monai.pool import Labels
 from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, PoolOutputs
-from medssl_monai.query.boostmis import adversarial_instability, graph_degree, nearest_neighbors, unit_rows
+from medssl_monai.query.instability import adversarial_instability, unit_rows
+from medssl_monai.query.neighbors import graph_degree, nearest_neighbors
 from medssl_monai.schedules import cosine_decay
 
 
@@ -61,7 +63,7 @@ def test_adaptive_threshold(golden, dtype):
     probs, logits = tensor(g.input("probs_weak")), tensor(g.input("logits_strong")).to(dtype)
     alpha, beta = float(g.input("alpha")), float(g.input("beta"))
     (steps, n, classes), last_step = probs.shape, int(g.input("T_max"))
-    threshold = AdaptiveThreshold(n, classes, alpha, beta, period=1, minimum=0.0, last_step=last_step).to(dtype)
+    threshold = AdaptiveThreshold(n, (classes,), alpha, beta, period=1, minimum=0.0, last_step=last_step).to(dtype)
     found = {name: [] for name in ("count", "ratio", "eps", "mask", "pseudo_label", "selected", "batch")}
     previous = torch.tensor(0.0)
     for step in range(steps):
@@ -133,7 +135,7 @@ def test_virtual_adversarial_direction(golden, dtype):
         start = unit_rows(tensor(g.input(at + "uniform_draw")).to(dtype) - 0.5)
         g.compare(at + "d0", start)
         direction, lds = adversarial_instability(
-            heads[net],
+            lambda inputs, head=heads[net]: head(inputs).log_softmax(dim=1),
             x,
             start,
             xi,
@@ -166,7 +168,7 @@ def test_density_entropy(golden, dtype):
     assert torch.equal(degree, adjacency.sum(dim=1).long())
     g.compare("degree", degree.to(dtype))
     g.compare("mean_sim", cosine.mean(dim=1))
-    outputs = PoolOutputs(torch.arange(n), torch.zeros(n, dtype=torch.bool), probs, features)
+    outputs = PoolOutputs(torch.arange(n), torch.zeros(n, dtype=torch.bool), probs, embedding=features)
     predicted = probs.argmax(dim=1)
     g.compare("pred", predicted)
     for density, name in (("none", "entropy"), ("degree", "score_degree"), ("mean_sim", "score_mean_sim")):
@@ -191,8 +193,9 @@ def test_one_whole_acquisition(golden, monkeypatch):
     network.head = nn.Linear(weight.shape[1], weight.shape[0]).double()
     network.head.load_state_dict({"weight": weight, "bias": bias})
     outputs = PoolOutputs(  # `conf` is given, so the rows that it leaves out count as labeled here
-        torch.arange(len(features)), conf >= eps, F.linear(features, weight, bias).softmax(dim=1), features, network
-    )
+        torch.arange(len(features)), conf >= eps, F.linear(features, weight, bias).softmax(dim=1),
+        embedding=features, network=network,
+    )  # fmt: skip
     start = tensor(g.input("d0"))
     draw = start - 0.0
     monkeypatch.setattr(torch, "rand", lambda *a, **k: draw + 0.5)  # the strategy's random start
@@ -201,7 +204,7 @@ def test_one_whole_acquisition(golden, monkeypatch):
     g.compare("lds_each", lds)
     g.compare("aus", lds.argsort(descending=True)[:budget])
     score = uncertain(outputs, rows)
-    bus = uncertain.choose(score, outputs.probs[rows].argmax(dim=1), len(weight), budget)
+    bus = uncertain.choose(score, outputs.kept[rows].argmax(dim=1), len(weight), budget)
     g.compare_set("bus", bus)
 
     query = BoostMISQuery(unstable, uncertain, pool="all")(outputs, budget, torch.Generator())
@@ -212,14 +215,14 @@ def test_one_whole_acquisition(golden, monkeypatch):
     assert possible == 2 * budget
     alpha, beta = float(g.input("alpha")), float(g.input("beta"))
     g.compare("next_beta_term", beta * returned / possible)
-    threshold = AdaptiveThreshold(len(features), len(weight), alpha, beta, minimum=0.0).double()
+    threshold = AdaptiveThreshold(len(features), (len(weight),), alpha, beta, minimum=0.0).double()
     threshold.set_query_size(query.size)
     threshold.update(torch.arange(1), torch.ones(1, dtype=torch.double), step=0)
     g.compare("next_eps_if_ratio1", threshold.at(1))
 
     before = g.input("labelled_before").tolist()
     everyone = sorted({*before, *ids.tolist()})
-    pool = LabelPool([{"id": str(i), "image": "x", **({"label": 0} if i in before else {})} for i in everyone])
+    pool = Labels([{"id": str(i), "image": "x", **({"label": 0} if i in before else {})} for i in everyone])
     pool.annotate([pool.position[str(ids[i])] for i in query.index.tolist()], [1] * len(query))
     g.compare("labelled_after", np.sort([int(pool.ids[i]) for i in pool.indices("labeled").tolist()]))
     g.compare("unlabelled_after", np.sort([int(pool.ids[i]) for i in pool.indices("unlabeled").tolist()]))

@@ -6,13 +6,14 @@ Values are of the authors' code, executed, but for the divergences that the file
 import numpy as np
 import pytest
 import torch
+from parity.published import multimix_consistency
+from support import pseudo_label_loss
 from torch import nn
 from torch.nn import functional as F
 
-from medssl_monai.losses import MaskConsistency, SmoothDiceLoss, pseudo_label_loss
-from medssl_monai.losses.pseudo_label import confidence_of, confident
+from medssl_monai.kinds import Classes
+from medssl_monai.losses import MaskConsistency, SmoothDiceLoss
 from medssl_monai.methods import MultiMix
-from medssl_monai.methods.published import multimix_consistency
 from medssl_monai.networks import MultiMixNetwork
 
 FILE = "multimix/multimix"
@@ -55,7 +56,7 @@ def test_losses_as_released(golden):
 
     g.compare("dice", dice, atol=1e-12)
     g.compare("ce", cross_entropy, atol=1e-12)
-    g.compare("weak_max_prob", confidence_of(probs), atol=1e-12)
+    g.compare("weak_max_prob", Classes().confidence(probs), atol=1e-12)
     g.compare("pseudo_label", probs.argmax(dim=1))
     g.compare("mask", mask)
     g.compare("unsup", unsupervised, atol=1e-12)
@@ -77,9 +78,10 @@ def test_threshold_and_no_confident_sample(golden):
     weak, strong = tensor(g.input("cls_logits_weak")), tensor(g.input("cls_logits_strong")).requires_grad_()
     probs = weak.softmax(dim=1)
     highest = float(probs.max())
-    assert int(confident(probs, highest).sum()) == 1
-    assert not confident(probs, float(np.nextafter(highest, 2.0))).any()
-    loss, mask = pseudo_label_loss(strong, probs, min(1.0, float(np.nextafter(highest, 2.0))))
+    kind, above = Classes(), min(1.0, float(np.nextafter(highest, 2.0)))
+    assert int(kind.confident(probs, kind.threshold(highest)).sum()) == 1
+    assert not kind.confident(probs, kind.threshold(above)).any()
+    loss, mask = pseudo_label_loss(strong, probs, above)
     (gradient,) = torch.autograd.grad(loss, strong)
     assert loss.item() == 0.0 and not mask.any() and not gradient.any()
 
@@ -242,11 +244,11 @@ def test_the_loss_of_the_method_as_released(golden):
                 "weak": tensor(g.input("cls_logits_weak")),
                 "strong": tensor(g.input("cls_logits_strong")),
             },
-            "masked": {
+            "segmented": {
                 "image": tensor(g.input("seg_logits")),
                 "label": tensor(g.input("seg_target")).squeeze(1).long(),
             },
-            "unmasked": {"weak": tensor(g.input("seg_logits_unl"))},
+            "unsegmented": {"weak": tensor(g.input("seg_logits_unl"))},
         }
     )
     g.compare("ce", output["supervised"].double(), atol=1e-6)  # the step is in float32

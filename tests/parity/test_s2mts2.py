@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from medssl_monai.losses import KeyQueue, MultiLabelCrossEntropy, joint_contrastive_loss
+from medssl_monai.kinds import KINDS
+from medssl_monai.losses import FindingCrossEntropy, KeyQueue, joint_contrastive_loss
 from medssl_monai.losses.contrastive import mean_key
 from medssl_monai.methods import S2MTS2, JointContrastive
 from medssl_monai.metrics import classification_metrics, evaluate_predictions
@@ -178,8 +179,8 @@ class Scripted(nn.Module):
         return self.logits
 
 
-@pytest.mark.parametrize(("at", "task"), [("ft_", "multilabel"), ("mc_", "multiclass")])
-def test_fine_tuning_as_released(golden, at, task):
+@pytest.mark.parametrize(("at", "word"), [("ft_", "findings"), ("mc_", "classes")])
+def test_fine_tuning_as_released(golden, at, word):
     g = golden(FILE)
     only(g, at)
     labeled, unlabeled = (tensor(g.input(at + name)).requires_grad_() for name in ("logits_l", "logits_u_student"))
@@ -187,8 +188,8 @@ def test_fine_tuning_as_released(golden, at, task):
     epoch, epochs = int(g.input("ft_epoch")), int(g.input("ft_epochs"))  # `mc_` has the same
     g.compare(at + "weight", np.float64(linear_rampup(1.0, epochs)(epoch)))
 
-    criterion = MultiLabelCrossEntropy() if task == "multilabel" else nn.CrossEntropyLoss()
-    probs = (logits.sigmoid() if task == "multilabel" else logits.softmax(dim=1) for logits in (unlabeled, teacher))
+    criterion = FindingCrossEntropy() if word == "findings" else nn.CrossEntropyLoss()
+    probs = (logits.sigmoid() if word == "findings" else logits.softmax(dim=1) for logits in (unlabeled, teacher))
     supervised, consistency = criterion(labeled, targets), F.mse_loss(*probs)
     total = supervised + float(g.input(at + "weight")) * consistency
     gradients = torch.autograd.grad(total, (labeled, unlabeled))
@@ -198,7 +199,9 @@ def test_fine_tuning_as_released(golden, at, task):
         g.compare(at + name, value, atol=1e-10)
 
     # the method, in float32
-    method = S2MTS2(Scripted(torch.cat([labeled, unlabeled]).detach().float().requires_grad_()), epochs, task=task)
+    method = S2MTS2(
+        Scripted(torch.cat([labeled, unlabeled]).detach().float().requires_grad_()), epochs, kind=KINDS[word]()
+    )
     method.teacher.network.logits = teacher.float()
     method.steps_done = epoch
     images = {"image": labeled.detach(), "label": targets}

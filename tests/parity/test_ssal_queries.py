@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from parity.published import ssal_quotas, ssal_selection
 
 from medssl_monai.clustering import nearest_center
 from medssl_monai.query.clusters import apportion, fit_centers, nearest_members
 from medssl_monai.query.masks import ceal_uncertainty, distance_weight
-from medssl_monai.query.published import ssal_quotas, ssal_selection
 
 FILE = "ssal/ssal"
 

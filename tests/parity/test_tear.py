@@ -10,20 +10,15 @@ import re
 import numpy as np
 import pytest
 import torch
+from support import pseudo_label_loss
 from torch import nn
 from torch.nn import functional as F
 
 from medssl_monai.clustering import cluster_means, kmeans, match
-from medssl_monai.losses import QueueAlignment, pseudo_label_loss
+from medssl_monai.losses import QueueAlignment
 from medssl_monai.methods import AdaPL
-from medssl_monai.methods.published import tear_prototypes
-from medssl_monai.methods.tear import (
-    discrepancy,
-    estimate_loss,
-    label_weight,
-    prototype_distance,
-    relaxed_targets,
-)
+from medssl_monai.methods.estimator import discrepancy, estimate_loss, label_weight, relaxed_targets
+from medssl_monai.methods.prototypes import prototype_distance, tear_prototypes
 from medssl_monai.networks import EMATeacher
 from medssl_monai.schedules import cosine_decay
 
@@ -41,7 +36,7 @@ def test_pseudo_labels_and_alignment_as_released(golden, mode):
         tensor(g.input(f"{mode}_{name}")) for name in ("logits_x", "logits_u_w", "logits_u_s", "y_x")
     )
     temperature = g.meta.get("DA_T", 0.5)
-    alignment = QueueAlignment(logits_w.shape[2], length, mode == "stdda", temperature).double()
+    alignment = QueueAlignment((logits_w.shape[2],), length, mode == "stdda", temperature).double()
     names = ("probs", "scores", "guess", "mask", "loss_x", "loss_u", "grad_u_s")
     found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for step in range(len(logits_w)):
@@ -63,7 +58,7 @@ def test_pseudo_labels_and_alignment_as_released(golden, mode):
 
 def test_prototype_block_as_released(golden):
     g = golden("tear/iph_official_literal")
-    alignment = QueueAlignment(g.input("iter0_logits_x").shape[1]).double()
+    alignment = QueueAlignment((g.input("iter0_logits_x").shape[1],)).double()
     for step in range(g.meta["iterations"]):
         at = f"iter{step}_"
         x, u = (tensor(g.input(at + name)).requires_grad_() for name in ("feat_x", "feat_u_w"))
@@ -151,7 +146,7 @@ def test_proposed_estimate_and_targets(golden):
     linear = nn.Linear(student.shape[2], classes, bias=False).double()
     linear.weight.data = student[0]
     teacher = EMATeacher(linear, float(g.input("ema_m")))
-    history = AdaPL(samples, classes, minimum_weight=1.0, history_decay=float(g.input("hist_m"))).double()
+    history = AdaPL(samples, (classes,), minimum_weight=1.0, history_decay=float(g.input("hist_m"))).double()
     averaged = [student[0]]
     for step in range(1, g.meta["iterations"] + 1):
         at = f"iter{step}_"

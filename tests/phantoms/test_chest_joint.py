@@ -9,13 +9,12 @@ from monai.transforms import Compose, Resized
 from PIL import Image
 from support_phantoms import FEW, items_of
 
-from medssl_monai.data import Masks
+from medssl_monai.data import LoadMaskd, Masks
 from medssl_monai.data.datalist import SECTIONS, load_datalist
 from medssl_monai.phantoms import KINDS, chest_joint, make_phantom
 from medssl_monai.phantoms import chest as chest_kind
-from medssl_monai.pool import LabelPool, MultiStreamLoader, pool_loader
+from medssl_monai.pool import Labels, MultiStreamLoader, pool_loader
 from medssl_monai.prepare.prepare import prepare
-from medssl_monai.readers import LoadMaskd
 from medssl_monai.readers.reader import ClinicalReader
 
 
@@ -100,9 +99,9 @@ def test_the_table_of_classes_and_masks_makes_the_same_datalist(joint, tmp_path)
 def test_four_streams_are_read_from_two_pools_of_one_datalist(joint):
     data, reader = load_datalist(joint), ClinicalReader()
     chain = Compose([LoadMaskd("label", reader, len(data.mask_classes)), Resized("label", (28, 28), mode="nearest")])
-    classes, masks = LabelPool(data, labels=6), LabelPool(data, labels=4, key="mask", masks=Masks(data, chain))
+    classes, masks = Labels(data, 6), Labels(data, 4, "mask", read=Masks(data, chain))
     sides = {"labeled": (classes, "labeled"), "unlabeled": (classes, "unlabeled")}
-    sides |= {"masked": (masks, "labeled"), "unmasked": (masks, "unlabeled")}
+    sides |= {"segmented": (masks, "labeled"), "unsegmented": (masks, "unlabeled")}
     images = [{"index": index} for index in range(len(data))]
     loader = MultiStreamLoader({name: pool_loader(images, pool, side, 2, 3) for name, (pool, side) in sides.items()})
     batches = list(loader)
@@ -110,9 +109,9 @@ def test_four_streams_are_read_from_two_pools_of_one_datalist(joint):
     for batch in batches:
         index = {name: stream["index"] for name, stream in batch.items()}
         assert (classes.targets(index["labeled"]) >= 0).all() and (classes.targets(index["unlabeled"]) == -1).all()
-        lungs = masks.targets(index["masked"])
+        lungs = masks.targets(index["segmented"])
         assert lungs.shape == (2, 28, 28) and set(lungs.unique().tolist()) == {0, 1}
-        assert (masks.targets(index["unmasked"]) == -1).all()
-        for position, lung in zip(index["masked"].tolist(), lungs, strict=True):
+        assert (masks.targets(index["unsegmented"]) == -1).all()
+        for position, lung in zip(index["segmented"].tolist(), lungs, strict=True):
             whole = np.asarray(Image.open(data[position]["mask"])).T[1::4, 1::4] > 0  # of 112 pixels
             assert (lung.numpy() == whole).mean() > 0.95

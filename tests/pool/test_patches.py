@@ -5,7 +5,7 @@ import torch
 
 from medssl_monai.data import Datalist, ImageDataset
 from medssl_monai.data.mask_store import Masks
-from medssl_monai.pool import LabelPool, MultiStreamLoader, pool_loader
+from medssl_monai.pool import Labels, MultiStreamLoader, pool_loader
 from medssl_monai.pool.patches import PatchDataset
 
 SHAPE = (12, 10, 6)
@@ -33,7 +33,7 @@ def pool(data):
     """One voxel of foreground, in a corner."""
     mask = torch.zeros(SHAPE, dtype=torch.long)
     mask[0, 9, 5] = 1
-    return LabelPool(data, masks=Masks(data, lambda item: {"label": mask[None]}))
+    return Labels(data, read=Masks(data, lambda item: {"label": mask[None]}))
 
 
 def voxels(batch):
@@ -42,7 +42,7 @@ def voxels(batch):
 
 def test_image_and_mask_are_cut_alike(dataset, data):
     mask = place(SHAPE) % 7
-    pool = LabelPool(data, num_classes=7, masks=Masks(data, lambda item: {"label": mask[None]}))
+    pool = Labels(data, kind="masks", read=Masks(data, lambda item: {"label": mask[None]}))
     batch = PatchDataset(dataset, (4, 3, 6), pool, 0.5).__getitems__([0, 2, 1])
     assert batch["image"].shape == (3, 1, 4, 3, 6)
     assert torch.equal(batch["label"], voxels(batch) % 7)
@@ -76,7 +76,7 @@ def test_a_loader_shows_as_much_foreground_as_it_is_told(dataset, pool):
 
 
 def test_a_mask_without_foreground_gives_patches_anywhere(dataset, data):
-    pool = LabelPool(data, masks=Masks(data, lambda item: {"label": torch.zeros(1, *SHAPE)}))
+    pool = Labels(data, read=Masks(data, lambda item: {"label": torch.zeros(1, *SHAPE)}))
     starts = {int(voxels(PatchDataset(dataset, (4, 4, 4), pool, 1.0).__getitems__([0]))[0, 0, 0, 0])}
     patches = PatchDataset(dataset, (4, 4, 4), pool, 1.0)
     starts |= {int(voxels(patches.__getitems__([0]))[0, 0, 0, 0]) for _ in range(20)}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from medssl_monai.kinds import Masks
 from medssl_monai.query import PoolOutputs
 
 IMAGES = torch.rand(9, 1, 4, 5, generator=torch.Generator().manual_seed(0))
@@ -17,12 +18,12 @@ def outputs():
     network = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Dropout(0.5))
     index = torch.tensor([7, 2, 8, 0, 4])
     labeled = torch.tensor([False, False, True, False, False])
-    probs = torch.full((5, 3), 1 / 3)
-    return PoolOutputs(index, labeled, probs, None, network, lambda i: IMAGES[i], task="segmentation")
+    kept = torch.full((5, 3), 1 / 3)
+    return PoolOutputs(index, labeled, kept, Masks.of_size(3), None, network, lambda i: IMAGES[i])
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_maps_are_the_probabilities_of_every_voxel_in_evaluation_mode(outputs, training):
+def test_maps_are_the_outcomes_of_every_voxel_in_evaluation_mode(outputs, training):
     network = outputs.network.train(training)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     found = {}
@@ -34,7 +35,7 @@ def test_maps_are_the_probabilities_of_every_voxel_in_evaluation_mode(outputs, t
     assert list(found) == [3, 1, 4, 0, 2]  # in the order of their index
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     with torch.no_grad():
-        expected = network.eval()(IMAGES[outputs.index]).softmax(dim=1)
+        expected = network.eval()(IMAGES[outputs.index]).softmax(dim=1).movedim(1, -1)
     torch.testing.assert_close(torch.stack([found[row] for row in range(5)]), expected)
 
 
@@ -44,9 +45,9 @@ def test_maps_of_some_rows(outputs):
 
 
 def test_large_images_are_predicted_one_by_one(outputs, monkeypatch):
-    monkeypatch.setattr("medssl_monai.query.base.VOXELS", 2 * 4 * 5 + 1)
+    monkeypatch.setattr("medssl_monai.pool.outputs.VOXELS", 2 * 4 * 5 + 1)
     assert [len(rows) for rows, _ in outputs.maps()] == [2, 2, 1]
-    monkeypatch.setattr("medssl_monai.query.base.VOXELS", 3)
+    monkeypatch.setattr("medssl_monai.pool.outputs.VOXELS", 3)
     assert [len(rows) for rows, _ in outputs.maps()] == [1] * 5
 
 

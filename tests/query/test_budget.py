@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from medssl_monai import query
+from medssl_monai.kinds import Classes, Findings
 from medssl_monai.networks import EmbeddingClassifier
 from medssl_monai.query import BoostMISQuery, DensityEntropy, Instability, PoolOutputs, Query
 from medssl_monai.query.budget import ExactBudget
-from medssl_monai.task import probabilities
 
 BOTH = BoostMISQuery(Instability(), DensityEntropy(neighbors=4))
 
@@ -21,16 +21,17 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def make_pool(samples=60, classes=3, labeled=4, threshold=0.99, seed=0, task="multiclass"):
+def make_pool(samples=60, classes=3, labeled=4, threshold=0.99, seed=0, kind=Classes):
     """Outputs of a random network for points of noise; the indices are shuffled."""
     torch.manual_seed(seed)
     network = EmbeddingClassifier(nn.Identity(), 6, classes).eval()
     nn.init.normal_(network.head.weight, std=2.0)
     embedding = torch.randn(samples, 6)
     with torch.no_grad():
-        probs = probabilities(network.head(embedding), task)
+        kept = kind.of_size(classes).outcomes(network.head(embedding))
     known = torch.arange(samples) < labeled
-    return PoolOutputs(torch.randperm(samples), known, probs, embedding, network, threshold=threshold, task=task)
+    limit = None if threshold is None else kind.of_size(classes).threshold(threshold)
+    return PoolOutputs(torch.randperm(samples), known, kept, kind.of_size(classes), embedding, network, threshold=limit)
 
 
 STRATEGIES = {
@@ -62,7 +63,7 @@ def test_the_query_has_the_size_of_the_budget_or_of_all_that_is_unlabeled(name, 
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("threshold", [None, 0.6, [0.99, 0.6, 0.0]])
 def test_a_query_of_findings_has_the_size_of_the_budget(name, threshold):
-    outputs = make_pool(threshold=threshold, task="multilabel")
+    outputs = make_pool(threshold=threshold, kind=Findings)
     asked = ExactBudget(STRATEGIES[name])(outputs, 10, seeded())
     assert len(asked) == len(set(asked.index.tolist())) == 10
     assert not set(asked.index.tolist()) & set(outputs.index[outputs.labeled].tolist())
@@ -88,7 +89,7 @@ def test_a_balanced_query_stays_balanced():
     asked = ExactBudget(uncertain)(outputs, 8, seeded())
     row_of = {int(index): row for row, index in enumerate(outputs.index)}
     chosen = [i for i, reason in zip(asked.index.tolist(), asked.reason, strict=True) if reason != "unstable"]
-    predicted = [int(outputs.probs[row_of[index]].argmax()) for index in chosen]
+    predicted = [int(outputs.kept[row_of[index]].argmax()) for index in chosen]
     assert set(predicted) == {0, 1}
 
 
@@ -103,8 +104,8 @@ def test_without_candidates_below_the_threshold_the_same_scores_choose_among_the
 
 def test_what_is_below_the_threshold_comes_first_and_what_fills_up_last():
     outputs = make_pool()
-    few = sorted(outputs.probs[4:].amax(dim=1).tolist())[3]  # three candidates
-    asked = ExactBudget(BOTH)(replace(outputs, threshold=few), 6, seeded())
+    few = sorted(outputs.kept[4:].amax(dim=1).tolist())[3]  # three candidates
+    asked = ExactBudget(BOTH)(replace(outputs, threshold=outputs.kind.threshold(few)), 6, seeded())
     assert [reason == "filled" for reason in asked.reason] == [False] * 3 + [True] * 3
 
 

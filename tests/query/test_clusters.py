@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity.published import ssal_quotas, ssal_selection
 from torch import nn
 
 from medssl_monai.clustering import nearest_center
 from medssl_monai.query import Clusters, PoolOutputs
 from medssl_monai.query.clusters import apportion, fit_centers, nearest_members
-from medssl_monai.query.published import ssal_quotas, ssal_selection
 
 
 def seeded(seed=0):
@@ -32,7 +32,7 @@ def blobs(sizes=(24, 12, 8, 4), dim=3, seed=0, spread=0.3):
 def pool_of(points, labeled=()):
     known = torch.zeros(len(points), dtype=torch.bool)
     known[list(labeled)] = True
-    return PoolOutputs(torch.arange(len(points)), known, torch.full((len(points), 2), 0.5), points)
+    return PoolOutputs(torch.arange(len(points)), known, torch.full((len(points), 2), 0.5), embedding=points)
 
 
 def largest_remainders(sizes, budget):
@@ -179,7 +179,7 @@ def test_what_others_have_labeled_counts_for_its_cluster():
 def test_it_reads_no_prediction_and_the_seed_is_its_own():
     outputs = pool_of(torch.randn(50, 4, generator=seeded()))
     chosen = Clusters(5, restarts=1)(outputs, 10, seeded(0)).index.tolist()
-    others = replace(outputs, probs=torch.rand(50, 2), network=None, images=None)
+    others = replace(outputs, kept=torch.rand(50, 2), network=None, images=None)
     assert Clusters(5, restarts=1)(others, 10, seeded(1)).index.tolist() == chosen
     assert any(Clusters(5, restarts=1, seed=seed)(outputs, 10, seeded()).index.tolist() != chosen for seed in range(5))
 
@@ -222,7 +222,7 @@ def image_pool(index, embedding=None):
         return IMAGES[positions]
 
     known = torch.zeros(len(index), dtype=torch.bool)
-    return PoolOutputs(index, known, torch.full((len(index), 2), 0.5), embedding, images=images), asked
+    return PoolOutputs(index, known, torch.full((len(index), 2), 0.5), embedding=embedding, images=images), asked
 
 
 def test_features_are_of_clean_images_in_the_order_of_the_index(encoder):

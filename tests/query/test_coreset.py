@@ -15,7 +15,7 @@ def seeded(seed=0):
 def pool_of(points, labeled=()):
     known = torch.zeros(len(points), dtype=torch.bool)
     known[list(labeled)] = True
-    return PoolOutputs(torch.arange(len(points)), known, torch.full((len(points), 2), 0.5), points)
+    return PoolOutputs(torch.arange(len(points)), known, torch.full((len(points), 2), 0.5), embedding=points)
 
 
 def slow_greedy(points, labeled, budget):

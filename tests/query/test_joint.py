@@ -8,11 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from medssl_monai.kinds import Classes, Findings, Masks
 from medssl_monai.query import JointQuery, PoolOutputs
 from medssl_monai.query.base import name_of
-from medssl_monai.query.joint import expected_dice_loss, expected_error
 
-UNUSED = torch.Generator()
+UNUSED, CLASSES = torch.Generator(), Classes()
+
+
+def expected_dice_loss(probs):
+    """That of masks, from probabilities ``(B, K, *spatial)``."""
+    return Masks.of_size(probs.shape[1]).expected_loss(probs.movedim(1, -1))
 
 
 class Looked(nn.Module):
@@ -23,20 +28,26 @@ class Looked(nn.Module):
         return torch.cat([(1 - foreground).log(), foreground.log()], dim=1)
 
 
-def make_outputs(probs, images, labeled=None, masked=None, index=None, task="multiclass"):
-    """Classes predicted with `probs`, and masks with the voxel probabilities `images` ``(N, 2, 2)``, by index."""
-    index = torch.arange(len(probs)) if index is None else index
-    nothing = torch.zeros(len(probs), dtype=torch.bool)
+def make_outputs(kept, images, labeled=None, masked=None, index=None, kind=CLASSES):
+    """Labels predicted with `kept`, and masks with the voxel probabilities `images` ``(N, 2, 2)``, by index."""
+    index = torch.arange(len(kept)) if index is None else index
+    nothing = torch.zeros(len(kept), dtype=torch.bool)
     labeled, masked = (nothing if known is None else torch.tensor(known) for known in (labeled, masked))
-    shares = torch.stack([1 - images.mean(dim=(1, 2)), images.mean(dim=(1, 2))], dim=1)[: len(probs)]
+    shares = torch.stack([1 - images.mean(dim=(1, 2)), images.mean(dim=(1, 2))], dim=1)[: len(kept)]
     look = images.unsqueeze(1)
-    beside = PoolOutputs(index, masked, shares, None, Looked(), lambda i: look[i], task="segmentation")
-    return PoolOutputs(index, labeled, probs, task=task, beside=beside)
+    masks = PoolOutputs(index, masked, shares, Masks.of_size(2), None, Looked(), lambda i: look[i], key="mask")
+    return PoolOutputs(index, labeled, kept, kind, others={"mask": masks})
 
 
 def of_error(*errors):
     """Probabilities of two classes, the first predicted, with these chances that it is wrong."""
     return torch.tensor([[1 - error, error] for error in errors], dtype=torch.double)
+
+
+def of_findings(present):
+    """Outcomes by the probabilities ``(N, K)`` that findings are present."""
+    present = torch.tensor(present)
+    return torch.stack([1 - present, present], dim=-1)
 
 
 def masks_of_loss(*doubts):
@@ -70,33 +81,34 @@ def test_certain_masks_have_no_loss_whatever_their_dimensions():
 
 
 def test_expected_error_of_classes_and_findings():
-    assert expected_error(torch.tensor([[0.5, 0.25, 0.25]])).tolist() == [0.5]
-    assert expected_error(torch.tensor([[0.9, 0.3, 0.5]]), findings=True).item() == pytest.approx(0.3)
+    assert Classes().expected_loss(torch.tensor([[0.5, 0.25, 0.25]])).tolist() == [0.5]
+    assert Findings().expected_loss(of_findings([[0.9, 0.3, 0.5]])).item() == pytest.approx(0.3)
+    assert Findings().expected_loss(of_findings([[0.9, 0.3, 0.5]])[:0]).tolist() == []
 
 
 def test_the_costs_swing_the_choice_from_masks_to_classes():
     outputs = make_outputs(of_error(0.2, 0.4), masks_of_loss(0.4, 0.4))  # Dice losses of 1/4
     dear = JointQuery({"label": 1, "mask": 10})(outputs, 10, UNUSED)
-    assert (dear.index.tolist(), dear.kind) == ([1, 0], ["label", "label"])
+    assert (dear.index.tolist(), dear.part) == ([1, 0], ["label", "label"])
     cheap = JointQuery({"label": 1, "mask": 1})(outputs, 10, UNUSED)
-    assert (cheap.index.tolist(), cheap.kind) == ([1, 0], ["label", "mask"])
+    assert (cheap.index.tolist(), cheap.part) == ([1, 0], ["label", "mask"])
     same = JointQuery({"label": 2, "mask": 1})(outputs, 10, UNUSED)
-    assert (same.index.tolist(), same.kind) == ([0, 1], ["mask", "mask"])
+    assert (same.index.tolist(), same.part) == ([0, 1], ["mask", "mask"])
     assert same.reason == ["expected Dice loss"] * 2
 
 
 def test_worth_is_what_accuracy_counts_in_dice():
     outputs = make_outputs(of_error(0.2), masks_of_loss(0.4))
     costs = {"label": 1, "mask": 1}
-    assert JointQuery(costs, worth=1.0)(outputs, 1, UNUSED).kind == ["mask"]
-    assert JointQuery(costs, worth=2.0)(outputs, 1, UNUSED).kind == ["label"]
+    assert JointQuery(costs, worth=1.0)(outputs, 1, UNUSED).part == ["mask"]
+    assert JointQuery(costs, worth=2.0)(outputs, 1, UNUSED).part == ["label"]
 
 
 def test_scores_are_value_loss_and_cost():
     asked = JointQuery({"label": 1, "mask": 4}, worth=3.0)(
         make_outputs(of_error(0.2, 0.0), masks_of_loss(0.0, 0.4)), 9, UNUSED
     )
-    assert asked.kind == ["label", "mask"]
+    assert asked.part == ["label", "mask"]
     assert asked.scores["loss"].tolist() == pytest.approx([0.2, 1 / 4])
     assert asked.scores["cost"].tolist() == [1, 4]
     assert asked.scores["value"].tolist() == pytest.approx([0.6, 1 / 16])
@@ -105,7 +117,7 @@ def test_scores_are_value_loss_and_cost():
 def test_what_is_known_of_an_image_is_not_asked_for():
     known = make_outputs(of_error(0.4, 0.4), masks_of_loss(0.4, 0.4), labeled=[True, False], masked=[False, True])
     asked = JointQuery({"label": 1, "mask": 2})(known, 9, UNUSED)
-    assert dict(zip(asked.index.tolist(), asked.kind, strict=True)) == {0: "mask", 1: "label"}
+    assert dict(zip(asked.index.tolist(), asked.part, strict=True)) == {0: "mask", 1: "label"}
     both = make_outputs(of_error(0.4), masks_of_loss(0.4), labeled=[True], masked=[True])
     assert JointQuery()(both, 9, UNUSED).size == (0, 0)
 
@@ -113,9 +125,9 @@ def test_what_is_known_of_an_image_is_not_asked_for():
 def test_a_mask_that_does_not_fit_leaves_room_for_classes_also_of_the_same_image():
     outputs = make_outputs(of_error(0.01, 0.01), masks_of_loss(0.4, 0.4))
     asked = JointQuery({"label": 1, "mask": 5})(outputs, 6, UNUSED)
-    assert (asked.index.tolist(), asked.kind) == ([0, 1], ["mask", "label"])
+    assert (asked.index.tolist(), asked.part) == ([0, 1], ["mask", "label"])
     poor = JointQuery({"label": 1, "mask": 5})(outputs, 4, UNUSED)  # or it would ask for nothing, round after round
-    assert (poor.index.tolist(), poor.kind) == ([0, 1], ["label", "label"])
+    assert (poor.index.tolist(), poor.part) == ([0, 1], ["label", "label"])
 
 
 def test_the_limit_counts_the_cheapest_annotations():
@@ -135,18 +147,18 @@ def test_ties_go_to_the_smaller_index_and_to_the_label():
     index = torch.tensor([3, 1, 2, 0])
     outputs = make_outputs(of_error(*[0.5] * 4), masks_of_loss(*[0.5] * 4), index=index)
     asked = JointQuery({"label": 1, "mask": 1})(outputs, 3, UNUSED)
-    assert (asked.index.tolist(), asked.kind) == ([0, 1, 2], ["label"] * 3)
+    assert (asked.index.tolist(), asked.part) == ([0, 1, 2], ["label"] * 3)
 
 
 def test_without_masks_it_asks_for_the_highest_expected_error():
-    outputs = replace(make_outputs(of_error(0.1, 0.4, 0.2), masks_of_loss(0.4, 0.4, 0.4)), beside=None)
+    outputs = replace(make_outputs(of_error(0.1, 0.4, 0.2), masks_of_loss(0.4, 0.4, 0.4)), others={})
     asked = JointQuery()(outputs, 2, UNUSED)
-    assert (asked.index.tolist(), asked.kind) == ([1, 2], None)
+    assert (asked.index.tolist(), asked.part) == ([1, 2], None)
 
 
 def test_findings_have_the_mean_of_their_expected_errors():
-    probs = torch.tensor([[0.5, 0.5], [0.9, 0.5]])
-    outputs = make_outputs(probs, masks_of_loss(0.0, 0.0), task="multilabel")
+    kept = of_findings([[0.5, 0.5], [0.9, 0.5]])
+    outputs = make_outputs(kept, masks_of_loss(0.0, 0.0), kind=Findings.of_size(2))
     asked = JointQuery()(outputs, 2, UNUSED)
     assert asked.scores["loss"].tolist() == pytest.approx([0.5, 0.3])
 
@@ -157,13 +169,45 @@ def test_findings_have_the_mean_of_their_expected_errors():
         ({"costs": {"label": 1.0}}, r"one above 0 for each of \('label', 'mask'\), got {'label': 1.0}"),
         ({"costs": {"label": 1.0, "mask": 0.0}}, "`costs` has one above 0"),
         ({"costs": {"label": 1.0, "mask": float("nan")}}, "`costs` has one above 0"),
-        ({"costs": {"label": 1.0, "mask": 1.0, "box": 1.0}}, "`costs` has one above 0"),
+        ({"costs": {"label": 1.0, "mask": 1.0, "box": 0.0}}, "`costs` has one above 0"),
         ({"worth": 0.0}, "`worth` is what accuracy counts in Dice and must be above 0, got 0.0"),
     ],
 )
 def test_costs_and_worth_are_checked(arguments, match):
     with pytest.raises(ValueError, match=match):
         JointQuery(**arguments)
+
+
+def with_findings(outputs, present, labeled=(False, False)):
+    """A third part of the labels, with the probabilities that its findings are present."""
+    kept = of_findings(present)
+    further = PoolOutputs(outputs.index, torch.tensor(labeled), kept, Findings.of_size(2), key="finding")
+    return replace(outputs, others={**outputs.others, "finding": further})
+
+
+def test_a_third_part_of_the_labels_is_weighed_like_the_others():
+    outputs = with_findings(make_outputs(of_error(0.1, 0.4), masks_of_loss(0.4, 0.0)), [[0.5, 0.5], [0.9, 0.9]])
+    strategy = JointQuery({"label": 1, "mask": 4, "finding": 2})
+    asked = strategy(outputs, 3, UNUSED)
+    assert dict(zip(asked.index.tolist(), asked.part, strict=True)) == {1: "label", 0: "finding"}
+    assert asked.scores["loss"].tolist() == pytest.approx([0.4, 0.5])
+    assert asked.reason == ["expected error"] * 2
+    known = with_findings(outputs, [[0.5, 0.5], [0.9, 0.9]], [True, False])
+    assert strategy(known, 99, UNUSED).part == ["label", "label"]
+    assert "finding 2" in name_of(strategy)
+
+
+def test_a_part_without_a_cost_is_refused():
+    outputs = with_findings(make_outputs(of_error(0.1, 0.4), masks_of_loss(0.4, 0.0)), [[0.5, 0.5], [0.9, 0.9]])
+    with pytest.raises(ValueError, match="`costs` has none for 'finding', which the labels have as well; add it"):
+        JointQuery()(outputs, 3, UNUSED)
+
+
+def test_masks_alone_are_asked_for_by_their_expected_dice_loss():
+    masks = make_outputs(of_error(0, 0, 0), masks_of_loss(0.1, 0.4, 0.2)).others["mask"]
+    asked = JointQuery({"label": 1, "mask": 2})(masks, 4, UNUSED)
+    assert (asked.index.tolist(), asked.part) == ([1, 2], None)
+    assert asked.reason == ["expected Dice loss"] * 2
 
 
 def test_it_is_named_with_its_costs():
@@ -185,8 +229,8 @@ def test_every_query_keeps_to_its_budget_and_asks_for_nothing_known(images, budg
     strategy = JointQuery({"label": label, "mask": mask})
     asked = strategy(outputs, budget, UNUSED)
     chosen = asked.index.tolist()
-    assert len(set(chosen)) == len(chosen) == len(asked) == len(asked.kind) == len(asked.reason)
-    assert not any({"label": labeled, "mask": masked}[k][i] for i, k in zip(chosen, asked.kind, strict=True))
+    assert len(set(chosen)) == len(chosen) == len(asked) == len(asked.part) == len(asked.reason)
+    assert not any({"label": labeled, "mask": masked}[k][i] for i, k in zip(chosen, asked.part, strict=True))
     assert asked.scores["cost"].sum() <= budget * (1 + 1e-6)
     assert all(len(score) == len(chosen) and torch.isfinite(score).all() for score in asked.scores.values())
     assert asked.size[0] <= asked.size[1] <= sum(not (a and b) for a, b in zip(labeled, masked, strict=True))
@@ -195,4 +239,4 @@ def test_every_query_keeps_to_its_budget_and_asks_for_nothing_known(images, budg
         assert labeled[i] or label > left
         assert masked[i] or mask > left
     shuffled = strategy(outputs.take(order), budget, UNUSED)
-    assert (shuffled.index.tolist(), shuffled.kind) == (chosen, asked.kind)
+    assert (shuffled.index.tolist(), shuffled.part) == (chosen, asked.part)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from medssl_monai import query
+from medssl_monai.kinds import Findings, Masks
 from medssl_monai.query import PoolOutputs
 from medssl_monai.query.masks import (
     boundary_band,
@@ -34,10 +35,10 @@ def pool_of(images, network=None, labeled=(), index=None):
         index,
         known,
         torch.full((len(images), 2), 0.5),
+        Masks.of_size(2),
         None,
         nn.Identity() if network is None else network,
         lambda positions: images[[row_of[position] for position in positions.tolist()]],
-        task="segmentation",
     )
 
 
@@ -156,13 +157,13 @@ def test_bald_is_the_entropy_of_the_mean_less_the_mean_of_the_entropies():
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Dropout(0.4), nn.Conv2d(4, 3, 1)).eval()
     outputs = pool_of(torch.randn(5, 1, 6, 6), network)
     (rows, samples), *rest = dropout_samples(outputs, 3, seeded(2), batch_size=5)
-    assert samples.shape == (3, 5, 3, 6, 6)
+    assert samples.shape == (3, 5, 6, 6, 3)
     assert rest == []
     scores = by_index(query.bald(outputs, 5, seeded(2), passes=3, batch_size=5))
     for position, row in enumerate(rows.tolist()):
         p = samples[:, position].double()
         mean = p.mean(dim=0)
-        expected = (p * p.log()).sum(dim=1).mean() - (mean * mean.log()).sum(dim=0).mean()
+        expected = (p * p.log()).sum(dim=-1).mean() - (mean * mean.log()).sum(dim=-1).mean()
         assert scores[row] == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -171,10 +172,8 @@ def test_bald_of_findings_of_whole_images_sums_over_them():
     nn.init.eye_(network[1].weight)
     nn.init.zeros_(network[1].bias)
     images = torch.tensor([[0.0, 0.0, 0.0], [4.0, 0.0, 0.0], [4.0, 4.0, 4.0]])
-    outputs = PoolOutputs(
-        torch.arange(3), torch.zeros(3, dtype=torch.bool), images.sigmoid(), None, network, lambda i: images[i],
-        task="multilabel",
-    )  # fmt: skip
+    kind, nothing = Findings.of_size(3), torch.zeros(3, dtype=torch.bool)
+    outputs = PoolOutputs(torch.arange(3), nothing, kind.outcomes(images), kind, None, network, lambda i: images[i])
     scores = by_index(query.bald(outputs, 3, seeded(), passes=400))
     assert list(scores) == [2, 1, 0]
     assert scores[0] == pytest.approx(0.0, abs=1e-6)
@@ -228,8 +227,8 @@ DROPOUT = [query.bald, query.ceal, query.dice_disagreement]
 @pytest.mark.parametrize("network", [nn.Identity(), nn.Sequential(nn.Dropout(0.0)), None])
 def test_a_network_without_dropout_is_refused(strategy, network):
     outputs = PoolOutputs(
-        torch.arange(2), torch.zeros(2, dtype=torch.bool), torch.full((2, 2), 0.5), None, network,
-        lambda i: torch.zeros(len(i), 2, 4, 4), task="segmentation",
+        torch.arange(2), torch.zeros(2, dtype=torch.bool), torch.full((2, 2), 0.5), Masks.of_size(2), None, network,
+        lambda i: torch.zeros(len(i), 2, 4, 4),
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"no dropout layer with p > 0; build it with `dropout`, or take"):
         strategy(outputs, 1, seeded())
@@ -296,7 +295,7 @@ def test_ceal_weighs_by_the_distance_within_the_binary_mask():
     assert scores[0] == 0.0  # nothing predicted, no weight
     (_, samples), *_ = dropout_samples(outputs, 20, seeded(), batch_size=4)
     for image, score in scores.items():
-        foreground = samples[:, image, 1]
+        foreground = samples[:, image, ..., 1]
         mask = foreground.mean(dim=0) > 0.5
         soft = foreground.mean(dim=0) != 0
         assert score == pytest.approx(float(ceal_uncertainty(foreground, mask)))

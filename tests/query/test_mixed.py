@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medssl_monai import query
+from medssl_monai.kinds import Masks
 from medssl_monai.query import (
     AfterColdStart,
     BoostMISQuery,
@@ -27,8 +28,8 @@ def seeded(seed=0):
 
 def pool_of(samples=40, labeled=0):
     g = seeded(5)
-    embedding, probs = torch.randn(samples, 4, generator=g), torch.rand(samples, 3, generator=g).softmax(dim=1)
-    return PoolOutputs(torch.randperm(samples, generator=g), torch.arange(samples) < labeled, probs, embedding)
+    embedding, kept = torch.randn(samples, 4, generator=g), torch.rand(samples, 3, generator=g).softmax(dim=1)
+    return PoolOutputs(torch.randperm(samples, generator=g), torch.arange(samples) < labeled, kept, embedding=embedding)
 
 
 @pytest.mark.parametrize("labels", [1, 12])
@@ -86,15 +87,16 @@ def test_the_record_names_the_strategies_within():
 
 
 @pytest.mark.parametrize("wrap", [lambda own: Mixed([own, query.random], [1, 1]), ExactBudget])
-def test_a_query_for_two_kinds_is_not_taken_for_one_of_labels(wrap):
+def test_a_query_for_two_parts_is_not_taken_for_one_of_samples(wrap):
     outputs = pool_of()
     masks = PoolOutputs(
         outputs.index,
         outputs.labeled,
-        outputs.probs[:, :2],
+        outputs.kept[:, :2],
+        Masks.of_size(2),
         network=torch.nn.Identity(),
         images=lambda index: torch.zeros(len(index), 2, 4, 4),
-        task="segmentation",
+        key="mask",
     )
-    with pytest.raises(ValueError, match="asks for labels and masks, whose budget is in units of cost"):
-        wrap(JointQuery())(replace(outputs, beside=masks), 6, seeded())
+    with pytest.raises(ValueError, match="asks for several parts of the labels, and its budget is in units of cost"):
+        wrap(JointQuery())(replace(outputs, others={"mask": masks}), 6, seeded())

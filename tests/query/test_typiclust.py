@@ -23,7 +23,7 @@ def directions(sizes, seed=0, spread=0.05):
 def pool_of(points, labeled=()):
     known = torch.zeros(len(points), dtype=torch.bool)
     known[list(labeled)] = True
-    return PoolOutputs(torch.arange(len(points)), known, torch.full((len(points), 2), 0.5), points)
+    return PoolOutputs(torch.arange(len(points)), known, torch.full((len(points), 2), 0.5), embedding=points)
 
 
 @pytest.mark.parametrize("neighbors", [1, 4, 100])

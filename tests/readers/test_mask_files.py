@@ -18,9 +18,9 @@ from support_readers import (
     there_and_back,
 )
 
-from medssl_monai.data import load_datalist
+from medssl_monai.data import LoadMaskd, load_datalist
 from medssl_monai.prepare.prepare import prepare
-from medssl_monai.readers import ClinicalReader, LoadMaskd
+from medssl_monai.readers import ClinicalReader
 from medssl_monai.readers.mask_axes import to_file_axes
 from medssl_monai.readers.mask_files import write_mask
 from medssl_monai.transforms import TakeSliced

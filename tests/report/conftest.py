@@ -24,4 +24,5 @@ def findings():
     target, probs = rng.integers(-1, 2, (60, 4)), rng.random((60, 4))
     target[:, 2], target[:, 3] = np.minimum(target[:, 2], 0), -1
     names = ["effusion", "mass", "hernia", "edema"]
-    return evaluate_predictions(probs, target, [str(n // 3) for n in range(60)], names, resamples=50)
+    groups = [str(n // 3) for n in range(60)]
+    return {"kind": "findings", **evaluate_predictions(probs, target, groups, names, resamples=50)}

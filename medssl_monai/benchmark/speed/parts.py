@@ -47,7 +47,7 @@ class Stopwatch:
         self._since = now
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, measured as `part`."""
+        """Return `function`, measured as `part`."""
 
         @functools.wraps(function)  # ignite looks at the arguments of a handler
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl_monai.data.load_mask import mask_reader
 from medssl_monai.options import Nan
 from medssl_monai.prepare.layouts.dataset import Dataset
 from medssl_monai.prepare.layouts.paths import relative
 from medssl_monai.prepare.layouts.request import Request
-from medssl_monai.readers.load_mask import mask_reader
 from medssl_monai.readers.mask_axes import elsewhere, to_image_axes
 from medssl_monai.readers.reader import ClinicalReader
 from medssl_monai.readers.refusals import UnreadableImageError

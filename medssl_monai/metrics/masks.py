@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medssl_monai.metrics.bootstrap import Floats, mean_intervals
-from medssl_monai.task import UNKNOWN
+from medssl_monai.unknown import UNKNOWN
 
 Bools = NDArray[np.bool_]
 MaskMetric = Literal["dice", "hd95", "asd"]
+Unit = Literal["mm", "pixels"]
 MASK_METRICS: tuple[MaskMetric, ...] = ("dice", "hd95", "asd")
 
 
@@ -117,7 +118,7 @@ def case_scores(
 def mask_metrics(
     scores: CaseScores, classes: Sequence[str] = (), metrics: Sequence[MaskMetric] = MASK_METRICS
 ) -> tuple[dict[str, Floats], dict[str, str]]:
-    """What each metric is the mean of, and the reasons for those that these cases do not define.
+    """Return what each metric is the mean of, and the reasons for those that these cases do not define.
 
     The first has, for each of `metrics`, the mean over the classes of each case (``"dice"``) and, if there are several
     besides the background, the values of each (``"dice of lesion"``): arrays ``(N,)``, NaN where undefined. A metric
@@ -159,7 +160,7 @@ def evaluate_masks(
     scores: CaseScores,
     group: Sequence[str],
     classes: Sequence[str] = (),
-    unit: Literal["mm", "pixels"] = "mm",
+    unit: Unit = "mm",
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -179,7 +180,7 @@ def evaluate_masks(
         seed: likewise.
 
     Returns:
-        As from `medssl_monai.metrics.evaluate_predictions`: ``task``, ``n`` and ``groups`` (counts), ``metrics``,
+        As from `medssl_monai.metrics.evaluate_predictions`: ``n`` and ``groups`` (counts), ``metrics``,
         ``undefined`` (see `mask_metrics`) and ``interval``, and the ``unit``. ``per_class`` is ``{class: {"n",
         "absent", "missed", "spurious", "dice", "hd95", "asd"}}`` without the background: ``n`` cases that show the
         class, ``absent`` that neither show it nor are predicted to, ``missed`` of the ``n`` in which none of it is
@@ -208,7 +209,6 @@ def evaluate_masks(
             **{metric: value for metric, value in means.items() if np.isfinite(value)},
         }
     return {
-        "task": "segmentation",
         "n": int(scores.known.sum()),
         "groups": len({str(name) for name, known in zip(group, scores.known, strict=True) if known}),
         "unit": unit,
@@ -217,6 +217,29 @@ def evaluate_masks(
         "per_class": per_class,
         "interval": f"{100 * level:g} % group bootstrap, {resamples} resamples, seed {seed}",
     }
+
+
+def case_rows(
+    scores: CaseScores, ids: Sequence[str], classes: Sequence[str] = (), unit: Unit = "mm"
+) -> list[list[object]]:
+    """Return a table with a row for each case and each class but the background.
+
+    Its columns are ``id``, ``class``, ``labeled`` and ``predicted`` (whether the class is there, in the mask and in the
+    prediction), ``dice``, ``hd95`` and ``asd``, these with their unit; undefined values are empty.
+
+    Args:
+        scores: of N cases.
+        ids: of the cases, in their order.
+        classes: see `evaluate_masks`.
+        unit: see `evaluate_masks`.
+    """
+    rows: list[list[object]] = [["id", "class", "labeled", "predicted", "dice", f"hd95_{unit}", f"asd_{unit}"]]
+    for case, name in enumerate(ids):
+        for k, of in enumerate(class_names(scores, classes)):
+            found = [column[case, k] for column in (scores.dice, scores.hd95, scores.asd)]
+            there = [int(scores.truth[case, k]), int(scores.predicted[case, k])]
+            rows.append([name, of, *there, *(f"{value:.6g}" if np.isfinite(value) else "" for value in found)])
+    return rows
 
 
 def class_names(scores: CaseScores, classes: Sequence[str]) -> list[str]:

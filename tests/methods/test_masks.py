@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from support import pseudo_label_loss
 from torch import nn
 
-from medssl_monai.losses import DistributionAlignment, MaskLoss, QueueAlignment, pseudo_label_loss
-from medssl_monai.losses.pseudo_label import confidence_of, confident
+from medssl_monai.kinds import Masks
+from medssl_monai.losses import DistributionAlignment, MaskLoss
 from medssl_monai.methods import (
-    S2MTS2,
     TEAR,
     AdaptiveThreshold,
     BoostMIS,
@@ -68,11 +68,11 @@ MAKE = {
 @pytest.mark.parametrize("name", MAKE)
 def test_a_mask_is_as_many_images_as_it_has_voxels(name, size):
     batch = make_batch(size)
-    masks = MAKE[name](Logits(len(size)), task="segmentation", criterion=MaskLoss(dice_weight=0.0))(batch)
+    masks = MAKE[name](Logits(len(size)), kind=Masks.of_size(K), criterion=MaskLoss(dice_weight=0.0))(batch)
     classes = MAKE[name](nn.Identity())(as_classes(batch))
     assert masks.keys() == classes.keys()
     for key, value in masks.items():
-        expected = classes[key] if classes[key].ndim == 0 else classes[key].view(3, *size)
+        expected = classes[key] if classes[key].ndim == 0 else classes[key].view(3, *size, *classes[key].shape[1:])
         torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5, check_dtype=False)
 
 
@@ -81,7 +81,7 @@ def test_a_mask_is_as_many_images_as_it_has_voxels(name, size):
 def test_masks_are_learnt_by_cross_entropy_and_dice_unless_asked_otherwise(name, size):
     batch = make_batch(size)
     make = {**MAKE, "cross_pseudo": lambda net, **kw: CrossPseudoSupervision(net, **kw)}[name]
-    method = make(Logits(len(size)), task="segmentation")
+    method = make(Logits(len(size)), kind=Masks.of_size(K))
     output = method(batch)
     networks = [method.network, method.second] if name == "cross_pseudo" else [method.network]
     expected = sum(MaskLoss()(net(batch["labeled"]["image"]).float(), batch["labeled"]["label"]) for net in networks)
@@ -92,14 +92,15 @@ def test_selected_voxels_by_hand():
     """Of four voxels two reach 0.7, and their strong views give them 1/2 and 1/4."""
     weak = torch.tensor([[0.8, 0.6], [0.1, 0.5]])
     strong = torch.tensor([[0.5, 0.5], [0.75, 0.5]])
-    weak, strong = (torch.stack([1 - view, view]).unsqueeze(0) for view in (weak, strong))
-    loss, mask = pseudo_label_loss(strong.log(), weak, 0.7, task="segmentation")
+    strong, weak = torch.stack([1 - strong, strong]).unsqueeze(0), torch.stack([1 - weak, weak], dim=-1).unsqueeze(0)
+    kind = Masks.of_size(2)
+    loss, mask = pseudo_label_loss(strong.log(), weak, 0.7, kind=kind)
     assert mask.tolist() == [[[1.0, 0.0], [1.0, 0.0]]]
     assert loss.item() == pytest.approx((torch.tensor(2.0).log() + torch.tensor(4.0).log()).item() / 4)
-    loss, _ = pseudo_label_loss(strong.log(), weak, 0.7, "selected", task="segmentation")
+    loss, _ = pseudo_label_loss(strong.log(), weak, 0.7, "selected", kind=kind)
     assert loss.item() == pytest.approx((torch.tensor(2.0).log() + torch.tensor(4.0).log()).item() / 2)
-    assert confident(weak, 0.7, "segmentation").tolist() == [[[True, False], [True, False]]]
-    torch.testing.assert_close(confidence_of(weak, "segmentation"), torch.tensor([[[0.8, 0.6], [0.9, 0.5]]]))
+    assert kind.confident(weak, kind.threshold(0.7)).tolist() == [[[True, False], [True, False]]]
+    torch.testing.assert_close(kind.confidence(weak), torch.tensor([[[0.8, 0.6], [0.9, 0.5]]]))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -107,10 +108,11 @@ def test_selected_voxels_by_hand():
 def test_soft_targets_are_of_each_voxel(size, options):
     batch = make_batch(size)["unlabeled"]
     probs, strong = batch["weak"].softmax(1), batch["strong"]
+    outcomes = probs.movedim(1, -1)
     rows = {**options, **({"targets": as_images(probs.flip(1))} if "targets" in options else {})}
-    options = {**options, **({"targets": probs.flip(1)} if "targets" in options else {})}
+    options = {**options, **({"targets": outcomes.flip(-1)} if "targets" in options else {})}
     expected, _ = pseudo_label_loss(as_images(strong), as_images(probs), 0.6, **rows)
-    loss, _ = pseudo_label_loss(strong, probs, 0.6, **options, task="segmentation")
+    loss, _ = pseudo_label_loss(strong, outcomes, 0.6, **options, kind=Masks.of_size(K))
     torch.testing.assert_close(loss, expected)
 
 
@@ -118,7 +120,7 @@ def test_soft_targets_are_of_each_voxel(size, options):
 @pytest.mark.parametrize("name", MAKE)
 def test_voxels_that_nobody_labeled_change_nothing_but_what_is_unlabeled(name, size):
     batch = make_batch(size)
-    method = MAKE[name](Logits(len(size)), task="segmentation")
+    method = MAKE[name](Logits(len(size)), kind=Masks.of_size(K))
     before = method(batch)
     unknown = (batch["labeled"]["label"] == -1).unsqueeze(1)
     assert unknown.any()
@@ -127,32 +129,19 @@ def test_voxels_that_nobody_labeled_change_nothing_but_what_is_unlabeled(name, s
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    "make",
     [
-        (lambda net: BoostMIS(net, AdaptiveThreshold(4, K), task="segmentation"), "BoostMIS is defined for"),
-        (lambda net: TEAR(net, task="segmentation"), "TEAR is defined for"),
-        (lambda net: S2MTS2(net, 10, task="segmentation"), "S2MTS2 is defined for"),
+        lambda net, kind: BoostMIS(net, AdaptiveThreshold(4, (K,)), kind=kind),
+        lambda net, kind: TEAR(net, kind=kind),
+        lambda net, kind: FixMatch(net, alignment=DistributionAlignment([0.5, 0.5]), kind=kind),
     ],
 )
-def test_methods_for_images_refuse_masks_and_name_those_for_masks(make, message):
-    wanted = f"{message} multiclass and multilabel, not for segmentation; for that take CrossPseudoSupervision or "
-    with pytest.raises(ValueError, match=wanted) as error:
-        make(Logits(2))
-    named = str(error.value)
-    assert all(name in named for name in ("FixMatch", "MeanTeacher", "Supervised"))
-    assert "TEAR or" not in named and "or TEAR" not in named and "JointContrastive" not in named
+def test_what_keeps_a_row_for_each_sample_refuses_masks_and_says_what_to_take(make):
+    with pytest.raises(ValueError, match=r"masks have no fixed number of cases.*or take a method without it, such as"):
+        make(Logits(2), Masks.of_size(K))
 
 
-def test_parts_for_images_refuse_masks():
-    for make in (
-        lambda: DistributionAlignment([0.5, 0.5], task="segmentation"),
-        lambda: QueueAlignment(2, task="segmentation"),
-    ):
-        with pytest.raises(ValueError, match="predictions of masks are not aligned"):
-            make()
-    with pytest.raises(ValueError, match="`alignment` is made for the task 'multiclass'"):
-        FixMatch(Logits(2), alignment=DistributionAlignment([0.5, 0.5]), task="segmentation")
-    with pytest.raises(ValueError, match="one class per image or voxel has one threshold, a number"):
-        FixMatch(Logits(2), threshold=[0.9, 0.8, 0.9], task="segmentation")
-    with pytest.raises(ValueError, match="`criterion` is made for the task 'segmentation', and the method for"):
-        Supervised(Logits(2), criterion=MaskLoss())
+def test_a_threshold_for_each_class_of_voxels():
+    kind = Masks.of_size(K)
+    outcomes = torch.tensor([[[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]]])
+    assert kind.confident(outcomes, kind.threshold([0.9, 0.7, 0.9])).tolist() == [[False, True]]

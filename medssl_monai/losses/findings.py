@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl_monai.task import UNKNOWN, Task
+from medssl_monai.unknown import UNKNOWN
 
 
-class MultiLabelCrossEntropy(nn.Module):
+class FindingCrossEntropy(nn.Module):
     """Mean binary cross-entropy over the findings that are known; the others have neither loss nor gradient.
 
     Every known pair of an image and a finding counts alike, so that an image of which little is known counts little. A
@@ -17,7 +17,7 @@ class MultiLabelCrossEntropy(nn.Module):
     """
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The loss, a scalar, of logits ``(B, K)`` and labels ``(B, K)``: 1 present, 0 absent, -1 unknown.
+        """Return the loss, a scalar, of logits ``(B, K)`` and labels ``(B, K)``: 1 present, 0 absent, -1 unknown.
 
         Raises:
             ValueError: if the label is not one value per finding.
@@ -35,28 +35,9 @@ def known_losses(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     if label.shape != logits.shape:
         raise ValueError(
             f"logits {tuple(logits.shape)} need as many labels, 1, 0 or {UNKNOWN} for each finding, got "
-            f"{tuple(label.shape)}; if each image has one class, the task is 'multiclass'."
+            f"{tuple(label.shape)}; if each image has one class, the labels are of another kind."
         )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     known = label != UNKNOWN
     losses = F.binary_cross_entropy_with_logits(logits, (label > 0).to(logits.dtype), reduction="none")
     return torch.where(known, losses, 0.0), known
-
-
-def outcomes(probs: Tensor, task: Task) -> Tensor:
-    """Probabilities of all that can be the case, with a sum of 1 over the last dimension.
-
-    Of classes ``(B, K)`` they are `probs` themselves; of findings, ``(B, K, 2)``, absent and present; of masks
-    ``(B, K, *spatial)``, the classes of each voxel, ``(B, *spatial, K)``. What holds for the classes of an image then
-    holds for the two outcomes of a finding, and for the classes of a voxel.
-    """
-    if task == "multilabel":
-        return torch.stack([1.0 - probs, probs], dim=-1)
-    return probs.movedim(1, -1) if task == "segmentation" else probs
-
-
-def from_outcomes(probs: Tensor, task: Task) -> Tensor:
-    """What `outcomes` was made of: probabilities of the classes, or of the presence of each finding ``(B, K)``."""
-    if task == "multilabel":
-        return probs[..., 1]
-    return probs.movedim(-1, 1) if task == "segmentation" else probs

@@ -9,8 +9,9 @@ import torch
 from monai.transforms import Compose, LoadImaged, Orientationd, Resized
 from PIL import Image
 
+from medssl_monai.data import LoadMaskd
 from medssl_monai.phantoms import make_phantom
-from medssl_monai.readers import ClinicalReader, LoadMaskd
+from medssl_monai.readers import ClinicalReader
 from medssl_monai.transforms import UNLABELED, KnownSpacingd, PadToSized, TakeSliced
 
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])  # to left, back and up, as the reader has it

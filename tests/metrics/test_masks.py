@@ -178,7 +178,7 @@ def test_empty_masks_are_defined():
 
 def test_what_was_missed_and_predicted_in_vain_is_counted():
     figures = evaluate_masks(four_cases(), ["a", "a", "b", "c", "d"], ["background", "lesion"])
-    assert (figures["task"], figures["n"], figures["groups"], figures["unit"]) == ("segmentation", 4, 3, "mm")
+    assert (figures["n"], figures["groups"], figures["unit"]) == (4, 3, "mm")
     assert figures["metrics"]["dice"]["value"] == 0.5
     assert figures["metrics"]["hd95"] == {"value": 0.0}  # no interval: the group that defines it is often not drawn
     assert figures["per_class"] == {
