@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from medssl_monai.kinds.base import Kind, Label, Read
 from medssl_monai.kinds.classes import Classes
 from medssl_monai.kinds.findings import Findings
+from medssl_monai.kinds.grades import Grades
 from medssl_monai.kinds.masks import Masks
 from medssl_monai.kinds.scores import Scores
 from medssl_monai.kinds.threshold import Threshold
@@ -33,6 +34,7 @@ KINDS: dict[str, type[Kind]] = {
         Classes,
         Findings,
         Masks,
+        Grades,
     )
 }
 """Kinds by the word that names them in files and configurations; another package may add its own."""

@@ -9,6 +9,7 @@ from kinds.laterality import SIDES, Laterality
 from support import leaves
 
 from medssl_monai.kinds import KINDS, Classes, Findings, Kind, Masks, Threshold
+from medssl_monai.kinds.grades import Grades
 from medssl_monai.pool import LabelPool, Labels
 
 
@@ -25,6 +26,7 @@ TABLE = {
         Findings(NAMES), [[0, 0, 0], [1, 0, -1], [1, 1, 1], [-1, -1, 0]], ["nothing like it", 7, [5], None, True, [1]]
     ),
     "masks": Entry(Masks(NAMES), ["a/b.png", "c d.nii.gz"], [" ", "a\0b", 7, [5], None, True]),
+    "grades": Entry(Grades(NAMES), [0, 1, 2], ["nothing like it", 3, -1, True, None, [0]]),
 }
 OWN = Entry(Laterality(SIDES), [frozenset(), frozenset(SIDES), frozenset(["left"])], ["both", "", 7, ["left"], None])
 EVERY = [*TABLE.values(), OWN]

@@ -626,6 +626,7 @@ KINDS = {
     "ssal": ("ssal", (), {**TINY, "batch_size": TWO, "method_def": "@methods::mean_teacher"}),
     "volumes": ("ssal", ("train_3d.yaml",), {**DEEP, "batch_size": {"labeled": 2, "unlabeled": 2}}),
     "multimix": ("multimix", (), {**TINY, "batch_size": JOINT}),
+    "grades": ("tear", (), {**TINY, "batch_size": TWO, "label_kind": "grades"}),
 }
 """By name of the model: bundle, overlays, and what it is trained with."""
 
@@ -666,7 +667,7 @@ def toy_volumes(tmp_path_factory):
 @pytest.fixture(scope="session")
 def datalists(toy_datalist, toy_findings, toy_masks, toy_volumes, toy_joint):
     """Datalist by name of the model."""
-    return dict(zip(KINDS, (toy_datalist, toy_findings, toy_masks, toy_volumes, toy_joint), strict=True))
+    return dict(zip(KINDS, (toy_datalist, toy_findings, toy_masks, toy_volumes, toy_joint, toy_datalist), strict=True))
 
 
 @pytest.fixture(scope="session")

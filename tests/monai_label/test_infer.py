@@ -89,6 +89,16 @@ class TestClasses:
         present = [name for name, score in wanted.items() if score > 0.5]
         assert answer["params"]["label"] == ("; ".join(present) or "none")
 
+    def test_grades_are_decided_by_their_median(self, serve, studies, trained):
+        folder, _ = studies("grades")
+        server = serve(["grades"], folder)
+        answer = server.infer("grades", "training_2")
+        network, pixels = directly(trained("grades"), folder / "training_2.png")
+        higher = network(pixels).detach().sigmoid()
+        assert higher.shape == (1, 1)  # of two grades there is one question
+        assert scores(answer) == pytest.approx({"left": 1 - float(higher), "right": float(higher)}, abs=1e-5)
+        assert answer["params"]["label"] == ("right" if higher > 0.5 else "left")
+
     def test_a_dicom_slice(self, serve, studies, trained):
         folder, _ = studies("boostmis", 0)
         write_slice(folder / "mr.dcm", np.tile(np.arange(20), (24, 1)) * 100)

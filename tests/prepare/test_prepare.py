@@ -31,6 +31,16 @@ def test_datalist_does_not_depend_on_where_the_data_lie(folder, tmp_path):
     assert here.sha256 == there.sha256
 
 
+def test_the_order_of_grades_is_never_guessed(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"grades have an order, .* \['ill', 'normal'\]; name them all in `classes`"):
+        prepare(folder, tmp_path / "out", **COLUMNS, label_kind="grades")
+    named = load_datalist(prepare(folder, tmp_path / "out", **COLUMNS, label_kind="grades", classes=["normal", "ill"]))
+    assert (named.label_kind, named.classes, named[0]["label"]) == ("grades", ("normal", "ill"), 0)
+    table = (folder / "labels.csv").read_text().replace("normal", "10").replace("ill", "9")
+    (folder / "labels.csv").write_text(table)
+    assert load_datalist(prepare(folder, tmp_path / "out", **COLUMNS, label_kind="grades")).classes == ("9", "10")
+
+
 def test_a_set_to_measure_on_has_no_training_section(folder, tmp_path):
     path = prepare(folder, tmp_path / "out", **COLUMNS, split=(0, 0, 1))
     content = json.loads(path.read_text())
