@@ -79,4 +79,4 @@ def test_a_walk_through_leads_to_its_end(title, tree):
 
 
 def test_each_idea_of_the_package_that_grows_has_a_walk_through():
-    assert list(walk_throughs()) == ["A method", "A query strategy", "A layout of data"]
+    assert list(walk_throughs()) == ["A method", "A query strategy", "A kind of label", "A layout of data"]
