@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark whole runs of bundles slow, leave out `every` unless all is asked for, and begin with what takes longest."""
     for item in items:
-        if "run_bundle" in getattr(item, "fixturenames", ()):
+        if {"run_bundle", "serve"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
     if not config.getoption("--all"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("every")])

@@ -26,6 +26,8 @@ from medssl_monai.benchmark.process import without_paths
 from medssl_monai.methods import AdaptiveThreshold, BoostMIS, FixMatch
 from medssl_monai.networks import small_resnet
 
+pytestmark = pytest.mark.slow  # whole grids
+
 
 def calls(folder: Path) -> list[str]:
     return (folder / "calls.txt").read_text().splitlines()

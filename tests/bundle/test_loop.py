@@ -14,6 +14,8 @@ from support import outputs_of
 from medssl_monai.bundle.loop import run_loop
 from medssl_monai.networks import small_unet, weights_metadata
 
+pytestmark = pytest.mark.slow  # whole loops
+
 
 @pytest.fixture
 def loop(own_bundle, tiny, tmp_path):

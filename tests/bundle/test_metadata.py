@@ -75,6 +75,7 @@ def test_metadata_that_describe_no_network_are_named(bundle, network):
         describe_data(bundle, ["a", "b"], 1, [32, 48], synthetic=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_monai_starts_evaluates_nothing_of_the_metadata(bundle, tmp_path):
     """As `python -m monai.bundle run` does it: without `workflow`, which looks at them first."""
     from monai.bundle import ConfigWorkflow

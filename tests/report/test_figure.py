@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from support import Outline
 from support_report import evaluation
 
@@ -30,6 +31,7 @@ def test_without_matplotlib_the_page_says_how_to_get_the_figure(render, monkeypa
     assert "0.812 [0.770, 0.851]" in page
 
 
+@pytest.mark.slow
 def test_importing_the_report_does_not_need_matplotlib():
     code = "import sys; sys.modules['matplotlib'] = None; import medssl_monai.report"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
